@@ -1,0 +1,1 @@
+"""Configs of the experiments; each stage derives from the one before and states the differences."""

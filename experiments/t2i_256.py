@@ -1,0 +1,57 @@
+"""Text to image at 256 px, the first stage of the generator [MG 3.3, Table 3].
+
+Every later stage of the generator derives from this config. `:tiny` trains on single frames of the
+toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`.
+"""
+
+from ml_collections import ConfigDict
+
+from mg_jax.core.config import parse_arg, section
+from mg_jax.data.recipe import DataConfig
+from mg_jax.models import zoo
+from mg_jax.train.experiment import EvalConfig
+from mg_jax.train.loop import TrainConfig
+from mg_jax.train.optim import OptimConfig
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Arguments: tiny; model (a name of the zoo); size and frames (of tiny)."""
+  args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16)
+  config = ConfigDict()
+  config.name = "t2i_256"
+  config.stage = "flow_matching"
+  config.autoencoder = ""
+  config.mesh = (-1, 1, 1, 1)
+  config.model = ConfigDict(zoo.generator("tiny" if args.tiny else args.model))
+  # The paper gives no dropout rates for text: 10 % of each stream, 10 % of all together.
+  config.objective = ConfigDict({"drop": drop(config.model), "time": "random"})
+  config.data = section(
+    DataConfig, source="folder", durations="paper", height=256, width=256, image_weight=1,
+    video_weight=0, global_batch=9216, text_length=512,
+  )
+  # The paper gives only the learning rate of the video model's optimizer.
+  config.optim = section(OptimConfig, lr=1e-4, warmup=2000)
+  config.train = section(TrainConfig, steps=210_000, ema=0.9999, checkpoint_every=2000)
+  config.eval = section(EvalConfig, every=5000, previews=0)
+  config.sampling = ConfigDict({"frames": 1, "height": 256, "width": 256, "fps": 16.0})
+  if args.tiny:
+    tiny(config, size=args.size, frames=args.frames)
+  return config
+
+
+def drop(model: ConfigDict) -> dict[str, float]:
+  """Dropout of every text stream alone, and of all of them together."""
+  return {name: 0.1 for name in model.dit.routes} | {"joint": 0.1}
+
+
+def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
+  """A model that learns the toy world in minutes on two cores."""
+  config.objective.update(drop={"text": 0.1}, time="stratified")
+  config.data.update(
+    source="toy", durations="single", frames=frames, height=size, width=size, fps=8.0,
+    global_batch=64, text_length=64,
+  )
+  config.optim.update(lr=2e-3, warmup=50, schedule="linear")
+  config.train.update(steps=2000, ema=0.99, checkpoint_every=500)
+  config.eval.update(every=500, previews=8)
+  config.sampling.update(height=size, width=size, fps=8.0, steps=16, guidance=3.0)

@@ -1,0 +1,56 @@
+"""The temporal autoencoder [MG 3.1.1]: `tae.py` at the paper's size, `tae.py:tiny` on a CPU.
+
+The paper gives the architecture and the 1 : 3 mix of image and video batches; channels, learning
+rate and resolution are the choices of the open latent-diffusion family.
+"""
+
+from ml_collections import ConfigDict
+
+from mg_jax.core.config import parse_arg, section
+from mg_jax.data.recipe import DataConfig
+from mg_jax.models.tae import TAE
+from mg_jax.objectives.autoencoding import AutoencodingWeights
+from mg_jax.train.experiment import EvalConfig
+from mg_jax.train.loop import TrainConfig
+from mg_jax.train.optim import OptimConfig
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Arguments: tiny; size (pixels of the side) and frames, for tiny."""
+  args = parse_arg(arg, tiny=False, size=32, frames=16)
+  config = ConfigDict()
+  config.name = "tae"
+  config.stage = "autoencoding"
+  config.mesh = (-1, 1, 1, 1)
+  config.model = model_fields(dtype="bfloat16")
+  config.objective = section(AutoencodingWeights)
+  config.data = section(
+    DataConfig, source="folder", frames=32, height=256, width=256, fps=16.0, windows=8,
+    image_weight=1, video_weight=3, global_batch=64,
+  )
+  config.optim = section(OptimConfig, lr=1e-4, warmup=1000)
+  config.train = section(TrainConfig, steps=300_000, ema=0.999, checkpoint_every=2000)
+  config.eval = section(EvalConfig, every=5000)
+  if args.tiny:
+    tiny(config, size=args.size, frames=args.frames)
+  return config
+
+
+def model_fields(**overrides) -> ConfigDict:
+  """Fields of the TAE; the defaults are the paper's shape."""
+  fields = {f: v for f, v in vars(TAE(**overrides)).items() if f in TAE.__dataclass_fields__}
+  return ConfigDict({k: v for k, v in fields.items() if k not in ("parent", "name")})
+
+
+def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
+  """A model that learns the toy world in minutes on two cores."""
+  config.model.update(
+    channels=128, multipliers=(1, 1), blocks=1, patch=(4, 4, 4), groups=8, dtype="float32"
+  )
+  config.data.update(
+    source="toy", frames=frames, height=size, width=size, fps=8.0, windows=4,
+    image_weight=0, video_weight=1, global_batch=16,
+  )
+  config.optim.update(lr=1e-3, warmup=50, schedule="linear")
+  config.train.update(steps=2000, ema=0.0, checkpoint_every=500)
+  config.eval.update(every=500)

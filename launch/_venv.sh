@@ -1,0 +1,63 @@
+# Sourced by the other launchers: finds an interpreter and keeps a virtual environment at its lock.
+# The caller stands in the checkout's root and runs under `set -euo pipefail`.
+
+# find_python MINOR: prints the first interpreter that is Python 3.MINOR or newer and can make
+# virtual environments. A name on PATH may be a shim without a version behind it, so each is tried.
+find_python() {
+  local candidate
+  for candidate in python3.11 python3.12 python3.13 python3.14 python3 \
+    "$HOME"/.pyenv/versions/3.1[1-9]*/bin/python; do
+    if "$candidate" - "$1" >/dev/null 2>&1 <<'PY'
+import ensurepip, sys, venv
+sys.exit(not (3, int(sys.argv[1])) <= sys.version_info[:2] < (3, 15))
+PY
+    then
+      command -v "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# lock_of PYTHON: prints the lock that belongs to an interpreter.
+lock_of() {
+  "$1" -c 'import sys; print(f"constraints/py3{11 if sys.version_info < (3, 12) else 12}.txt")'
+}
+
+# install VENV ARGS...: installs with uv where it is on PATH, and with pip where it is not or fails.
+install() {
+  local venv=$1
+  shift
+  if command -v uv >/dev/null 2>&1; then
+    if uv pip install --quiet --python "$venv/bin/python" "$@"; then
+      return 0
+    fi
+    echo "uv could not install, trying pip" >&2
+  fi
+  "$venv/bin/python" -m pip install -qq --no-input --disable-pip-version-check "$@"
+}
+
+# make_venv VENV PYTHON: brings VENV to the interpreter's lock with mg_jax itself in editable form.
+# The stamp holds a hash of all that decides the content and is written last, so an interrupted
+# run starts again.
+make_venv() {
+  local venv=$1 python=$2 lock want
+  lock=$(lock_of "$python")
+  want=$("$python" - "$lock" setup.py "$PWD" <<'PY'
+import hashlib, pathlib, sys
+content = b"".join(pathlib.Path(name).read_bytes() for name in sys.argv[1:3])
+print(hashlib.sha256(content + f"{sys.argv[3]} {sys.version}".encode()).hexdigest())
+PY
+)
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$want" ]; then
+    echo "$venv is at $lock" >&2
+    return 0
+  fi
+  echo "$venv: installing $(grep -c == "$lock") packages of $lock with $("$python" --version)" \
+    "(about a minute)" >&2
+  "$python" -m venv --clear "$venv"
+  install "$venv" -r "$lock"
+  install "$venv" --no-deps -e .
+  echo "$want" >"$venv/.stamp"
+  echo "$venv: ready after ${SECONDS} s" >&2
+}

@@ -1,0 +1,50 @@
+"""Scores a text-to-video run: generates clips of held-out toy prompts and measures what they show.
+
+python launch/evaluate.py --workdir=runs/t2v --count=100
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags, logging
+
+from mg_jax.core import config
+from mg_jax.core.errors import UserError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
+_OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/evaluation.")
+_COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts.")
+_PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts to use instead.")
+_WORLD = flags.DEFINE_enum("world", "simple", ["simple", "full"], "Toy world of the prompts.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Text guidance; 1 is none.")
+_STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+  if not _WORKDIR.value or _COUNT.value < 1:
+    raise UserError("give --workdir, the folder of a text-to-video run, and a --count of 1 or more")
+  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.sampling import prompts
+  from mg_jax.train.export import load_text_to_video
+  from mg_jax.train.scoring import score
+
+  folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
+  report = score(
+    load_text_to_video(_WORKDIR.value),
+    folder,
+    world=_WORLD.value,
+    count=_COUNT.value,
+    texts=prompts.read(_PROMPTS.value) if _PROMPTS.value else None,
+    seed=_SEED.value,
+    **{h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None},
+  )
+  logging.info("%s\n%s", folder / "scores.json", report.table)
+
+
+if __name__ == "__main__":
+  config.run(main)

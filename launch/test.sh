@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Lints and tests a checkout in environments of its own: the whole fast suite on the first Python
+# found, then a smoke subset with the newest jax where a Python 3.12 or newer is at hand too.
+# Usage: bash launch/test.sh [pytest arguments]; with arguments only the first lane runs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/_venv.sh
+
+export JAX_PLATFORMS=cpu
+export MG_COMPILE_CACHE=${MG_COMPILE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mg_jax/xla}
+reports=$(mktemp -d)
+trap 'rm -rf "$reports"' EXIT
+
+failed=0
+
+# lane NAME VENV ARGS...: runs pytest and keeps its counts; a failure is remembered, not fatal.
+lane() {
+  local name=$1 venv=$2
+  shift 2
+  echo "== $name: $("$venv/bin/python" -c \
+    'import sys, jax; print("Python", sys.version.split()[0], "jax", jax.__version__)')"
+  "$venv/bin/python" -m pytest -q -rs --junitxml="$reports/$name.xml" "$@" || failed=$?
+}
+
+if ! python=$(find_python 11); then
+  echo "error: no Python 3.11 or newer with the venv module was found; install one, then run again" >&2
+  exit 2
+fi
+make_venv .venv "$python"
+lint="clean"
+.venv/bin/ruff check . || { failed=1 && lint="failed, see above"; }
+lane full .venv -n 2 --dist loadfile -m "not slow" "$@"
+
+if [ $# -gt 0 ]; then
+  echo "== next: skipped, pytest arguments were given"
+elif [ "$(lock_of "$python")" = constraints/py312.txt ]; then
+  echo "== next: skipped, the first lane already ran with the newest jax"
+elif ! next=$(find_python 12); then
+  echo "== next: skipped, no Python 3.12 or newer was found"
+else
+  make_venv .venv-next "$next"
+  lane next .venv-next -n 2 --dist loadfile -m smoke
+fi
+
+echo "== lint: $lint"
+.venv/bin/python - "$reports" <<'PY'
+import pathlib, sys
+from xml.etree import ElementTree
+total = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+for report in pathlib.Path(sys.argv[1]).glob("*.xml"):
+  for suite in ElementTree.parse(report).iter("testsuite"):
+    total = {k: v + int(suite.get(k, 0)) for k, v in total.items()}
+bad = total["failures"] + total["errors"]
+print(f"{total['tests'] - bad - total['skipped']} passed, {bad} failed, {total['skipped']} skipped")
+PY
+exit "$failed"

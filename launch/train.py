@@ -1,0 +1,39 @@
+"""Trains an experiment, or goes on with it.
+
+python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+from ml_collections import config_flags
+
+from mg_jax.core import config
+from mg_jax.core.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as experiments/tae.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, previews.")
+_DUMP = flags.DEFINE_bool("dump_config", False, "Print the config as JSON and stop.")
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+  if _CONFIG.value is None:
+    raise UserError("--config is missing; give an experiment such as experiments/tae.py:tiny")
+  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.train import experiment
+
+  if _DUMP.value:
+    print(experiment.describe(_CONFIG.value))
+    return
+  if not _WORKDIR.value:
+    raise UserError("--workdir is missing; give the folder the run is kept in")
+  experiment.run(_CONFIG.value, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+  config.run(main)

@@ -1,0 +1,1 @@
+"""Foundations every other package stands on: shapes, meshes, sharding, randomness, config."""

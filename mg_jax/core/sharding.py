@@ -1,0 +1,153 @@
+"""Logical axis names for parameters and activations, and their mapping to the mesh.
+
+Models name dimensions by what they are; only this table says where they live. A name missing
+from the table is an error at the line that used it, because Linen itself would leave a misspelt
+name silently unsharded. [MG 5.3]
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+from flax.core import meta
+from jax.interpreters import pxla
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mg_jax.core.tree import flatten_paths
+
+LOGICAL: dict[str, str | tuple[str, ...] | None] = {
+  # activations
+  "batch": ("data", "fsdp"),
+  "length": "context",
+  "text_length": None,
+  "time": None,
+  "height": None,
+  "width": None,
+  "channels": None,
+  "act_embed": None,
+  # parameters
+  "embed": "fsdp",
+  "heads": "tensor",
+  "head_dim": None,
+  "mlp": "tensor",
+  "modulation": "tensor",
+  "layers": None,
+  "vocab": None,
+  "features": None,
+  "positions": None,
+  "patch": None,
+  "kernel": None,
+  "conv_in": None,
+  "conv_out": "fsdp",
+  "norm": None,
+}
+
+_log = logging.getLogger(__name__)
+_reported: set[str] = set()
+_lock = threading.Lock()
+
+
+def _spec(names: tuple[str | None, ...]) -> PartitionSpec:
+  for name in names:
+    if name is not None and name not in LOGICAL:
+      raise ValueError(f"unknown logical axis {name!r}; core/sharding.py knows {sorted(LOGICAL)}")
+  return PartitionSpec(*(None if name is None else LOGICAL[name] for name in names))
+
+
+def _axis_size(mesh, axes: str | tuple[str, ...] | None) -> int:
+  size = 1
+  for axis in (axes,) if isinstance(axes, str) else (axes or ()):
+    size *= mesh.shape[axis]
+  return size
+
+
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh, what: str) -> PartitionSpec:
+  """Replicates the dimensions that the mesh does not divide, and says so once."""
+  kept = []
+  for dim, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
+    size = _axis_size(mesh, axes)
+    if dim % size:
+      note = f"{what}: dimension {dim} is not divisible by {axes} ({size} devices): replicated"
+      with _lock:
+        if note not in _reported:
+          _reported.add(note)
+          _log.warning(note)
+      axes = None
+    kept.append(axes)
+  return PartitionSpec(*kept)
+
+
+def shard(x: jax.Array, *names: str | None) -> jax.Array:
+  """Constrains an activation to its logical axes; the identity when no mesh is in use.
+
+  Raises:
+    ValueError: on an unknown name, on a rank mismatch, and when a mesh was entered with a plain
+      `with mesh:`, under which constraints would be dropped in silence.
+  """
+  spec = _spec(names)
+  if len(names) != x.ndim:
+    raise ValueError(f"shard() got {len(names)} names {names} for an array of shape {x.shape}")
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    if not pxla.thread_resources.env.physical_mesh.empty:
+      raise ValueError("a mesh was entered with `with mesh:`; use mg_jax.core.mesh.use_mesh")
+    return x
+  if mesh.size == 1 or mesh.are_all_axes_manual:
+    return x
+  return jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh, "activation"))
+
+
+def partitioned(init: Callable, *names: str | None) -> Callable:
+  """Wraps a Linen initializer so that the parameter carries logical axis names."""
+  _spec(names)
+  return nn.with_logical_partitioning(init, names)
+
+
+def unbox(tree):
+  """The tree of plain arrays behind logically partitioned parameters."""
+  return meta.unbox(tree)
+
+
+def _leaves(abstract_tree):
+  boxed = lambda leaf: isinstance(leaf, meta.AxisMetadata)  # noqa: E731
+  return jax.tree.map(
+    lambda leaf: (leaf.unbox(), _spec(tuple(leaf.names))) if boxed(leaf) else (leaf, PartitionSpec()),
+    abstract_tree,
+    is_leaf=boxed,
+  )
+
+
+def state_shardings(abstract_tree, mesh: Mesh):
+  """NamedShardings for an abstract tree of (boxed) parameters, with the boxes removed."""
+  return jax.tree.map(
+    lambda pair: NamedSharding(mesh, _fit(pair[1], pair[0].shape, mesh, "parameter")),
+    _leaves(abstract_tree),
+    is_leaf=lambda node: isinstance(node, tuple) and len(node) == 2 and isinstance(node[1], PartitionSpec),
+  )
+
+
+def spec_table(abstract_tree) -> list[str]:
+  """One line per parameter: path, shape, dtype, partition spec. The golden dump of a model."""
+  lines = []
+  for path, (leaf, spec) in sorted(
+    flatten_paths(
+      _leaves(abstract_tree),
+      is_leaf=lambda n: isinstance(n, tuple) and len(n) == 2 and isinstance(n[1], PartitionSpec),
+    ).items()
+  ):
+    shape = "x".join(map(str, leaf.shape)) or "scalar"
+    axes = ", ".join("+".join(a) if isinstance(a, tuple) else str(a or "-") for a in spec)
+    lines.append(f"{path} {shape} {leaf.dtype} ({axes})")
+  return lines
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding of a batch leaf: leading dimension split over data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(LOGICAL["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of something every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())

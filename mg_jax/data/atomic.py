@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all.
+
+A file is written beside its target under a temporary name, synced, then renamed.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+PREFIX = ".partial-"
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yields a temporary path in the folder of `path`; on success it is synced and renamed to `path`.
+
+  When the body raises, the temporary file is removed and `path` is left as it was. The parent
+  folder is created.
+  """
+  target = pathlib.Path(path)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  partial = target.with_name(f"{PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
+  try:
+    yield partial
+    with open(partial, "rb+") as file:
+      os.fsync(file.fileno())
+    os.replace(partial, target)
+    _sync_folder(target.parent)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+  """Writes `value` as indented JSON with sorted keys, atomically."""
+  with replacing(path) as partial:
+    partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
+  """Writes one JSON object per line, atomically."""
+  with replacing(path) as partial:
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+  # Without it a power cut may undo the rename of a file whose bytes are already safe.
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)

@@ -1,0 +1,298 @@
+"""The Grain graph: sources and weights in, endless batches of one shape out [MG 6.2, 6.4].
+
+A `Feed` lists entries, each a source of one bucket with its row transform and an integer weight
+(images to videos as 1 to 10, say). Every consecutive block of `global_batch` elements comes from
+one entry, and every window of sum(weights) blocks holds each entry exactly as often as its weight
+says, in an order drawn from the seed. An entry walks its source in a new permutation each epoch.
+All of it is index arithmetic over random access, so element n of the stream is the same on any
+number of processes, workers and threads, and the position is one number: the state is
+{"global_next_index": n}. Out come dictionaries of numpy arrays with leading dimension global_batch
+/ processes.
+"""
+
+import dataclasses
+import functools
+import math
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.schema import Batch, Source
+from mg_jax.data.transforms import Transform
+
+_STATE = "global_next_index"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One bucketed source of a feed; its rows have one shape, `weight` counts blocks per window."""
+
+  name: str
+  source: Source
+  transform: Transform
+  weight: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """The recipe of a training stream.
+
+  Attributes:
+    entries: what to read, and how often.
+    global_batch: rows of a batch over all processes.
+    seed: decides every order and every draw, 0 <= seed < 2**32.
+  """
+
+  entries: tuple[Entry, ...]
+  global_batch: int
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    names = [entry.name for entry in self.entries]
+    if not names or len(set(names)) != len(names):
+      raise UserError(f"a feed needs entries of different names, got {names}; name each one once.")
+    for entry in self.entries:
+      if entry.weight < 1 or not len(entry.source):
+        raise UserError(
+          f"feed entry {entry.name!r} has weight {entry.weight} and {len(entry.source)} records; "
+          "leave it out or give it at least one of each."
+        )
+    if self.global_batch < 1:
+      raise UserError(f"global_batch is {self.global_batch}; give at least 1.")
+
+  def dataset(self) -> grain.MapDataset:
+    """Returns the endless random-access dataset of single rows."""
+    parents = []
+    for entry in self.entries:
+      # Grain permutes epoch e by seed + e; names spread the seeds so that no entry replays
+      # another's next epoch.
+      seed = zlib.crc32(f"{self.seed}/{entry.name}".encode())
+      rows = grain.MapDataset.source(_Numbered(entry.name, entry.source)).seed(seed).shuffle()
+      parents.append(rows.repeat().random_map(_Rows(entry.name, entry.transform)))
+    weights = tuple(entry.weight for entry in self.entries)
+    return _Blocks(parents, weights=weights, block=self.global_batch, seed=self.seed)
+
+  def stream(
+    self, *, process_index: int = 0, process_count: int = 1, workers: int = 0, threads: int = 2
+  ) -> "Stream":
+    """Opens the stream of one process.
+
+    Args:
+      process_index: which share of every batch this process reads.
+      process_count: a divisor of `global_batch`.
+      workers: worker processes (each imports the program anew); 0 reads in this process.
+      threads: reading threads per process, 0 to read only when asked; at most twice as many batches
+        wait ready.
+    """
+    if self.global_batch % process_count:
+      raise UserError(
+        f"a global batch of {self.global_batch} does not divide over {process_count} processes; "
+        "make it a multiple."
+      )
+    elastic = grain.experimental.ElasticIterator(
+      self.dataset(),
+      self.global_batch,
+      grain.sharding.ShardOptions(process_index, process_count),
+      read_options=grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads),
+      multiprocessing_options=grain.MultiprocessingOptions(num_workers=workers)
+      if workers
+      else None,
+    )
+    return Stream(elastic, self.global_batch)
+
+
+class Stream:
+  """An endless iterator of batches with a state that fits any number of processes.
+
+  After an error it stays failed, since going on would skip batches unseen; `set_state` opens it
+  again.
+  """
+
+  def __init__(self, elastic: grain.experimental.ElasticIterator, global_batch: int):
+    self._iterator = iter(elastic)
+    self._global_batch = global_batch
+    self._failure: Exception | None = None
+
+  def __iter__(self) -> "Stream":
+    return self
+
+  def __next__(self) -> Batch:
+    if self._failure is not None:
+      raise RuntimeError("the stream has failed before; set its state to go on") from self._failure
+    try:
+      return next(self._iterator)
+    except StopIteration as error:
+      self._failure = RuntimeError("the endless stream ended: a data worker was lost")
+      raise self._failure from error
+    except Exception as error:
+      self._failure = error
+      raise
+
+  def get_state(self) -> dict[str, int]:
+    """Returns {"global_next_index": n}: elements handed out over all processes."""
+    return {_STATE: int(self._iterator.get_state()[_STATE])}
+
+  def set_state(self, state: Mapping[str, int]) -> None:
+    """Moves to a state of `get_state`, of any process count.
+
+    Raises:
+      UserError: not such a state, or one taken with another global batch, whose blocks lie
+        elsewhere.
+    """
+    position = state.get(_STATE)
+    if not isinstance(position, int) or position < 0 or position % self._global_batch:
+      raise UserError(
+        f"the data state {dict(state)} does not fit a global batch of {self._global_batch}; "
+        "resume with the batch size it was saved with."
+      )
+    self._failure = None
+    self._iterator.set_state({_STATE: position})
+
+  def close(self) -> None:
+    """Stops the reading threads and workers."""
+    self._iterator.close()
+
+
+def volume_weights(sizes: Sequence[int], *, window: int = 100) -> tuple[int, ...]:
+  """Weights in proportion to source sizes, about `window` in sum, each at least 1 [MG 6.4]."""
+  if not sizes or min(sizes) < 1:
+    raise ValueError(f"every source must hold something, got sizes {sizes}")
+  shares = [max(1, math.floor(window * size / sum(sizes) + 0.5)) for size in sizes]
+  common = math.gcd(*shares)
+  return tuple(share // common for share in shares)
+
+
+def evaluation_batches(
+  source: Source,
+  transform: Transform,
+  *,
+  batch: int,
+  limit: int | None = None,
+  seed: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Iterator[Batch]:
+  """Yields the records of `source` once, in order, dropping none.
+
+  Every process yields the same number of batches. The last one repeats the last record to its full
+  size; "valid" (B,) is False there.
+
+  Args:
+    source: records.
+    transform: its draws depend on `seed` and the record's index only.
+    batch: rows over all processes.
+    limit: reads at most this many records.
+    seed: see `transform`.
+    process_index: which rows this process reads: every process_count-th, as in training.
+    process_count: a divisor of `batch`.
+  """
+  if batch < 1 or batch % process_count:
+    raise UserError(
+      f"an evaluation batch of {batch} does not divide over {process_count} processes; "
+      "make it a multiple."
+    )
+  count = len(source) if limit is None else min(limit, len(source))
+  for first in range(0, count, batch):
+    rows = []
+    for position in range(first + process_index, first + batch, process_count):
+      index = min(position, count - 1)
+      row = transform(index, source[index], np.random.default_rng([seed, index]))
+      rows.append({**row, "valid": np.bool_(position < count)})
+    yield stack(rows)
+
+
+def stack(rows: Sequence[Batch]) -> Batch:
+  """Stacks rows (nested dictionaries of arrays of one shape) along a new leading dimension."""
+  return {
+    name: stack([row[name] for row in rows])
+    if isinstance(value, dict)
+    else np.stack([row[name] for row in rows])
+    for name, value in rows[0].items()
+  }
+
+
+class _Numbered:
+  """A source whose records come with their index."""
+
+  def __init__(self, name: str, source: Source):
+    self._name, self._source = name, source
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> tuple[int, Any]:
+    try:
+      return index, self._source[index]
+    except UserError:
+      raise
+    except Exception as error:
+      raise RuntimeError(f"feed entry {self._name!r}, record {index}: {error}") from error
+
+
+class _Rows:
+  """The row transform of an entry, its errors told with the record they concern."""
+
+  def __init__(self, name: str, transform: Transform):
+    self._name, self._transform = name, transform
+
+  def __call__(self, numbered: tuple[int, Any], rng: np.random.Generator) -> Batch:
+    index, record = numbered
+    try:
+      return self._transform(index, record, rng)
+    except UserError:
+      raise
+    except Exception as error:
+      raise RuntimeError(f"feed entry {self._name!r}, record {index}: {error}") from error
+
+
+class _Blocks(grain.MapDataset):
+  """Deals blocks of rows from endless parents: all rows of block b come from one parent."""
+
+  def __init__(
+    self,
+    parents: Sequence[grain.MapDataset],
+    *,
+    weights: tuple[int, ...],
+    block: int,
+    seed: int,
+  ):
+    super().__init__(parents)
+    common = math.gcd(*weights)
+    self._weights = tuple(weight // common for weight in weights)
+    self._block, self._seed = block, seed
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __str__(self) -> str:
+    return f"_Blocks(weights={self._weights}, block={self._block})"
+
+  def __getitem__(self, index: Any) -> Any:
+    if isinstance(index, slice):
+      return self.slice(index)
+    block, offset = divmod(index, self._block)
+    window, place = divmod(block, sum(self._weights))
+    order, ranks = _deal(self._weights, self._seed, window)
+    parent = order[place]
+    turn = window * self._weights[parent] + ranks[place]
+    return self.parents[parent][turn * self._block + offset]
+
+
+@functools.lru_cache(maxsize=64)
+def _deal(
+  weights: tuple[int, ...], seed: int, window: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The parent of every block of a window, and that block's place among those of the parent."""
+  deck = np.repeat(np.arange(len(weights)), weights)
+  order = np.random.default_rng([seed, window]).permutation(deck).tolist()
+  seen = [0] * len(weights)
+  ranks = []
+  for parent in order:
+    ranks.append(seen[parent])
+    seen[parent] += 1
+  return tuple(order), tuple(ranks)

@@ -1,0 +1,183 @@
+"""From a config section to sources: which clips there are, in which buckets, for which split.
+
+One recipe serves every stage: the autoencoder reads the clips, the encoder of latents walks them
+once, and the generator reads the latents. Single-bucket recipes give `frames`, `height`, `width`
+and `fps`; bucketed ones name a duration table and a base resolution instead [MG 6.2].
+"""
+
+import dataclasses
+import functools
+import logging
+import os
+import pathlib
+from typing import Literal
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import buckets, folder, toy
+from mg_jax.data.pipeline import Entry, Feed, volume_weights
+from mg_jax.data.records import RecordSource
+from mg_jax.data.schema import Source
+from mg_jax.data.toy import Split
+from mg_jax.data.transforms import LatentRow, VideoRow
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The data of a run.
+
+  Attributes:
+    source: "toy" renders the toy world, "folder" reads video files with captions.
+    path: the folder of clips (source "folder").
+    cache: where the toy world is stored once built (source "toy").
+    world: "simple" or "full" toy world.
+    clips: toy clips to train on.
+    held_out: toy clips held out.
+    variants: further wordings of each toy caption.
+    durations: "single" is one bucket of `frames` at `fps`; "paper" is the paper's table, in five
+      aspect ratios around `height` x `height` pixels.
+    frames, height, width, fps: of the single bucket; sides in pixels.
+    windows: most clips cut from one file of a folder.
+    holdout: how a folder is split: "file" by name, "tail" the last fifth of each file, "none".
+    caption_required: whether a clip without a caption is an error.
+    image_weight, video_weight: blocks of image and video batches per window of the stream; the
+      paper's joint stages use 1 and 10, image stages 1 and 0 [MG 6.4].
+    global_batch: rows of a batch over all processes.
+    text_length: byte tokens per prompt.
+    seed: of the world and of every order.
+  """
+
+  source: Literal["toy", "folder"] = "toy"
+  path: str = ""
+  cache: str = "data"
+  world: Literal["simple", "full"] = "simple"
+  clips: int = 4000
+  held_out: int = 256
+  variants: int = 0
+  durations: Literal["single", "paper"] = "single"
+  frames: int = 16
+  height: int = 32
+  width: int = 32
+  fps: float = 8.0
+  windows: int = 1
+  holdout: Literal["file", "tail", "none"] = "file"
+  caption_required: bool = True
+  image_weight: int = 0
+  video_weight: int = 1
+  global_batch: int = 16
+  text_length: int = 64
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.image_weight < 0 or self.video_weight < 0 or not self.image_weight + self.video_weight:
+      raise UserError(
+        f"image_weight {self.image_weight} and video_weight {self.video_weight} leave nothing to "
+        "train on; make one of them positive"
+      )
+
+  @property
+  def kinds(self) -> dict[str, int]:
+    """ "image" and "video" with their weights, those that are used."""
+    pairs = {"video": self.video_weight, "image": self.image_weight}
+    return {kind: weight for kind, weight in pairs.items() if weight}
+
+
+def open_sources(config: DataConfig, split: Split) -> dict[str, Source]:
+  """Sources of clips by bucket name, e.g. {"16x32x32": ...}.
+
+  Raises:
+    UserError: when the data are missing or unusable.
+  """
+  if config.source == "toy":
+    recipe = toy_recipe(config)
+    toy.build(recipe, config.cache)
+    return {_name(config): toy.open_split(recipe, config.cache, split)}
+  index = scan_folder(config)
+  return {bucket.name: folder.FolderSource(index, bucket, split) for bucket in index.buckets(split)}
+
+
+def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
+  """The toy data set of a config."""
+  return toy.ToyRecipe(
+    frames=config.frames,
+    height=config.height,
+    width=config.width,
+    fps=config.fps,
+    train=config.clips,
+    validation=config.held_out,
+    variants=config.variants,
+    seed=config.seed,
+    world=toy.world(config.world),
+  )
+
+
+@functools.lru_cache(maxsize=4)
+def scan_folder(config: DataConfig) -> folder.FolderIndex:
+  """Scans the folder of a config; says what had to be rejected and why."""
+  if not config.path:
+    raise UserError("data.path is empty; give the folder of your clips")
+  if config.durations == "paper":
+    choices = buckets.make_buckets(buckets.PAPER_DURATIONS, config.height)
+  else:
+    seconds = config.frames / config.fps
+    row = buckets.Duration(seconds, float("inf"), config.frames, clip_s=seconds)
+    choices = (buckets.Bucket(row, config.height, config.width),)
+  index = folder.scan(
+    config.path,
+    choices,
+    windows=config.windows,
+    caption_required=config.caption_required,
+    holdout=config.holdout,
+  )
+  for item in index.rejected:
+    _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
+  _log.info("%s: %d clips, %d files rejected", config.path, len(index.windows), len(index.rejected))
+  return index
+
+
+def clip_feed(config: DataConfig) -> Feed:
+  """The training stream of an autoencoder: image and video batches of raw clips."""
+  sources = open_sources(config, "train")
+  transforms = {"video": VideoRow(), "image": VideoRow(frames=1)}
+  entries = [
+    Entry(f"{kind}/{name}", source, transforms[kind], weight)
+    for kind, share in config.kinds.items()
+    for (name, source), weight in _weighted(sources, share)
+  ]
+  return Feed(tuple(entries), config.global_batch, seed=config.seed)
+
+
+def latent_sources(latents: str | os.PathLike[str], split: Split, kind: str) -> dict[str, Source]:
+  """Cached latents of a split by bucket name, as `train.encode` lays them out."""
+  root = pathlib.Path(latents) / split / kind
+  names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+  if not names:
+    raise UserError(f"{root} holds no latents; encode the data first")
+  return {name: RecordSource(root / name) for name in names}
+
+
+def latent_feed(
+  config: DataConfig,
+  latents: str | os.PathLike[str],
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+) -> Feed:
+  """The training stream of a generator: image and video batches of cached latents."""
+  row = LatentRow(config.text_length, mean=mean, std=std)
+  entries = [
+    Entry(f"{kind}/{name}", source, row, weight)
+    for kind, share in config.kinds.items()
+    for (name, source), weight in _weighted(latent_sources(latents, "train", kind), share)
+  ]
+  return Feed(tuple(entries), config.global_batch, seed=config.seed)
+
+
+def _weighted(sources: dict[str, Source], share: int):
+  """Sources with integer weights in proportion to their volume, `share` times each window."""
+  weights = volume_weights([len(source) for source in sources.values()])
+  return zip(sources.items(), [share * weight for weight in weights], strict=True)
+
+
+def _name(config: DataConfig) -> str:
+  return f"{config.frames}x{config.height}x{config.width}"

@@ -1,0 +1,238 @@
+"""Folders of records in ArrayRecord shards: random access, and writing that can be restarted.
+
+A folder holds `shard-00000-of-00004.array_record` and so on, one JSON receipt per finished shard
+(count, bytes, sha256), and `manifest.json` once every shard is there: {"format", "metadata",
+"shards": [receipt...]}. The manifest is what makes a folder a data set: without it nothing is read.
+A shard is written under a temporary name, closed, synced and renamed, since an ArrayRecord file
+holds nothing before it is closed, and an empty or foreign file opens without an error as a file of
+no records; hence every shard is compared with its receipt when a source opens. Each record is a
+group of its own, so that reading one does not decode its neighbours.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import atomic, encoding
+from mg_jax.data.quarantine import Quarantine
+from mg_jax.data.schema import Record
+
+FORMAT = "mg_jax records 1"
+MANIFEST = "manifest.json"
+_SUFFIX = ".array_record"
+
+
+class RecordWriter:
+  """Writes a folder of records shard by shard; restarted, it goes on with the missing shards.
+
+  Several processes may write different shards of one folder; one of them calls `finish`.
+
+  Args:
+    folder: created if missing.
+    shards: number of shards, >= 1.
+    metadata: JSON-able description kept in the manifest; a restart must give the same one.
+    compress: zstd on each record; worth it for pixels, not for latents.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    *,
+    shards: int,
+    metadata: dict[str, Any] | None = None,
+    compress: bool = True,
+  ):
+    if shards < 1:
+      raise ValueError(f"shards must be at least 1, got {shards}")
+    self.folder = pathlib.Path(folder)
+    self.shards = shards
+    self._metadata = json.loads(json.dumps(metadata or {}))
+    self._identity = hashlib.sha256(
+      json.dumps([FORMAT, shards, self._metadata], sort_keys=True).encode()
+    ).hexdigest()
+    self._options = "group_size:1," + ("zstd:3" if compress else "uncompressed")
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise UserError(
+        f"{folder}: records cannot be written there ({error}); choose another folder."
+      ) from error
+    self.finished_shards()
+
+  def finished_shards(self) -> set[int]:
+    """Returns the numbers of the shards that are complete on disk.
+
+    Raises:
+      UserError: the folder holds shards of another writer (other metadata or another shard count).
+    """
+    finished = set()
+    for receipt_path in self.folder.glob("shard-*.json"):
+      receipt = _read_json(receipt_path)
+      shard_path = self.folder / str(receipt.get("file"))
+      if receipt.get("identity") != self._identity:
+        raise UserError(
+          f"{self.folder} holds records of another recipe ({receipt_path.name}); "
+          "remove the folder or write to a new one."
+        )
+      if shard_path.is_file() and shard_path.stat().st_size == receipt["bytes"]:
+        finished.add(receipt["shard"])
+    return finished
+
+  def write_shard(self, shard: int, records: Iterable[Record]) -> int:
+    """Writes one whole shard, replacing it if it exists; returns how many records it holds."""
+    from array_record.python import array_record_module
+
+    if not 0 <= shard < self.shards:
+      raise ValueError(f"shard {shard} is not within 0..{self.shards - 1}")
+    path = self.folder / f"shard-{shard:05d}-of-{self.shards:05d}{_SUFFIX}"
+    path.with_suffix(".json").unlink(missing_ok=True)
+    for stale in self.folder.glob(f"{atomic.PREFIX}*-{path.name}"):
+      stale.unlink()
+    count = 0
+    with atomic.replacing(path) as partial:
+      writer = array_record_module.ArrayRecordWriter(os.fspath(partial), self._options)
+      try:
+        for record in records:
+          writer.write(encoding.encode(record))
+          count += 1
+      finally:
+        writer.close()
+    receipt = {
+      "identity": self._identity,
+      "shard": shard,
+      "file": path.name,
+      "records": count,
+      "bytes": path.stat().st_size,
+      "sha256": _sha256(path),
+    }
+    atomic.write_json(path.with_suffix(".json"), receipt)
+    return count
+
+  def finish(self) -> int:
+    """Writes the manifest and returns the number of records in the folder.
+
+    Raises:
+      UserError: some shards are missing.
+    """
+    missing = sorted(set(range(self.shards)) - self.finished_shards())
+    if missing:
+      raise UserError(f"{self.folder}: shards {missing} are not written yet; write them first.")
+    receipts = sorted(
+      (_read_json(path) for path in self.folder.glob("shard-*.json")), key=lambda r: r["shard"]
+    )
+    atomic.write_json(
+      self.folder / MANIFEST,
+      {"format": FORMAT, "metadata": self._metadata, "shards": receipts},
+    )
+    return sum(receipt["records"] for receipt in receipts)
+
+
+class RecordSource:
+  """Random access to the records of a finished folder; bad ones are replaced and counted.
+
+  Args:
+    folder: a folder finished by `RecordWriter`.
+    verify: "size" compares size and record count of each shard with the manifest, "sha256" also its
+      bytes.
+    limit: share of the records that may be bad, see `Quarantine`.
+
+  Raises:
+    UserError: the folder, its manifest or a shard is missing, empty or not as the manifest says.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    *,
+    verify: Literal["size", "sha256"] = "size",
+    limit: float = 0.05,
+  ):
+    from array_record.python import array_record_data_source
+
+    self.folder = pathlib.Path(folder)
+    manifest_path = self.folder / MANIFEST
+    if not manifest_path.is_file():
+      raise UserError(f"{folder} holds no {MANIFEST}; give a folder of records that was finished.")
+    manifest = _read_json(manifest_path)
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("shards"), list):
+      raise UserError(f"{manifest_path} is not a manifest of {FORMAT!r}; write the folder again.")
+    self.metadata: dict[str, Any] = manifest["metadata"]
+    paths = []
+    for receipt in manifest["shards"]:
+      path = self.folder / pathlib.PurePath(receipt["file"]).name
+      _check_shard(path, receipt, verify)
+      paths.append(f"{path}[0:{receipt['records']}]")
+    self._length = sum(receipt["records"] for receipt in manifest["shards"])
+    if not self._length:
+      raise UserError(f"{folder} holds no records; write some first.")
+    self._records = array_record_data_source.ArrayRecordDataSource(paths)
+    self.quarantine = Quarantine(
+      self._read,
+      self._length,
+      errors=(encoding.RecordError,),
+      name=self._name,
+      limit=limit,
+    )
+
+  def __len__(self) -> int:
+    return self._length
+
+  def __getitem__(self, index: int) -> Record:
+    if not 0 <= index < self._length:
+      raise IndexError(f"record {index} of {self._length}")
+    return self.quarantine.read(index)
+
+  def _name(self, index: int) -> str:
+    return f"{self.folder.name} record {index}"
+
+  def _read(self, index: int) -> Record:
+    try:
+      data = self._records[index]
+    except RuntimeError as error:
+      # The reader reports a failed checksum this way, without a type of its own.
+      raise encoding.RecordError(f"its bytes are damaged ({error})") from error
+    return encoding.decode(data)
+
+
+def _check_shard(path: pathlib.Path, receipt: dict[str, Any], verify: str) -> None:
+  from array_record.python import array_record_module
+
+  if not path.is_file():
+    raise UserError(f"{path} is missing but named in {MANIFEST}; copy the folder again.")
+  size = path.stat().st_size
+  if size != receipt["bytes"]:
+    raise UserError(
+      f"{path} has {size} bytes and not the {receipt['bytes']} of {MANIFEST}; copy it again."
+    )
+  if verify == "sha256" and _sha256(path) != receipt["sha256"]:
+    raise UserError(f"{path} does not have the sha256 of {MANIFEST}; copy it again.")
+  reader = array_record_module.ArrayRecordReader(os.fspath(path))
+  count = reader.num_records()
+  # Only closing a reader tells that its file could not be understood; the count is 0 then.
+  with contextlib.suppress(RuntimeError):
+    reader.close()
+  if count != receipt["records"]:
+    raise UserError(
+      f"{path} opens with {count} records and not the {receipt['records']} of "
+      f"{MANIFEST}; copy it again."
+    )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read as JSON ({error}); write the folder again.") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{path} holds no JSON object; write the folder again.")
+  return value
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

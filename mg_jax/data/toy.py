@@ -1,0 +1,181 @@
+"""The toy world as training data: clips drawn on the fly or built once as a TFDS data set.
+
+`ToySource` renders scene i when asked for clip i: uint8 (T, H, W, 3) with its caption. `build`
+renders a whole split in several processes and stores it (see `toy_records`); both give the same
+clips for the same recipe. Training and validation use disjoint ranges of scene indices whatever
+their sizes, so a validation scene is never trained on.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.schema import Clip
+from mg_jax.world import captions, facts, render, sampling
+from mg_jax.world.sampling import WorldConfig
+
+Split = Literal["train", "validation"]
+World = Literal["simple", "full"]
+SPLITS = ("train", "validation")
+# Scene indices from here on are held out.
+VALIDATION_START = 1 << 30
+# A core draws some ten million pixels a second; below this many, starting processes costs more.
+_WORTH_PIXELS = 1 << 27
+_CHUNK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyRecipe:
+  """What decides every pixel and word of a toy data set.
+
+  Attributes:
+    frames: T of every clip.
+    height: pixels.
+    width: pixels.
+    fps: frame rate, or None to spread the frames over each scene's duration.
+    train: clips in the training split.
+    validation: clips in the validation split.
+    variants: further wordings of each caption.
+    seed: of the world.
+    world: what scenes may hold.
+  """
+
+  frames: int = 16
+  height: int = 32
+  width: int = 32
+  fps: float | None = 8.0
+  train: int = 4000
+  validation: int = 200
+  variants: int = 0
+  seed: int = 0
+  world: WorldConfig = dataclasses.field(default_factory=WorldConfig.simple)
+
+  def __post_init__(self) -> None:
+    least = min(self.frames, self.height, self.width, self.train, self.validation)
+    if least < 1 or self.variants < 0 or self.seed < 0 or (self.fps is not None and self.fps <= 0):
+      raise UserError(f"not a toy recipe: {self}; sizes, counts and fps must be positive.")
+    if max(self.train, self.validation) > VALIDATION_START:
+      raise UserError(f"a toy split holds at most {VALIDATION_START} clips; ask for fewer.")
+
+  @property
+  def name(self) -> str:
+    """A file name that differs when anything of the recipe does."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+    return f"{self.frames}x{self.height}x{self.width}_{digest.hexdigest()[:12]}"
+
+  def size(self, split: Split) -> int:
+    """Number of clips of a split."""
+    if split not in SPLITS:
+      raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    return self.train if split == "train" else self.validation
+
+
+def world(name: World) -> WorldConfig:
+  """A named world: "simple" is what a tiny model learns in minutes, "full" all there is."""
+  return {"simple": WorldConfig.simple, "full": WorldConfig.full}[name]()
+
+
+class ToySource:
+  """Random access to one split of a toy recipe, rendered on demand. Pure and picklable."""
+
+  def __init__(self, recipe: ToyRecipe, split: Split = "train"):
+    self.recipe, self.split = recipe, split
+    self._size = recipe.size(split)
+    self._start = 0 if split == "train" else VALIDATION_START
+
+  def __len__(self) -> int:
+    return self._size
+
+  def __getitem__(self, index: int) -> Clip:
+    return self._clip(self.scene(index))
+
+  def scene(self, index: int) -> facts.Scene:
+    """Returns the scene that clip `index` shows, the ground truth of its oracles."""
+    if not 0 <= index < self._size:
+      raise IndexError(f"clip {index} of {self._size}")
+    return sampling.sample(self.recipe.seed, self._start + index, self.recipe.world)
+
+  def example(self, index: int) -> dict[str, Any]:
+    """Returns clip `index` as the features of the stored data set, with its facts as JSON."""
+    scene = self.scene(index)
+    clip = self._clip(scene)
+    return {
+      "video": clip.video,
+      "caption": clip.caption,
+      "variants": json.dumps(clip.variants),
+      "facts": json.dumps(facts.facts(scene)),
+      "fps": clip.fps,
+      "index": scene.index,
+    }
+
+  def _clip(self, scene: facts.Scene) -> Clip:
+    recipe = self.recipe
+    video = render.render(
+      scene, frames=recipe.frames, height=recipe.height, width=recipe.width, fps=recipe.fps
+    )
+    fps = recipe.frames / scene.duration_s if recipe.fps is None else recipe.fps
+    return Clip(
+      video=video,
+      frames=recipe.frames,
+      fps=fps,
+      caption=captions.describe(scene, style=recipe.world.caption_style),
+      key=f"toy/{scene.seed}/{scene.index}",
+      variants=tuple(captions.caption(scene, 1 + k) for k in range(recipe.variants)),
+    )
+
+
+def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:
+  """Yields `source.example(i)` in order, rendered by `processes` processes ahead of the reader."""
+  recipe = source.recipe
+  pixels = len(source) * recipe.frames * recipe.height * recipe.width
+  if processes <= 1 or pixels < _WORTH_PIXELS:
+    for index in range(len(source)):
+      yield source.example(index)
+    return
+  chunks = [range(low, min(low + _CHUNK, len(source))) for low in range(0, len(source), _CHUNK)]
+  # Fresh interpreters: forking a process in which JAX runs threads may deadlock.
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+    waiting = [pool.submit(_chunk, source, chunk) for chunk in chunks[: 4 * processes]]
+    for position in range(len(chunks)):
+      ready = waiting[position].result()
+      waiting[position] = None
+      if len(waiting) < len(chunks):
+        waiting.append(pool.submit(_chunk, source, chunks[len(waiting)]))
+      yield from ready
+
+
+def build(
+  recipe: ToyRecipe, data_dir: str | os.PathLike[str], *, processes: int | None = None
+) -> str:
+  """Renders and stores both splits under `data_dir` unless they are there; returns their folder.
+
+  Args:
+    recipe: what to build.
+    data_dir: root of TFDS data sets; a half-built one is never taken for a whole one.
+    processes: renderers, by default one per core.
+  """
+  from mg_jax.data import toy_records
+
+  return toy_records.prepare(recipe, data_dir, processes=processes or os.cpu_count() or 1)
+
+
+def open_split(recipe: ToyRecipe, data_dir: str | os.PathLike[str], split: Split = "train") -> Any:
+  """Opens a split built by `build` as a source of clips.
+
+  Raises:
+    UserError: it has not been built.
+  """
+  from mg_jax.data import toy_records
+
+  return toy_records.ToyRecords(recipe, data_dir, split)
+
+
+def _chunk(source: ToySource, indices: range) -> list[dict[str, Any]]:
+  return [source.example(index) for index in indices]

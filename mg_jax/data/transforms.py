@@ -1,0 +1,84 @@
+"""From a record to one row of a batch: clips to videos or images, cached latents to model input.
+
+A transform is called as `transform(index, record, rng)`, where `rng` depends only on the feed's
+seed and on the position in the stream, and returns a dictionary of arrays without the batch
+dimension (see `schema`). Rows of one transform over one source have one shape.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from mg_jax.data import text
+from mg_jax.data.schema import Batch, Clip, Record
+
+
+class Transform(Protocol):
+  """Turns record `index` of a source into one row; all randomness comes from `rng`."""
+
+  def __call__(self, index: int, record: object, rng: np.random.Generator) -> Batch: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoRow:
+  """Clip -> {"video" (T, H, W, 3) uint8, "frames" (), "index" ()}.
+
+  Attributes:
+    frames: None keeps the whole clip; a number takes that many consecutive frames from a random
+      start, so 1 makes an image of a random frame.
+  """
+
+  frames: int | None = None
+
+  def __call__(self, index: int, record: Clip, rng: np.random.Generator) -> Batch:
+    clip, count = record.video, record.frames
+    if self.frames is not None:
+      if self.frames > len(clip):
+        raise ValueError(f"clip {record.key!r} has {len(clip)} frames, fewer than {self.frames}")
+      start = int(rng.integers(max(count - self.frames, 0) + 1))
+      clip = clip[start : start + self.frames]
+      count = min(count - start, self.frames)
+    return {"video": clip, "frames": np.int32(count), "index": np.int32(index)}
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentRow:
+  """Cached latent -> {"latent" (t, h, w, C), "text": {"ids", "mask"} (S,), "fps" (), "index" ()}.
+
+  The record holds "latent" (t, h, w, C) of any float type, "fps", and "captions" (list of wordings)
+  or "caption". One wording is drawn at random. The frame rate is told in the prompt of videos, not
+  of images [MG 3.6].
+
+  Attributes:
+    text_length: S, tokens per prompt.
+    mean: per channel, subtracted; empty for latents stored normalised.
+    std: per channel, > 0, divided by; empty as `mean`.
+    tag_fps: whether the prompt starts with the frame rate.
+  """
+
+  text_length: int
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  tag_fps: bool = True
+
+  def __post_init__(self) -> None:
+    if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+      raise ValueError(f"mean and std must pair up and std be positive: {self.mean}, {self.std}")
+
+  def __call__(self, index: int, record: Record, rng: np.random.Generator) -> Batch:
+    latent = np.asarray(record["latent"], np.float32)
+    if self.std:
+      latent = (latent - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+    captions = record.get("captions") or [record.get("caption", "")]
+    prompt = captions[int(rng.integers(len(captions)))]
+    fps = float(record["fps"])
+    if self.tag_fps and latent.shape[0] > 1:
+      prompt = text.fps_tag(prompt, fps)
+    ids, mask = text.encode_bytes(prompt, self.text_length)
+    return {
+      "latent": latent,
+      "text": {"ids": ids, "mask": mask},
+      "fps": np.float32(fps),
+      "index": np.int32(index),
+    }

@@ -1,0 +1,1 @@
+"""The few operations worth tuning by hand: attention, dense layers and convolutions."""

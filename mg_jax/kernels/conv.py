@@ -1,0 +1,218 @@
+"""Spatial and temporal convolutions, plain and behind a nearest-neighbour upsampling. [MG 3.1.1]
+
+Spatial: x_NHWC (frames folded into N) with w_HWIO, zero padding. Temporal: x_BTHWC with w_TIO,
+every pixel on its own, edge frames replicated on both sides (symmetric, not causal). All have odd
+kernels and hand-written backward passes; results have the type of x, weight gradients accumulate
+in float32.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mg_jax.core.typing import Array, Float
+from mg_jax.kernels.linear import dense
+from mg_jax.kernels.platform import current, partitioned
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# Positions of the output whose taps are laid side by side at once for a weight gradient.
+_POSITIONS = 1024
+
+
+def _lax_conv(x: Array, w: Array, strides: tuple[int, int], padding: _Padding) -> Array:
+  return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=_LAYOUT)
+
+
+def _outer(a: Array, b: Array) -> Array:
+  """Sum over positions of a (..., I) times b (..., O), as (I, O) in float32."""
+  lead = tuple(range(a.ndim - 1))
+  return lax.dot_general(a, b, ((lead, lead), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _taps(x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Padding) -> list[Array]:
+  """For every kernel position, the values of x that it met, each of the shape of g."""
+  rows, columns = g.shape[1:3]
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  return [
+    x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0]][
+      :, :, j : j + (columns - 1) * strides[1] + 1 : strides[1]
+    ]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
+
+
+def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -> Array:
+  if current() != "cpu" or partitioned():
+    # Accelerators have a native form, and a loop over frames would undo a sharded batch.
+    return jax.linear_transpose(lambda w: _lax_conv(x, w, strides, padding), w)(g)[0]
+  taps = functools.partial(_taps, kernel=w.shape[:2], strides=strides, padding=padding)
+  frames = max(1, min(x.shape[0], _POSITIONS // (g.shape[1] * g.shape[2])))
+  while x.shape[0] % frames:
+    frames -= 1
+
+  def add(total, group):
+    return total + _outer(group[1], jnp.concatenate(taps(*group), axis=-1)), None
+
+  groups = jax.tree.map(lambda t: t.reshape(-1, frames, *t.shape[1:]), (x, g))
+  start = jnp.zeros((w.shape[3], w.size // w.shape[3]), jnp.float32)
+  dw, _ = lax.scan(add, start, groups)
+  return dw.T.reshape(w.shape).astype(w.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Array, w: Array, padding: _Padding) -> Array:
+  """Stride 1, any padding smaller than the kernel."""
+  return _lax_conv(x, w, (1, 1), padding)
+
+
+def _conv_backward(padding, saved, g):
+  x, w = saved
+  back = tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(w.shape[:2], padding, strict=True))
+  dx = _lax_conv(g, jnp.swapaxes(w[::-1, ::-1], 2, 3), (1, 1), back)
+  return dx, _weight_gradient(x, w, g, (1, 1), padding)
+
+
+_conv.defvjp(lambda x, w, padding: (_conv(x, w, padding), (x, w)), _conv_backward)
+
+
+@jax.custom_vjp
+def _half_conv(x: Array, w: Array) -> Array:
+  """Kernel 3, stride 2, one zero on each side."""
+  return _lax_conv(x, w, (2, 2), ((1, 1), (1, 1)))
+
+
+def _half_conv_backward(saved, g):
+  x, w = saved
+  # Even rows of x met the middle tap only, odd rows the last one and the first one of the next
+  # output; the same for columns. Four small convolutions, instead of one over inserted zeros.
+  even, odd = ([1], (0, 0)), ([2, 0], (0, 1))
+  w = jnp.swapaxes(w, 2, 3)
+  phases = [
+    [_lax_conv(g, w[jnp.array(i)][:, jnp.array(j)], (1, 1), (p, q)) for j, q in (even, odd)]
+    for i, p in (even, odd)
+  ]
+  dx = _interleave(phases)[:, : x.shape[1], : x.shape[2]]
+  return dx, _weight_gradient(x, saved[1], g, (2, 2), ((1, 1), (1, 1)))
+
+
+_half_conv.defvjp(lambda x, w: (_half_conv(x, w), (x, w)), _half_conv_backward)
+
+
+def _interleave(phases: list[list[Array]]) -> Array:
+  """2 x 2 images of (N, H, W, C), by row and column parity, as one (N, 2H, 2W, C)."""
+  n, h, w, c = phases[0][0].shape
+  rows = [jnp.stack(row, axis=3) for row in phases]
+  return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, c)
+
+
+def spatial_conv(
+  x_NHWC: Float[Array, "N H W I"], w_HWIO: Float[Array, "h w I O"], *, stride: int = 1
+) -> Float[Array, "N H2 W2 O"]:
+  """Convolution of frames with zero padding k // 2; stride 2 gives ceil(H / 2) x ceil(W / 2).
+
+  Raises:
+    ValueError: on an even kernel, and on a strided one that is not 3 x 3 with stride 2.
+  """
+  kernel = w_HWIO.shape[:2]
+  if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+    raise ValueError(f"spatial_conv() takes odd kernels, got {kernel}")
+  if stride == 2 and kernel == (3, 3):
+    return _half_conv(x_NHWC, w_HWIO)
+  if stride != 1:
+    raise ValueError(f"spatial_conv() has stride 1, or 2 with kernel 3 x 3, got {stride}, {kernel}")
+  if kernel == (1, 1):
+    return dense(x_NHWC, w_HWIO[0, 0])
+  return _conv(x_NHWC, w_HWIO, tuple((k // 2, k // 2) for k in kernel))
+
+
+def nearest2_spatial_conv(
+  x_NHWC: Float[Array, "N H W I"], w_HWIO: Float[Array, "3 3 I O"]
+) -> Float[Array, "N H2 W2 O"]:
+  """`spatial_conv` of x repeated twice along H and W, without building the repeated frames.
+
+  Every output parity sees only 2 x 2 different pixels, so that 3 x 3 taps fold into 2 x 2: 16
+  products per input pixel instead of 36.
+  """
+
+  def fold(w, axis):
+    a, b, c = (lax.index_in_dim(w, i, axis) for i in range(3))
+    return (
+      (jnp.concatenate([a, b + c], axis), (1, 0)),
+      (jnp.concatenate([a + b, c], axis), (0, 1)),
+    )
+
+  return _interleave(
+    [[_conv(x_NHWC, w, (p, q)) for w, q in fold(rows, 1)] for rows, p in fold(w_HWIO, 0)]
+  )
+
+
+def _replicate(x: Array, pad: int) -> Array:
+  first, last = x[:, :1], x[:, -1:]
+  return jnp.concatenate([first] * pad + [x] + [last] * pad, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _temporal(x_BTPC: Array, w_TIO: Array, stride: int) -> Array:
+  x = _replicate(x_BTPC, w_TIO.shape[0] // 2)
+  return _lax_conv(x, w_TIO[:, None], (stride, 1), ((0, 0), (0, 0)))
+
+
+def _temporal_backward(stride, saved, g):
+  x, w = saved
+  taps, pad, length = w.shape[0], w.shape[0] // 2, x.shape[1]
+  padded = _replicate(x, pad)
+  met = [padded[:, i : i + (g.shape[1] - 1) * stride + 1 : stride] for i in range(taps)]
+  dw = jnp.stack([_outer(tap, g) for tap in met])
+  if stride > 1:
+    # Zeros between the output frames turn the strided case into the plain one.
+    g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (0, 0, stride - 1), (0, 0, 0), (0, 0, 0)))
+    g = g[:, : length + 2 * pad - taps + 1]
+  short = length + 2 * pad - (g.shape[1] + taps - 1)
+  back = ((taps - 1, taps - 1 + short), (0, 0))
+  dx = _lax_conv(g, jnp.swapaxes(w[::-1], 1, 2)[:, None], (1, 1), back)
+  # Gradients of the replicated frames belong to the frames they are copies of.
+  head = jnp.sum(dx[:, : pad + 1], axis=1, keepdims=True)
+  tail = jnp.sum(dx[:, length + pad - 1 :], axis=1, keepdims=True)
+  if length == 1:
+    dx = head + tail - dx[:, pad : pad + 1]
+  else:
+    dx = jnp.concatenate([head, dx[:, pad + 1 : length + pad - 1], tail], axis=1)
+  return dx, dw.astype(w.dtype)
+
+
+_temporal.defvjp(lambda x, w, stride: (_temporal(x, w, stride), (x, w)), _temporal_backward)
+
+
+def temporal_conv(
+  x_BTHWC: Float[Array, "B T H W I"], w_TIO: Float[Array, "t I O"], *, stride: int = 1
+) -> Float[Array, "B T2 H W O"]:
+  """Convolution over time with k // 2 replicated frames on each side; gives ceil(T / stride).
+
+  Raises:
+    ValueError: on an even kernel.
+  """
+  if w_TIO.shape[0] % 2 == 0:
+    raise ValueError(f"temporal_conv() takes odd kernels, got {w_TIO.shape[0]}")
+  if x_BTHWC.shape[1] == 1:
+    # An image is a still video: every tap sees the same frame.
+    return dense(x_BTHWC, jnp.sum(w_TIO, axis=0))
+  b, t, h, w, c = x_BTHWC.shape
+  y = _temporal(x_BTHWC.reshape(b, t, h * w, c), w_TIO, stride)
+  return y.reshape(b, y.shape[1], h, w, y.shape[-1])
+
+
+def nearest2_temporal_conv(
+  x_BTHWC: Float[Array, "B T H W I"], w_TIO: Float[Array, "3 I O"]
+) -> Float[Array, "B T2 H W O"]:
+  """`temporal_conv` of x with every frame repeated twice: two taps per output frame, not three."""
+  before, middle, after = w_TIO
+  padded = _replicate(x_BTHWC, 1)
+  even = dense(padded[:, :-2], before) + dense(x_BTHWC, middle + after)
+  odd = dense(x_BTHWC, before + middle) + dense(padded[:, 2:], after)
+  b, t, h, w, c = even.shape
+  return jnp.stack([even, odd], axis=2).reshape(b, 2 * t, h, w, c)

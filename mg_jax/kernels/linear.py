@@ -1,0 +1,59 @@
+"""Matrix products of activations with weights, with their own backward pass.
+
+x (..., D) and w (D, F) give (..., F); more dimensions may be contracted or produced at once, as
+in x_BLD with w_DNK. Products accumulate in float32 whatever the inputs are. Autodiff of
+"accumulate in float32, then cast" would hand float32 cotangents to the two backward products and
+so leave the fast low-precision path; here the cotangent is cast to the type of x first.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mg_jax.core.typing import Array, Float
+
+
+def _product(a: Array, b: Array, a_dims: tuple[int, ...], b_dims: tuple[int, ...]) -> Array:
+  dims = ((a_dims, b_dims), ((), ()))
+  return lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x: Array, w: Array, contract: int) -> Array:
+  tail = tuple(range(x.ndim - contract, x.ndim))
+  return _product(x, w, tail, tuple(range(contract))).astype(x.dtype)
+
+
+def _forward(x, w, contract):
+  return _dense(x, w, contract), (x, w)
+
+
+def _backward(contract, saved, g):
+  x, w = saved
+  g = g.astype(x.dtype)
+  lead = x.ndim - contract
+  # Leading dimensions are contracted as they are: flattening them first would merge a sharded
+  # batch with a sharded length, and the partitioner would gather both.
+  dx = _product(g, w, tuple(range(lead, g.ndim)), tuple(range(contract, w.ndim)))
+  batch = tuple(range(lead))
+  dw = _product(x, g, batch, batch)
+  return dx.astype(x.dtype), dw.astype(w.dtype)
+
+
+_dense.defvjp(_forward, _backward)
+
+
+def dense(x: Float[Array, "..."], w: Float[Array, "..."], *, contract: int = 1) -> Array:
+  """Contracts the last `contract` dimensions of x with the first `contract` of w.
+
+  Returns:
+    Leading dimensions of x followed by the trailing ones of w, in the type of x.
+
+  Raises:
+    ValueError: when the contracted dimensions differ.
+  """
+  if x.shape[x.ndim - contract :] != w.shape[:contract]:
+    raise ValueError(f"dense() cannot contract {x.shape} with {w.shape} over {contract} axes")
+  return _dense(x, w, contract)

@@ -1,0 +1,45 @@
+"""The hardware a program is being traced for, which is not always the hardware it is traced on.
+
+Kernels are picked while tracing. By default the target is jax's own backend; a planner that
+compiles for a pod on a laptop names the target with `platform("tpu")`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import jax
+
+PLATFORMS = ("tpu", "cuda", "cpu")
+
+_target: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def platform(name: str) -> Iterator[None]:
+  """Traces the body for `name`, one of PLATFORMS.
+
+  A function that jit has already traced keeps its kernels: enter this before the first call.
+
+  Raises:
+    ValueError: on an unknown name.
+  """
+  if name not in PLATFORMS:
+    raise ValueError(f"unknown platform {name!r}; known are {', '.join(PLATFORMS)}")
+  token = _target.set(name)
+  try:
+    yield
+  finally:
+    _target.reset(token)
+
+
+def current() -> str:
+  """The platform that kernels are chosen for now, one of PLATFORMS."""
+  name = _target.get() or jax.default_backend()
+  return "cuda" if name == "gpu" else name
+
+
+def partitioned() -> bool:
+  """Whether the compiler will split the operations traced now over several devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.size > 1 and not mesh.are_all_axes_manual

@@ -1,0 +1,102 @@
+"""Rates of yes-or-no measurements with their uncertainty, accumulated clip by clip.
+
+In: one mapping of criterion -> True, False or None (not applicable) per generated clip, as the
+toy world's oracles give. Out: for each criterion the rate of True with its Wilson 95 % interval, as
+a text table and as plain data. Plain Python: nothing here touches an accelerator.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+  """A proportion of `passed` among `count`, with its 95 % interval [low, high], all in 0..1."""
+
+  passed: int
+  count: int
+  rate: float
+  low: float
+  high: float
+
+
+def wilson(passed: int, count: int, *, z: float = Z_95) -> Rate:
+  """Wilson's score interval of a proportion; with count = 0 the rate is nan on [0, 1].
+
+  Unlike the normal interval it stays inside [0, 1] and keeps a width at 0 % and at 100 %, where
+  the small samples of an evaluation often end.
+
+  Raises:
+    ValueError: unless 0 <= passed <= count.
+  """
+  if not 0 <= passed <= count:
+    raise ValueError(f"{passed} passed of {count} is no proportion")
+  if count == 0:
+    return Rate(0, 0, math.nan, 0.0, 1.0)
+  rate = passed / count
+  scale = 1 + z * z / count
+  centre = (rate + z * z / (2 * count)) / scale
+  half = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count)) / scale
+  low = 0.0 if passed == 0 else centre - half  # exact there; the formula leaves rounding dust
+  high = 1.0 if passed == count else centre + half
+  return Rate(passed, count, rate, low, high)
+
+
+class Scores:
+  """Streaming accumulator; criterion `"all"` counts the clips that passed everything asked of them.
+
+  Two accumulators of disjoint clips are joined by `merge`.
+  """
+
+  def __init__(self) -> None:
+    self._passed: dict[str, int] = {}
+    self._count: dict[str, int] = {}
+
+  def add(self, result: Mapping[str, Any]) -> None:
+    """Counts one clip; None and missing criteria do not count for it.
+
+    Raises:
+      ValueError: on a criterion named "all", or on a value that is not a bool.
+    """
+    asked = {name: value for name, value in result.items() if value is not None}
+    if ALL in asked:
+      raise ValueError(f'criterion name "{ALL}" is taken by the conjunction')
+    for name, value in asked.items():
+      if value not in (True, False):
+        raise ValueError(f"criterion {name} is {value!r}, not True or False")
+    if asked:
+      asked[ALL] = all(asked.values())
+    for name, value in asked.items():
+      self._passed[name] = self._passed.get(name, 0) + bool(value)
+      self._count[name] = self._count.get(name, 0) + 1
+
+  def merge(self, other: "Scores") -> None:
+    """Adds the counts of another accumulator."""
+    for name, count in other._count.items():
+      self._passed[name] = self._passed.get(name, 0) + other._passed[name]
+      self._count[name] = self._count.get(name, 0) + count
+
+  def compute(self) -> dict[str, Rate]:
+    """Rates by criterion: "all" first, the others sorted by name."""
+    names = sorted(self._count, key=lambda name: (name != ALL, name))
+    return {name: wilson(self._passed[name], self._count[name]) for name in names}
+
+  def table(self) -> str:
+    """Aligned text, one criterion a line: rate, interval, counts."""
+    rates = self.compute()
+    width = max([len("criterion"), *map(len, rates)])
+    lines = [f"{'criterion':<{width}}   rate   95 % interval   passed"]
+    for name, r in rates.items():
+      lines.append(
+        f"{name:<{width}}  {r.rate:5.1%}  {r.low:5.1%} .. {r.high:6.1%}  {r.passed:>3}/{r.count}"
+      )
+    return "\n".join(lines)
+
+  def to_dict(self) -> dict[str, dict[str, Any]]:
+    """The rates ready for JSON: {criterion: {passed, count, rate, low, high}}."""
+    return {name: dataclasses.asdict(rate) for name, rate in self.compute().items()}

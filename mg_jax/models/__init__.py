@@ -1,0 +1,1 @@
+"""Networks: the backbone and its conditioning, autoencoders, text encoders, named sizes."""

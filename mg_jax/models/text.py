@@ -1,0 +1,131 @@
+"""A T5.1.1 encoder over bytes, small enough to be trained together with the generator.
+
+[MG 3.1.4] uses frozen UL2, MetaCLIP and ByT5 features; the toy world has its own words, so its
+encoder starts from random weights. The network is the one ByT5 and UL2 share: relative position
+bias in the first-layer table used by all layers, RMSNorm before each branch, gated GELU, no biases,
+no scaling of the attention logits. ids (B, S) and mask (B, S) in, features (B, S, E) out, the same
+{"features", "mask"} a frozen encoder delivers. Features of padding are zero.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mg_jax.core.remat import Policy, remat
+from mg_jax.core.sharding import partitioned, shard
+from mg_jax.core.typing import Array, Bool, Float, Int
+from mg_jax.nn.linear import Linear
+from mg_jax.nn.norms import RMSNorm
+
+NORM_EPS = 1e-6
+
+
+def relative_buckets(length: int, *, buckets: int, max_distance: int) -> Int[np.ndarray, "S S"]:
+  """Bucket of every (query, key) pair: exact near zero, logarithmic up to `max_distance`.
+
+  The first half of the buckets is for keys before the query, the second for keys after it.
+  """
+  offset = np.arange(length)[None, :] - np.arange(length)[:, None]
+  half = buckets // 2
+  exact = half // 2
+  distance = np.abs(offset)
+  octaves = np.log(np.maximum(distance, 1).astype(np.float32) / exact)
+  far = exact + (octaves / math.log(max_distance / exact) * (half - exact)).astype(np.int32)
+  far = np.minimum(far, half - 1)
+  return np.where(offset > 0, half, 0) + np.where(distance < exact, distance, far)
+
+
+class TextBlock(nn.Module):
+  """Self-attention with an additive bias, then a gated GELU, each behind an RMSNorm."""
+
+  heads: int
+  head_dim: int
+  mlp_dim: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BSD, bias_BNSS):
+    width, inner = x_BSD.shape[-1], self.heads * self.head_dim
+
+    def linear(features, name, *, fan_in, axes):
+      init = nn.initializers.normal(fan_in**-0.5)
+      return Linear(features, logical=axes, init=init, dtype=self.dtype, name=name)
+
+    def heads(name, fan_in):
+      y = linear(inner, name, fan_in=fan_in, axes=("embed", "heads"))(h_BSD)
+      return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
+
+    h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="attention_norm")(x_BSD)
+    # The logits carry no 1/sqrt(K), so the query starts that much smaller.
+    q, k, v = heads("query", width * self.head_dim), heads("key", width), heads("value", width)
+    logits = jnp.einsum("bqnk,bsnk->bnqs", q, k, preferred_element_type=jnp.float32) + bias_BNSS
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+    o = jnp.einsum("bnqs,bsnk->bqnk", weights, v, preferred_element_type=jnp.float32)
+    o = o.astype(self.dtype).reshape(*x_BSD.shape[:-1], inner)
+    x_BSD = x_BSD + linear(width, "out", fan_in=inner, axes=("heads", "embed"))(o)
+
+    h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="mlp_norm")(x_BSD)
+    gate = linear(self.mlp_dim, "gate", fan_in=width, axes=("embed", "mlp"))(h_BSD)
+    up = linear(self.mlp_dim, "up", fan_in=width, axes=("embed", "mlp"))(h_BSD)
+    hidden = jax.nn.gelu(gate, approximate=True) * up
+    x_BSD = x_BSD + linear(width, "down", fan_in=self.mlp_dim, axes=("mlp", "embed"))(hidden)
+    return shard(x_BSD, "batch", "text_length", "act_embed"), None
+
+
+class ByteT5(nn.Module):
+  """T5.1.1 encoder; the defaults are the toy world's size, ByT5-small is 12 x 1472.
+
+  Attributes:
+    vocab: ids, with 0 padding and 1 end of sequence; 256 bytes plus specials, rounded up.
+    width: E.
+    buckets, max_distance: of the relative position bias.
+    remat: policy of core.remat for the layers.
+    dtype: of the activations.
+  """
+
+  vocab: int = 384
+  width: int = 128
+  layers: int = 4
+  heads: int = 4
+  head_dim: int = 32
+  mlp_dim: int = 256
+  buckets: int = 32
+  max_distance: int = 128
+  remat: Policy = "none"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, ids_BS: Int[Array, "B S"], mask_BS: Bool[Array, "B S"]
+  ) -> Float[Array, "B S E"]:
+    normal = nn.initializers.normal
+    embed = self.param(
+      "embed", partitioned(normal(1.0), "vocab", "embed"), (self.vocab, self.width), jnp.float32
+    )
+    position = self.param(
+      "position_bias",
+      partitioned(normal(self.width**-0.5), "positions", "heads"),
+      (self.buckets, self.heads),
+      jnp.float32,
+    )
+    length = ids_BS.shape[1]
+    index = relative_buckets(length, buckets=self.buckets, max_distance=self.max_distance)
+    bias_BNSS = position[index].transpose(2, 0, 1)[None]
+    # A finite value: rows of an all-padding prompt must not become NaN.
+    bias_BNSS = jnp.where(mask_BS[:, None, None, :], bias_BNSS, jnp.finfo(jnp.float32).min)
+    x_BSD = shard(embed[ids_BS].astype(self.dtype), "batch", "text_length", "act_embed")
+    blocks = nn.scan(
+      remat(TextBlock, self.remat),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=self.layers,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )(self.heads, self.head_dim, self.mlp_dim, self.dtype, name="layers")
+    x_BSD, _ = blocks(x_BSD, bias_BNSS)
+    x_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="final_norm")(x_BSD)
+    return x_BSD * mask_BS[..., None].astype(self.dtype)

@@ -1,0 +1,75 @@
+"""Named sizes of the generator, as plain fields an experiment can change before it builds them.
+
+"30b" is the paper's model and "5b" that of its ablations [MG 3.1.3, 3.6]; "1b" is a third party's.
+"7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
+shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
+128. "tiny" trains on a CPU and reads its text with an encoder of its own.
+"""
+
+from typing import Any
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.tree import count_params, flatten_paths
+
+# layers, width, MLP width, heads
+_SIZES = {
+  "1b": (24, 1536, 4096, 16),
+  "5b": (32, 3072, 8192, 24),
+  "7b": (30, 3840, 10240, 30),
+  "9b": (40, 3840, 10240, 30),
+  "17b": (40, 5120, 13824, 40),  # 8 D / 3 rounded up to a multiple of 512
+  "30b": (48, 6144, 16384, 48),
+}
+
+# [MG 3.1.4] Feature sizes of the frozen text encoders.
+_FROZEN_TEXT = {"ul2": 4096, "metaclip": 1280, "byt5": 1472}
+
+# [MG 3.1.3] 32 latent frames, and sides of up to 96 tokens: 1536 px at 8 px by 2 per token.
+_MAX_THW = (32, 96, 96)
+
+
+def names() -> tuple[str, ...]:
+  """Every name `generator` knows."""
+  return ("tiny", *_SIZES)
+
+
+def generator(name: str) -> dict[str, Any]:
+  """Fields of models.generator.Generator, fresh at each call.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  if name == "tiny":
+    text = {"width": 128, "layers": 4, "heads": 4, "head_dim": 32, "mlp_dim": 256}
+    dit = {
+      "patch": (1, 1, 1),
+      "width": 128,
+      "layers": 6,
+      "heads": 4,
+      "mlp_dim": 384,
+      "max_thw": (16, 16, 16),
+      "routes": {"text": {"kind": "cross", "features": text["width"]}},
+    }
+    return {"dit": dit, "encoders": {"text": text}}
+  if name not in _SIZES:
+    raise UserError(f"no model is named {name!r}; known are {', '.join(names())}")
+  layers, width, mlp_dim, heads = _SIZES[name]
+  dit = {
+    "width": width,
+    "layers": layers,
+    "heads": heads,
+    "mlp_dim": mlp_dim,
+    "max_thw": _MAX_THW,
+    "routes": {n: {"kind": "cross", "features": size} for n, size in _FROZEN_TEXT.items()},
+    "dtype": "bfloat16",
+  }
+  return {"dit": dit, "encoders": {}}
+
+
+def block_parameters(params: Any) -> int:
+  """Parameters of the transformer's layers, the count that names the sizes; takes abstract trees.
+
+  Leaves out what surrounds them: patch, head, positions, modulation, conditions, text encoders.
+  """
+  flat = flatten_paths(params)
+  return count_params([leaf for path, leaf in flat.items() if "transformer/layers/" in path])

@@ -1,0 +1,85 @@
+"""Multi-head attention, self or cross, without biases and without causal mask. [MG 3.1.3]
+
+x_BLD, and for cross-attention a context_BSE with a mask over its tokens, give (B, L, D). The
+parameters are wq (D, N, K), wk and wv (E, N, K), and wo (N, K, D).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mg_jax.core.sharding import partitioned, shard
+from mg_jax.core.typing import Array, Bool, Float
+from mg_jax.kernels.attention import attend
+from mg_jax.kernels.linear import dense
+from mg_jax.nn.norms import RMSNorm
+
+_INTO_HEADS = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal", in_axis=0, out_axis=(1, 2)
+)
+_OUT_OF_HEADS = nn.initializers.variance_scaling(
+  1.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2
+)
+
+
+class Attention(nn.Module):
+  """Softmax attention of x to itself, or to a context.
+
+  Attributes:
+    heads: N.
+    head_dim: K.
+    qk_norm: RMSNorm of every query and key, with one scale per head dimension.
+    init: initializer of wq, wk and wv.
+    out_init: initializer of wo.
+    kernel: attention kernel by name, "auto" for the best one.
+    dtype: of products and of the result.
+  """
+
+  heads: int
+  head_dim: int
+  qk_norm: bool = False
+  init: Callable = _INTO_HEADS
+  out_init: Callable = _OUT_OF_HEADS
+  kernel: str = "auto"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLD: Float[Array, "B L D"],
+    context: Float[Array, "B S E"] | None = None,
+    *,
+    mask_BS: Bool[Array, "B S"] | None = None,
+  ) -> Float[Array, "B L D"]:
+    """Attends.
+
+    Args:
+      x_BLD: what asks.
+      context: what is attended to, (B, S, E); None is x itself.
+      mask_BS: True marks the real tokens of the context. Without any, the result is zero.
+    """
+    source = x_BLD if context is None else context
+    tokens = "length" if context is None else "text_length"
+
+    def project(name, x, length):
+      init = partitioned(self.init, "embed", "heads", "head_dim")
+      w = self.param(name, init, (x.shape[-1], self.heads, self.head_dim), jnp.float32)
+      y = dense(x.astype(self.dtype), w.astype(self.dtype))
+      return shard(y, "batch", length, "heads", "head_dim")
+
+    q_BLNK = project("wq", x_BLD, "length")
+    k_BSNK = project("wk", source, tokens)
+    v_BSNK = project("wv", source, tokens)
+    if self.qk_norm:
+      q_BLNK = RMSNorm(dtype=self.dtype, name="q_norm")(q_BLNK)
+      k_BSNK = RMSNorm(dtype=self.dtype, name="k_norm")(k_BSNK)
+    # The kernel itself marks what it keeps as "attention" for rematerialisation: its softmax
+    # statistics are needed beside its output, or the backward pass would run it once more.
+    o_BLNK = attend(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, kernel=self.kernel)
+    o_BLNK = shard(o_BLNK, "batch", "length", "heads", "head_dim")
+    init = partitioned(self.out_init, "heads", "head_dim", "embed")
+    wo_NKD = self.param("wo", init, (self.heads, self.head_dim, x_BLD.shape[-1]), jnp.float32)
+    y_BLD = dense(o_BLNK, wo_NKD.astype(self.dtype), contract=2)
+    return shard(y_BLD, "batch", "length", "act_embed")

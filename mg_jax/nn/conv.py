@@ -1,0 +1,100 @@
+"""Convolution layers over space and over time, with biases. [MG 3.1.1]
+
+Spatial: x_NHWC with frames folded into N. Temporal: x_BTHWC, edge frames replicated.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mg_jax.core.sharding import partitioned
+from mg_jax.core.typing import Array, Float
+from mg_jax.kernels import conv
+
+
+def _identity(key, shape, dtype=jnp.float32):
+  """The middle tap passes every channel on, the others nothing."""
+  del key
+  taps, channels, features = shape
+  return jnp.zeros(shape, dtype).at[taps // 2].set(jnp.eye(channels, features, dtype=dtype))
+
+
+_INIT: dict[str, Callable] = {
+  "identity": _identity,
+  "normal": nn.initializers.lecun_normal(),
+}
+
+
+def _parameters(module: nn.Module, init: Callable, shape: tuple[int, ...]) -> tuple[Array, Array]:
+  names = ("kernel",) * (len(shape) - 2) + ("conv_in", "conv_out")
+  w = module.param("kernel", partitioned(init, *names), shape, jnp.float32)
+  init = partitioned(nn.initializers.zeros, "conv_out")
+  b = module.param("bias", init, shape[-1:], jnp.float32)
+  return w.astype(module.dtype), b.astype(module.dtype)
+
+
+def _check(module: nn.Module, kernel: int) -> None:
+  if module.upsample and (module.stride != 1 or kernel != 3):
+    raise ValueError(f"{module.name}: upsampling goes with kernel 3 and stride 1")
+
+
+class SpatialConv(nn.Module):
+  """A 2-D convolution with zero padding.
+
+  Attributes:
+    features: output channels.
+    kernel: side of the kernel, odd.
+    stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2).
+    upsample: convolves x repeated twice along height and width, at the cost of far fewer
+      products than doing just that. Same parameters.
+    init: initializer of the kernel.
+  """
+
+  features: int
+  kernel: int = 3
+  stride: int = 1
+  upsample: bool = False
+  init: Callable = nn.initializers.lecun_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_NHWC: Float[Array, "N H W I"]) -> Float[Array, "N H2 W2 O"]:
+    _check(self, self.kernel)
+    shape = (self.kernel, self.kernel, x_NHWC.shape[-1], self.features)
+    w_HWIO, b_O = _parameters(self, self.init, shape)
+    x = x_NHWC.astype(self.dtype)
+    if self.upsample:
+      return conv.nearest2_spatial_conv(x, w_HWIO) + b_O
+    return conv.spatial_conv(x, w_HWIO, stride=self.stride) + b_O
+
+
+class TemporalConv(nn.Module):
+  """A 1-D convolution over time.
+
+  Attributes:
+    features: output channels.
+    kernel: frames it spans, odd.
+    stride: 1 or 2; gives ceil(T / stride) frames.
+    upsample: convolves x with every frame repeated twice. Same parameters.
+    init: "identity" leaves frames as they are, so that an image network inflated by such layers
+      acts on each frame as before; "normal" is a random one.
+  """
+
+  features: int
+  kernel: int = 3
+  stride: int = 1
+  upsample: bool = False
+  init: Literal["identity", "normal"] = "normal"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTHWC: Float[Array, "B T H W I"]) -> Float[Array, "B T2 H W O"]:
+    _check(self, self.kernel)
+    shape = (self.kernel, x_BTHWC.shape[-1], self.features)
+    w_TIO, b_O = _parameters(self, _INIT[self.init], shape)
+    x = x_BTHWC.astype(self.dtype)
+    if self.upsample:
+      return conv.nearest2_temporal_conv(x, w_TIO) + b_O
+    return conv.temporal_conv(x, w_TIO, stride=self.stride) + b_O

@@ -1,0 +1,377 @@
+"""Checkpoints: one Orbax composite of state, data position and meta for every stage.
+
+A step appears only once it is complete. Arrays carry checksums, because the storage format itself
+restores a damaged array without an error; they are integer sums over all elements, hence the same
+under any mesh. Before anything is read, the saved tree is compared with the wanted one: path,
+shape and dtype. Restoring works onto any mesh. The layout is
+`<workdir>/checkpoints/<step>/{state,data,meta}`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.tree import flatten_paths, map_paths
+from mg_jax.core.typing import PyTree
+from mg_jax.train import integrity
+from mg_jax.train.workdir import resolve
+
+_log = logging.getLogger(__name__)
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A state, and what was saved with it.
+
+  Attributes:
+    state: tree of the kind that was asked for.
+    step: the step it was saved at.
+    data: position of the data iterator, as its `get_state` gave it.
+    elapsed: seconds of wall clock the run had used.
+    config: the config it was saved with.
+  """
+
+  state: PyTree
+  step: int
+  data: Any
+  elapsed: float
+  config: dict[str, Any]
+
+
+class Checkpointer:
+  """Saves and restores the checkpoints of one workdir."""
+
+  def __init__(
+    self,
+    workdir: str,
+    *,
+    name: str = "",
+    keep: int = 3,
+    keep_every: int = 0,
+    read_only: bool = False,
+  ):
+    """Opens a workdir; unless read-only, removes what an interrupted save has left behind.
+
+    Args:
+      workdir: folder of the run.
+      name: the experiment; a workdir of another one is refused. "" accepts any.
+      keep: how many of the latest checkpoints stay.
+      keep_every: steps divisible by this stay for ever; 0 for none.
+      read_only: never writes, so a running job is not disturbed.
+
+    Raises:
+      UserError: when read-only and there is no checkpoint, or when the workdir holds another
+        experiment.
+    """
+    self.folder = resolve(workdir) / FOLDER
+    self._name = name
+    if read_only and not self.folder.exists():
+      raise UserError(f"no checkpoints in {resolve(workdir)}; give the workdir of a training run")
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=None if read_only else keep,
+      keep_period=keep_every or None,
+      cleanup_tmp_directories=not read_only,
+      read_only=read_only,
+      create=not read_only,
+    )
+    handlers = {
+      "state": ocp.PyTreeCheckpointHandler(),
+      "data": ocp.JsonCheckpointHandler(),
+      "meta": ocp.JsonCheckpointHandler(),
+    }
+    self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+    if name and self.latest is not None:
+      saved = self._readable_meta().get("name", name)
+      if saved != name:
+        raise UserError(
+          f"{resolve(workdir)} holds experiment {saved!r}, this is {name!r}; choose another workdir"
+        )
+
+  @property
+  def latest(self) -> int | None:
+    """The newest complete step, or None."""
+    return self._manager.latest_step()
+
+  def steps(self) -> list[int]:
+    """All complete steps, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    *,
+    data: Any,
+    elapsed: float = 0.0,
+    config: Mapping | None = None,
+  ) -> None:
+    """Starts saving; returns once the arrays are copied, so the state may be donated.
+
+    Call it before the batch of this step is drawn, with the position the iterator then has.
+
+    Raises:
+      UserError: on a parameter that is not finite, on a step that exists or is older than the
+        newest, on a data position that is no JSON, and when this or an earlier save has failed.
+    """
+    self._surface(wait=False)
+    leaves = flatten_paths(state)
+    report = integrity.inspect(leaves)
+    if report.broken:
+      raise UserError(
+        f"step {step} is not saved to {self.folder}: {report.broken[0]} holds NaN or infinity; "
+        f"the newest good checkpoint is {self.latest}"
+      )
+    try:
+      position = json.dumps(data, sort_keys=True)
+    except TypeError as e:
+      raise UserError(f"the data position {data!r} is no JSON, so it cannot be saved: {e}") from e
+    meta = {
+      "name": self._name,
+      "step": step,
+      "elapsed": float(elapsed),
+      "config": dict(config or {}),
+      "fingerprint": integrity.structure(leaves),
+      "checksums": report.checksums,
+      "data_sha256": hashlib.sha256(position.encode()).hexdigest(),
+    }
+    meta["sha256"] = _digest(meta)
+    items = ocp.args.Composite(
+      state=ocp.args.PyTreeSave(_nest(leaves)),
+      data=ocp.args.JsonSave({"position": data}),
+      meta=ocp.args.JsonSave(meta),
+    )
+    try:
+      saved = self._manager.save(step, args=items)
+    except Exception as e:
+      raise self._failure(e) from e
+    if not saved:
+      raise UserError(f"step {step} was not saved: {self.folder} already holds step {self.latest}")
+
+  def wait(self) -> None:
+    """Blocks until everything is on disk. Raises UserError when it did not get there."""
+    self._surface(wait=True)
+
+  def close(self) -> None:
+    """Waits and releases the manager."""
+    self.wait()
+    self._manager.close()
+
+  def restore(
+    self, target: PyTree, *, step: int | None = None, fallback: bool = False
+  ) -> Restored:
+    """Reads a whole state onto the shardings of `target`.
+
+    Args:
+      target: ShapeDtypeStructs or arrays with shardings; the tree must match the saved one.
+      step: defaults to the newest.
+      fallback: on a damaged step, go on to the next older one and set the damaged one aside.
+
+    Raises:
+      UserError: when there is no checkpoint, the trees differ, or the content is damaged.
+    """
+    candidates = [step] if step is not None else self.steps()[::-1]
+    if not candidates:
+      raise UserError(f"no complete checkpoint in {self.folder}")
+    for number in candidates:
+      try:
+        restored = self._restore(target, number)
+        break
+      except DamagedError as e:
+        if not fallback or number == candidates[-1]:
+          raise
+        _log.warning("%s; trying an older step", e)
+        self._set_aside(number)
+    return restored
+
+  def leaves(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path, shape and dtype of every saved array of a step (default: the newest)."""
+    step = self.pick(step)
+    try:
+      tree = self._manager.item_metadata(step)["state"].tree
+      flat = flatten_paths(tree, is_leaf=lambda node: hasattr(node, "shape"))
+      return {p: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for p, m in flat.items()}
+    except Exception as e:
+      raise DamagedError(f"step {step} in {self.folder} has no readable tree: {e}") from e
+
+  def read(
+    self, wanted: Mapping[str, jax.ShapeDtypeStruct], step: int | None = None
+  ) -> dict[str, Any]:
+    """Some saved arrays by path, verified, each onto the sharding given for it.
+
+    Raises:
+      UserError: when a path is missing or differs in shape or dtype, or the content is damaged.
+    """
+    step = self.pick(step)
+    saved = self.leaves(step)
+    present = {path: saved[path] for path in wanted if path in saved}
+    self._compare(step, present, wanted)
+    return self._read(step, wanted, self.meta(step))
+
+  def pick(self, step: int | None) -> int:
+    if step is None and self.latest is None:
+      raise UserError(f"no complete checkpoint in {self.folder}")
+    if step is not None and step not in self.steps():
+      raise UserError(f"no step {step} in {self.folder}; there are {self.steps()}")
+    return self.latest if step is None else step
+
+  def _restore(self, target: PyTree, step: int) -> Restored:
+    wanted = flatten_paths(target)
+    self._compare(step, self.leaves(step), wanted)
+    meta = self.meta(step)
+    leaves = self._read(step, wanted, meta)
+    data = self._item(step, "data")["position"]
+    position = json.dumps(data, sort_keys=True)
+    if hashlib.sha256(position.encode()).hexdigest() != meta["data_sha256"]:
+      raise DamagedError(f"step {step} in {self.folder} is damaged: its data position was changed")
+    state = map_paths(lambda path, _: leaves[path], target)
+    return Restored(state, step, data, meta["elapsed"], meta["config"])
+
+  def _compare(self, step: int, saved: Mapping, wanted: Mapping) -> None:
+    lines = integrity.differences(saved, wanted)
+    if lines:
+      shown = "\n  ".join(lines[:20] + (["..."] if len(lines) > 20 else []))
+      raise UserError(
+        f"step {step} in {self.folder} does not fit this model ({len(lines)} differences); use the "
+        f"config it was saved with, or a warm start:\n  {shown}"
+      )
+
+  def _read(self, step: int, wanted: Mapping, meta: Mapping) -> dict[str, Any]:
+    place = SingleDeviceSharding(jax.local_devices()[0])
+    target = _nest({
+      path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or place)
+      for path, x in wanted.items()
+    })
+    args = ocp.args.PyTreeRestore(
+      item=target,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+      partial_restore=True,
+    )
+    try:
+      items = self._manager.restore(step, args=ocp.args.Composite(state=args))
+    except Exception as e:
+      raise DamagedError(f"step {step} in {self.folder} cannot be read: {_first_line(e)}") from e
+    leaves = flatten_paths(items["state"])
+    found = integrity.inspect(leaves).checksums
+    for path, value in found.items():
+      if value != meta["checksums"].get(path):
+        raise DamagedError(
+          f"step {step} in {self.folder} is damaged: {path} differs from its checksum; restore "
+          "another step"
+        )
+    return leaves
+
+  def _item(self, step: int, item: str) -> Any:
+    try:
+      args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+      return self._manager.restore(step, args=args)[item]
+    except Exception as e:
+      raise DamagedError(
+        f"step {step} in {self.folder}: {item} is unreadable, {_first_line(e)}"
+      ) from e
+
+  def meta(self, step: int) -> dict[str, Any]:
+    meta = self._item(step, "meta")
+    if not isinstance(meta, dict) or meta.get("sha256") != _digest(meta):
+      raise DamagedError(f"step {step} in {self.folder} is damaged: its meta was changed")
+    return meta
+
+  def _readable_meta(self) -> dict[str, Any]:
+    """The newest meta that can be read; a damaged step is reported when it is restored."""
+    for step in self.steps()[::-1]:
+      try:
+        return self.meta(step)
+      except DamagedError as e:
+        _log.warning("%s", e)
+    return {}
+
+  def _set_aside(self, step: int) -> None:
+    if jax.process_index() == 0:
+      path = self.folder / str(step)
+      path.rename(self.folder.parent / f"damaged_{step}")
+    self._manager.reload()
+
+  def _surface(self, *, wait: bool) -> None:
+    try:
+      if wait:
+        self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except Exception as e:
+      raise self._failure(e) from e
+
+  def _failure(self, error: Exception) -> UserError:
+    full = "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error)
+    hint = "the disk is full; free some space" if full else _first_line(error)
+    return UserError(f"saving to {self.folder} failed, newest good step is {self.latest}: {hint}")
+
+
+class DamagedError(UserError):
+  """A checkpoint that is there but whose content cannot be trusted."""
+
+
+def load_params(
+  workdir: str,
+  role: str,
+  *,
+  ema: bool = True,
+  step: int | None = None,
+  target: PyTree | None = None,
+) -> PyTree:
+  """The parameters of one role, for inference, as a tree of nested dicts.
+
+  Args:
+    workdir: folder of a training run; it may still be running.
+    role: "model", "autoencoder", ...
+    ema: the averaged weights rather than the latest ones.
+    step: defaults to the newest.
+    target: abstract tree with shardings to match and to place on; by default everything is taken
+      as saved and goes to the first device.
+
+  Raises:
+    UserError: when there is nothing to read, it does not fit, or it is damaged.
+  """
+  reader = Checkpointer(workdir, read_only=True)
+  try:
+    prefix = f"{'ema' if ema else 'params'}/{role}/"
+    saved = reader.leaves(step)
+    if target is None:
+      wanted = {path: leaf for path, leaf in saved.items() if path.startswith(prefix)}
+    else:
+      wanted = {prefix + path: leaf for path, leaf in flatten_paths(target).items()}
+    if not wanted:
+      kinds = sorted({"/".join(p.split("/")[:2]) for p in saved if p.startswith(("params", "ema"))})
+      raise UserError(f"no {prefix[:-1]} in {reader.folder}; there are {', '.join(kinds)}")
+    leaves = reader.read(wanted, step)
+  finally:
+    reader.close()
+  return _nest({path.removeprefix(prefix): leaf for path, leaf in leaves.items()})
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+  rest = {key: value for key, value in meta.items() if key != "sha256"}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+  return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+
+
+def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a/b": x} as {"a": {"b": x}}."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree

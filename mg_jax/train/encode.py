@@ -1,0 +1,149 @@
+"""Latents of a whole data set, computed once: the generator then trains without the autoencoder.
+
+The paper caches the latents of its high-resolution videos [MG 3.1.6]; here every stage does, images
+included. Layout: `<folder>/<split>/<video|image>/<bucket>/` holds records {"latent" float32
+(t, h, w, C), "fps", "captions"}, and `<folder>/manifest.json` the per-channel mean and standard
+deviation over the training videos (or images) and the fingerprint of the autoencoder. An
+interrupted run goes on with the shards that are missing; a finished folder is left as it is.
+"""
+
+import functools
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.tree import fingerprint
+from mg_jax.data import atomic
+from mg_jax.data.pipeline import evaluation_batches
+from mg_jax.data.recipe import DataConfig, open_sources
+from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
+from mg_jax.data.schema import Source
+from mg_jax.data.transforms import VideoRow
+from mg_jax.models.tae import TAE
+
+_log = logging.getLogger(__name__)
+SPLITS = ("train", "validation")
+SHARD = 1024  # records of a shard: the most that an interruption can lose
+
+
+def encode(
+  data: DataConfig, model: TAE, params, folder: str | os.PathLike[str], *, origin: str, batch: int = 32
+) -> dict:
+  """Encodes both splits of a recipe; returns the manifest's metadata.
+
+  Args:
+    data: the recipe, whose `kinds` say whether videos, images or both are needed.
+    model: the autoencoder.
+    params: its parameters, unboxed.
+    folder: where latents go, or already are.
+    origin: workdir of the autoencoder's run, for the record.
+    batch: clips per call.
+
+  Raises:
+    UserError: when the folder holds latents of another autoencoder or recipe.
+  """
+  folder = pathlib.Path(folder)
+  identity = {
+    "fingerprint": fingerprint(params),
+    "data": json.loads(json.dumps(_identity(data))),
+    "kinds": sorted(data.kinds),
+  }
+  path = folder / MANIFEST
+  if path.is_file():
+    metadata = json.loads(path.read_text())["metadata"]
+    changed = [key for key, value in identity.items() if metadata.get(key) != value]
+    if changed:
+      raise UserError(
+        f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
+        "another workdir"
+      )
+    return metadata
+  run = jax.jit(lambda params, video: _mean(model, params, video))
+  for split in SPLITS:
+    for bucket, source in open_sources(data, split).items():
+      for kind in data.kinds:
+        target = folder / split / kind / bucket
+        _encode_source(source, kind, target, functools.partial(run, params), identity, batch)
+  mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
+  metadata = identity | {"autoencoder": origin, "mean": mean, "std": std}
+  atomic.write_json(path, {"metadata": metadata})
+  return metadata
+
+
+def _identity(data: DataConfig) -> dict:
+  """The fields of a recipe that decide pixels and captions."""
+  free = {"image_weight", "video_weight", "global_batch", "text_length", "cache"}
+  return {k: v for k, v in vars(data).items() if k not in free}
+
+
+def _mean(model: TAE, params, video: jax.Array) -> jax.Array:
+  video = video.astype(jnp.float32) / 127.5 - 1.0
+  return model.apply({"params": params}, video, method="encode")[0]
+
+
+def _encode_source(source: Source, kind: str, target, run, identity: dict, batch: int) -> None:
+  """One bucket of one split: shard by shard."""
+  shards = -(-len(source) // SHARD)
+  writer = RecordWriter(target, shards=shards, metadata=identity, compress=False)
+  done = writer.finished_shards()
+  if len(done) == shards and (target / MANIFEST).is_file():
+    return
+  progress = tqdm(total=len(source), desc=f"latents {'/'.join(target.parts[-3:])}", leave=False)
+  for shard in range(shards):
+    indices = range(shard * SHARD, min((shard + 1) * SHARD, len(source)))
+    if shard not in done:
+      writer.write_shard(shard, _records(_Slice(source, indices), kind, run, batch, progress))
+    else:
+      progress.update(len(indices))
+  progress.close()
+  writer.finish()
+
+
+def _records(source: Source, kind: str, run, batch: int, progress: tqdm) -> Iterator[dict]:
+  transform = VideoRow(frames=1 if kind == "image" else None)
+  position = 0
+  for rows in evaluation_batches(source, transform, batch=batch):
+    latents = np.asarray(run(rows["video"]))
+    for latent in latents[: int(rows["valid"].sum())]:
+      clip = source[position]
+      position += 1
+      if not np.isfinite(latent).all():
+        raise UserError(f"the autoencoder gives a latent that is not finite for clip {clip.key!r}")
+      yield {"latent": latent, "fps": clip.fps, "captions": [clip.caption, *clip.variants]}
+    progress.update(int(rows["valid"].sum()))
+
+
+class _Slice:
+  """A range of a source's records as a source of its own."""
+
+  def __init__(self, source: Source, indices: range):
+    self._source, self._indices = source, indices
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int):
+    return self._source[self._indices[index]]
+
+
+def _statistics(folder: pathlib.Path) -> tuple[list[float], list[float]]:
+  """Per-channel mean and standard deviation over all latents of the buckets in a folder."""
+  count, total, squares = 0, 0.0, 0.0
+  for path in sorted(folder.iterdir()):
+    source = RecordSource(path)
+    for index in range(len(source)):
+      latent = source[index]["latent"].astype(np.float64).reshape(-1, source[index]["latent"].shape[-1])
+      count += len(latent)
+      total = total + latent.sum(0)
+      squares = squares + np.square(latent).sum(0)
+  mean = total / count
+  std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
+  return mean.tolist(), std.tolist()

@@ -1,0 +1,153 @@
+"""From a training run to something that generates: weights, statistics and settings, checked.
+
+A text-to-video run's config names what is needed: "model", the fields of the generator;
+"autoencoder", the workdir of the autoencoder's run; "sampling", fields of sampling.pipeline's
+Settings; "data", with "text_length". The statistics that normalised the latents lie in
+`<workdir>/latents/manifest.json`, with the fingerprint of the autoencoder that made them.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.tree import fingerprint
+from mg_jax.core.typing import PyTree
+from mg_jax.models.generator import Generator
+from mg_jax.models.tae import TAE
+from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.train.checkpoint import Checkpointer, load_params
+from mg_jax.train.workdir import resolve
+
+LATENTS = "latents/manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """Parameters of one role, the config and step of their run, a digest of the checkpoint."""
+
+  params: PyTree
+  config: dict[str, Any]
+  step: int
+  digest: str
+
+
+def load_text_to_video(
+  workdir: str | os.PathLike[str],
+  autoencoder: str | os.PathLike[str] | None = None,
+  *,
+  step: int | None = None,
+  batch: int = 4,
+) -> TextToVideo:
+  """Loads a text-to-video run with its averaged weights where it kept an average.
+
+  Args:
+    workdir: of the run; it may still be training.
+    autoencoder: workdir of the autoencoder's run, by default the one the config names; a folder
+      of that name beside `workdir` will do when both were moved.
+    step: of the generator, by default the newest.
+    batch: clips per network call.
+
+  Raises:
+    UserError: when something is missing, damaged, or the autoencoder is not the one whose latents
+      the generator learned.
+  """
+  generator = load_role(resolve(workdir), "model", step=step)
+  return pipeline(
+    generator.config, workdir, generator.params, autoencoder=autoencoder, batch=batch,
+    origin=f"step {generator.step}, {generator.digest[:16]}",
+  )
+
+
+def pipeline(
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  params: PyTree,
+  *,
+  autoencoder: str | os.PathLike[str] | None = None,
+  batch: int = 4,
+  origin: str = "",
+) -> TextToVideo:
+  """The sampler for generator parameters that are at hand, as in a preview while training.
+
+  Args:
+    config: of the generator's run, plain dicts.
+    workdir: of that run, which holds the statistics of its latents.
+    params: of the generator, unboxed.
+    autoencoder: as in `load_text_to_video`.
+    batch: clips per network call.
+    origin: what the record of a clip says of the weights.
+
+  Raises:
+    UserError: as `load_text_to_video`.
+  """
+  folder = resolve(workdir)
+  statistics = _statistics(folder)
+  tae_folder = _autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
+  tae = load_role(tae_folder, "autoencoder")
+  expected = statistics.get("fingerprint")
+  if expected and fingerprint(tae.params) != expected:
+    raise UserError(
+      f"the autoencoder in {tae_folder} is not the one that made the latents of {folder}; "
+      "give that one, or encode and train again"
+    )
+  return TextToVideo(
+    model=configs.build(Generator, _entry(config, "model", folder), where="model"),
+    params=params,
+    autoencoder=configs.build(TAE, _entry(tae.config, "model", tae_folder), where="autoencoder"),
+    autoencoder_params=tae.params,
+    mean=np.asarray(statistics["mean"], np.float32),
+    std=np.asarray(statistics["std"], np.float32),
+    settings=configs.build(Settings, _entry(config, "sampling", folder), where="sampling"),
+    text_length=_entry(_entry(config, "data", folder), "text_length", folder),
+    batch=batch,
+    origin=origin,
+  )
+
+
+def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:
+  """The parameters of a role, averaged if the run kept an average, and what they come from.
+
+  Raises:
+    UserError: no such run, step or role, or a damaged checkpoint.
+  """
+  reader = Checkpointer(workdir, read_only=True)
+  try:
+    step = reader.pick(step)
+    meta = reader.meta(step)
+    averaged = any(path.startswith(f"ema/{role}/") for path in reader.leaves(step))
+  finally:
+    reader.close()
+  # Pinned to one step: a running job may save another one in between.
+  params = load_params(workdir, role, ema=averaged, step=step)
+  return Role(params, meta["config"], step, meta["sha256"])
+
+
+def _statistics(folder: epath.Path) -> dict[str, Any]:
+  path = folder / LATENTS
+  try:
+    metadata = json.loads(path.read_text())["metadata"]
+    mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise UserError(f"{path} holds no latent statistics ({e!r}); encode the data again") from e
+  if mean.ndim != 1 or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0)).all():
+    raise UserError(f"{path} has a mean or std that cannot be used; encode the data again")
+  return metadata
+
+
+def _autoencoder_folder(folder: epath.Path, named: str | os.PathLike[str]) -> epath.Path:
+  path = resolve(named)
+  moved = folder.parent / path.name
+  return moved if moved.exists() and not path.exists() else path
+
+
+def _entry(config: Mapping[str, Any], key: str, folder: epath.Path) -> Any:
+  if key not in config:
+    raise UserError(f'the config saved in {folder} has no "{key}"; give a text-to-video workdir')
+  return config[key]

@@ -1,0 +1,155 @@
+"""From an iterator of numpy batches to sharded device arrays, one batch ahead of the step.
+
+A thread draws and places the next batch while the current step runs. The position it reports is
+that of the batch about to be consumed, so batches that were drawn ahead are drawn again after a
+resume. Of the iterator only `next`, `get_state` and `set_state` are used.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import batch_axes
+from mg_jax.core.sharding import batch_sharding
+from mg_jax.core.typing import PyTree
+
+
+class BatchIterator(Protocol):
+  """An iterator whose position can be told and set as plain JSON."""
+
+  def __next__(self) -> Mapping[str, Any]:
+    """The next batch of this process."""
+
+  def get_state(self) -> Any:
+    """Position of the batch that `next` would give."""
+
+  def set_state(self, state: Any) -> None:
+    """Goes to a position."""
+
+
+def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> PyTree:
+  """Puts this process's rows of a batch onto the mesh.
+
+  Args:
+    batch: nested dicts of numpy arrays, leading dimension the rows of this process. Text and
+      object arrays stay behind, as devices cannot hold them.
+    mesh: the leading dimension is split over its data and fsdp axes.
+
+  Raises:
+    UserError: when the rows do not divide over the devices.
+  """
+  sharding = batch_sharding(mesh)
+  ways = batch_axes(mesh)
+
+  def put(array: np.ndarray) -> jax.Array:
+    rows = array.shape[0] * jax.process_count()
+    if rows % ways:
+      raise UserError(f"a batch of {rows} does not divide over {ways} devices of mesh {mesh.shape}")
+    return jax.make_array_from_process_local_data(sharding, array)
+
+  return jax.tree.map(put, _numeric(batch))
+
+
+def _numeric(batch: Mapping[str, Any]) -> dict[str, Any]:
+  kept = {}
+  for key, value in batch.items():
+    if isinstance(value, Mapping):
+      kept[key] = _numeric(value)
+    elif np.asarray(value).dtype.kind in "biuf" or np.asarray(value).dtype.name == "bfloat16":
+      kept[key] = np.asarray(value)
+  return kept
+
+
+class Feed:
+  """Iterates over device batches.
+
+  Attributes:
+    host: the numpy batch that was consumed last, with its text and sample ids, or None.
+    wait: seconds that the consumer has spent waiting for data so far.
+  """
+
+  def __init__(self, iterator: BatchIterator, mesh: Mesh):
+    self.host: Mapping[str, Any] | None = None
+    self.wait = 0.0
+    self._iterator = iterator
+    self._mesh = mesh
+    self._thread: threading.Thread | None = None
+    self._position = iterator.get_state()
+    self._head: tuple | None = None
+
+  def __iter__(self) -> "Feed":
+    return self
+
+  def __next__(self) -> PyTree:
+    """The next batch. A failure while drawing is raised here, again on every further call."""
+    placed, self.host, self._position = self._look()
+    self._head = None
+    return placed
+
+  def peek(self) -> PyTree:
+    """The batch that `next` will give, without consuming it. Raises UserError if there is none."""
+    try:
+      return self._look()[0]
+    except StopIteration as e:
+      raise UserError(f"the data end at position {self._position}; repeat them") from e
+
+  def get_state(self) -> Any:
+    """Position of the batch that `next` will give."""
+    return self._position
+
+  def set_state(self, state: Any) -> None:
+    """Goes to a position and forgets what was drawn ahead."""
+    self.close()
+    self._iterator.set_state(state)
+    self._position = state
+
+  def close(self) -> None:
+    """Stops drawing ahead; batches not consumed are dropped."""
+    if self._thread is not None:
+      self._stop.set()
+      self._thread.join()
+      self._thread, self._head = None, None
+
+  def _look(self) -> tuple:
+    if self._head is None:
+      if self._thread is None:
+        self._start()
+      begin = time.perf_counter()
+      self._head = self._queue.get()
+      self.wait += time.perf_counter() - begin
+    if isinstance(self._head, BaseException):
+      raise self._head
+    return self._head
+
+  def _start(self) -> None:
+    # One batch waits here and one in the thread's hand; more would only hold memory.
+    self._queue: queue.Queue = queue.Queue(maxsize=1)
+    self._stop = threading.Event()
+    args = (self._queue, self._stop)
+    self._thread = threading.Thread(target=self._draw, args=args, daemon=True, name="feed")
+    self._thread.start()
+
+  def _draw(self, out: queue.Queue, stop: threading.Event) -> None:
+    while not stop.is_set():
+      position = self._iterator.get_state()
+      try:
+        batch = next(self._iterator)
+        item = (place_batch(batch, self._mesh), batch, self._iterator.get_state())
+      except BaseException as e:
+        e.add_note(f"while drawing the batch at data position {position}")
+        item = e
+      while not stop.is_set():
+        try:
+          out.put(item, timeout=0.05)
+          break
+        except queue.Full:
+          continue
+      if isinstance(item, BaseException):
+        return

@@ -1,0 +1,136 @@
+"""How fast a run is and what that means: rates, model FLOP utilisation, memory, compile cache.
+
+FLOPs are the analytical count of the model, never the compiler's, which does not see loop trips.
+Peaks are the dense bf16 numbers of the vendors; the peak of a CPU is measured with a matmul.
+"""
+
+import dataclasses
+import functools
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from mg_jax.core.errors import UserError
+
+# Dense bf16 FLOP/s of one device, by a part of its device_kind; the first match counts.
+PEAK_FLOPS = (
+  ("tpu7x", 1154e12),  # a device is one of the two chiplets of a chip
+  ("v6 lite", 918e12),
+  ("v6e", 918e12),
+  ("v5 lite", 197e12),
+  ("v5e", 197e12),
+  ("v5", 459e12),
+  ("v4", 275e12),
+  ("b200", 2250e12),
+  ("h200", 989e12),
+  ("h100", 989e12),
+  ("a100", 312e12),
+)
+
+
+def peak_flops(device: jax.Device | None = None) -> float | None:
+  """FLOP/s that one device could reach, or None for a device that is not in the table."""
+  device = device or jax.local_devices()[0]
+  if device.platform == "cpu":
+    return _measured_peak() / len(jax.local_devices())
+  kind = device.device_kind.lower()
+  return next((peak for name, peak in PEAK_FLOPS if name in kind), None)
+
+
+@functools.cache
+def _measured_peak(size: int = 1024) -> float:
+  """float32 matmul FLOP/s of the whole machine: the best of a few tries."""
+  x = jnp.ones((size, size), jnp.float32)
+  run = jax.jit(lambda a: a @ a)
+  run(x).block_until_ready()
+  best = float("inf")
+  for _ in range(3):
+    begin = time.perf_counter()
+    run(x).block_until_ready()
+    best = min(best, time.perf_counter() - begin)
+  return 2 * size**3 / best
+
+
+def utilisation(flops: float, seconds: float, devices: int) -> float | None:
+  """MFU in [0, 1]: analytical FLOPs of one step over what the devices could do in its time."""
+  peak = peak_flops()
+  return None if peak is None else flops / (seconds * peak * devices)
+
+
+def memory_gib() -> float:
+  """Peak memory in GiB: of the first local device, or of the process where devices do not tell."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return stats["peak_bytes_in_use"] / 2**30
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def steps_within(seconds: float, step_seconds: float, *, reserve: float = 0.0) -> int:
+  """How many steps of a measured duration fit a budget, of which `reserve` seconds are kept."""
+  return max(1, int((seconds - reserve) / step_seconds))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+  """What a stretch of training achieved."""
+
+  steps_per_second: float
+  samples_per_second: float
+  data_wait: float
+  mfu: float | None
+
+
+class Meter:
+  """Measures the rates between two calls of `read`; pauses take out evaluations and saves."""
+
+  def __init__(self, *, batch: int, flops: float | None = None, devices: int = 1):
+    """`batch` samples and `flops` analytical FLOPs in a step over `devices` devices."""
+    self._batch, self._flops, self._devices = batch, flops, devices
+    self._begin = self._paused = 0.0
+    self._step, self._wait = 0, 0.0
+
+  def start(self, step: int, wait: float) -> None:
+    """Begins a stretch at a step, where the feed has waited `wait` seconds in total."""
+    self._begin, self._paused = time.perf_counter(), 0.0
+    self._step, self._wait = step, wait
+
+  def pause(self, seconds: float) -> None:
+    """Takes time out of the stretch."""
+    self._paused += seconds
+
+  def read(self, step: int, wait: float) -> Rates:
+    """The rates since the stretch began; begins the next one."""
+    seconds = max(time.perf_counter() - self._begin - self._paused, 1e-9)
+    steps = max(step - self._step, 1)
+    waited = min(1.0, (wait - self._wait) / seconds)
+    self.start(step, wait)
+    mfu = utilisation(self._flops, seconds / steps, self._devices) if self._flops else None
+    return Rates(steps / seconds, steps * self._batch / seconds, waited, mfu)
+
+
+def enable_compile_cache(folder: str | os.PathLike) -> Path:
+  """Keeps compiled programs in a folder across runs.
+
+  The folder holds native code that is loaded and run, so only its owner may have access to it.
+
+  Raises:
+    UserError: when it belongs to somebody else or cannot be made.
+  """
+  path = Path(folder).expanduser().absolute()
+  try:
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.stat().st_uid != os.getuid():
+      raise UserError(f"compile cache {path} belongs to another user; choose a folder of your own")
+    path.chmod(0o700)
+  except OSError as e:
+    raise UserError(f"compile cache {path} cannot be made ({e.strerror}); choose another") from e
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return path

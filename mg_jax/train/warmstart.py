@@ -1,0 +1,186 @@
+"""Warm starts: parameters of an earlier stage, mapped by path into a new model, loud on leftovers.
+
+Every target parameter is filled from the source, grown from it by a named rule, or explicitly
+allowed to stay at its initial value; every source parameter is used or explicitly allowed to be
+left over. Growth rules: position tables by linear interpolation, input columns by zeros, so that a
+model with new input channels first computes what the old one did. [MG 3.1.4, 5.1]
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.tree import flatten_paths, map_paths
+from mg_jax.core.typing import PyTree
+from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.integrity import describe
+
+Grow = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartConfig:
+  """Where parameters come from and how they are renamed. Paths read "role/module/.../kernel".
+
+  Attributes:
+    workdir: the run to take them from.
+    step: defaults to its newest.
+    ema: its averaged weights rather than the latest ones.
+    rename: (pattern, replacement) pairs applied to source paths; the first that matches counts.
+    allow_missing: patterns of target paths that may stay at their initial value.
+    allow_unexpected: patterns of source paths (after renaming) that may be left over.
+    grow: (pattern, rule) pairs on target paths of another shape; rules are "interpolate",
+      "pad_input", and "pad_input:n" for a flattened (n, channels) input of n patch positions.
+  """
+
+  workdir: str = ""
+  step: int | None = None
+  ema: bool = True
+  rename: tuple[tuple[str, str], ...] = ()
+  allow_missing: tuple[str, ...] = ()
+  allow_unexpected: tuple[str, ...] = ()
+  grow: tuple[tuple[str, str], ...] = ()
+
+
+def warm_start(params: dict[str, PyTree], config: WarmStartConfig) -> dict[str, PyTree]:
+  """Parameters of {role: tree}, filled from another run.
+
+  Args:
+    params: concrete initial parameters; shapes, dtypes and shardings are kept.
+    config: the source and the map.
+
+  Raises:
+    UserError: listing every parameter that is missing, unexpected or of the wrong shape.
+  """
+  reader = Checkpointer(config.workdir, read_only=True)
+  try:
+    prefix = "ema/" if config.ema else "params/"
+    saved = {
+      path.removeprefix(prefix): leaf
+      for path, leaf in reader.leaves(config.step).items()
+      if path.startswith(prefix)
+    }
+    if not saved:
+      raise UserError(f"{config.workdir} holds no {prefix[:-1]}; set ema={not config.ema}")
+    target = flatten_paths(params)
+    source = _assign(saved, target, config)
+    wanted = {
+      # A leaf that fits goes straight to its devices; one that grows passes through the host.
+      prefix + path: jax.ShapeDtypeStruct(
+        saved[path].shape, saved[path].dtype,
+        sharding=target[name].sharding if saved[path].shape == target[name].shape else None,
+      )
+      for name, path in source.items()
+    }
+    arrays = reader.read(wanted, config.step)
+  finally:
+    reader.close()
+
+  def fill(name: str, initial: jax.Array) -> jax.Array:
+    if name not in source:
+      return initial
+    array = arrays[prefix + source[name]]
+    if array.shape != initial.shape:
+      array = _rule(name, config)(np.asarray(array), initial.shape)
+    return jax.device_put(array.astype(initial.dtype), initial.sharding)
+
+  return map_paths(fill, params)
+
+
+def _assign(
+  saved: Mapping[str, Any], target: Mapping[str, Any], config: WarmStartConfig
+) -> dict[str, str]:
+  """{target path: source path}, or a UserError with everything that does not work out."""
+  source: dict[str, str] = {}
+  problems = []
+  for path in saved:
+    name = _rename(path, config.rename)
+    if name in source:
+      problems.append(f"{name}: both {source[name]} and {path} map to it")
+    elif name in target:
+      source[name] = path
+    elif not _any(config.allow_unexpected, name):
+      problems.append(f"{name}: saved {describe(saved[path])}, not in this model (unexpected)")
+  for name, leaf in target.items():
+    if name not in source:
+      if not _any(config.allow_missing, name):
+        problems.append(f"{name}: wanted {describe(leaf)}, not saved (missing)")
+    elif saved[source[name]].shape != leaf.shape and _rule(name, config) is None:
+      problems.append(f"{name}: saved {describe(saved[source[name]])}, wanted {describe(leaf)}")
+  if problems:
+    shown = "\n  ".join(problems[:30] + (["..."] if len(problems) > 30 else []))
+    raise UserError(
+      f"warm start from {config.workdir} leaves {len(problems)} parameters unsettled; use rename, "
+      f"grow, allow_missing or allow_unexpected:\n  {shown}"
+    )
+  return source
+
+
+def _rename(path: str, rules: tuple[tuple[str, str], ...]) -> str:
+  for pattern, replacement in rules:
+    if re.search(pattern, path):
+      return re.sub(pattern, replacement, path)
+  return path
+
+
+def _any(patterns: tuple[str, ...], path: str) -> bool:
+  return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _rule(name: str, config: WarmStartConfig) -> Grow | None:
+  for pattern, rule in config.grow:
+    if re.search(pattern, name):
+      kind, _, count = rule.partition(":")
+      if kind == "interpolate" and not count:
+        return interpolate
+      if kind == "pad_input" and (not count or count.isdigit()):
+        return lambda old, shape: pad_input(old, shape, positions=int(count or 1))
+      raise UserError(f"growth rule {rule!r} is unknown; use interpolate, pad_input or pad_input:n")
+  return None
+
+
+def interpolate(old: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Resamples linearly every axis that differs; old and new cells cover the same extent."""
+  _same_rank(old, shape)
+  for axis, size in enumerate(shape):
+    before = old.shape[axis]
+    if before == size:
+      continue
+    place = np.clip((np.arange(size) + 0.5) * before / size - 0.5, 0, before - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, before - 1)
+    weight = (place - low).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    old = np.take(old, low, axis) * (1 - weight) + np.take(old, high, axis) * weight
+  return old
+
+
+def pad_input(old: np.ndarray, shape: tuple[int, ...], *, positions: int = 1) -> np.ndarray:
+  """Adds zeros for new input channels behind the old ones.
+
+  Args:
+    old: a kernel with the input channels on some axis, or on an axis of (positions * channels)
+      where a patch was flattened.
+    shape: the new shape, larger on one axis.
+    positions: patch positions in that axis.
+  """
+  _same_rank(old, shape)
+  grown = [axis for axis, size in enumerate(shape) if size != old.shape[axis]]
+  axis = grown[0]
+  before, after = old.shape[axis], shape[axis]
+  if len(grown) != 1 or after < before or before % positions or after % positions:
+    raise UserError(f"input {old.shape} cannot be padded to {shape} in {positions} positions")
+  split = old.reshape(*old.shape[:axis], positions, before // positions, *old.shape[axis + 1 :])
+  widths = [(0, 0)] * split.ndim
+  widths[axis + 1] = (0, (after - before) // positions)
+  return np.pad(split, widths).reshape(shape)
+
+
+def _same_rank(old: np.ndarray, shape: tuple[int, ...]) -> None:
+  if old.ndim != len(shape) or math.prod(old.shape) == 0:
+    raise UserError(f"a parameter of shape {old.shape} cannot grow to {shape}")

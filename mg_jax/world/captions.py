@@ -1,0 +1,123 @@
+"""Captions of the toy world: Scene -> sentence, one canonical or many paraphrases, always true.
+
+The short caption is what a tiny model is trained on. Natural captions choose among templates times
+wordings by (seed, index, variant), so a dataset may show each scene under several captions, as
+different captioners would give [MG 3.2.1]. `prompts.parse_prompt` reads all of them back.
+"""
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.world import lexicon
+from mg_jax.world.facts import Scene, facts, groups
+
+# Fields: np noun phrase; v, ing, base forms of the motion; be; they; bg background phrase.
+TEMPLATES = (
+  "{np} {v} {bg}",
+  "{bg}, {np} {v}",
+  "a video of {np} {ing} {bg}",
+  "there {be} {np} {ing} {bg}",
+  "a short clip of {np} {ing} {bg}",
+  "we see {np} {ing} {bg}",
+  "the scene shows {np} {ing} {bg}",
+  "{np}, {ing} {bg}",
+  "{np} that {v} {bg}",
+  "{np} can be seen {ing} {bg}",
+  "watch {np} {base} {bg}",
+  "an animation in which {np} {v} {bg}",
+  "{np} {be} {ing} {bg}",
+  "in this clip, {np} {v} {bg}",
+  "footage of {np} as {they} {v} {bg}",
+  "{np} {v} steadily {bg}",
+  "{ing} {bg}: {np}",
+  "a simple animation: {np} {v} {bg}",
+  "{np} {v} {bg} and nothing else happens",
+  "on the screen, {np} {v} {bg}",
+  "{np} {ing} {bg}, and that is all",
+  "throughout the clip, {np} {v} {bg}",
+  "a plain scene with {np} {ing} {bg}",
+  "the video opens on {np}; {they} {v} {bg}",
+)
+
+
+def short_caption(scene: Scene) -> str:
+  """Canonical sentence without punctuation: "a red star moves left on a dark background"."""
+  parts = []
+  for group in groups(scene):
+    verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]
+    parts.append(f"{_canonical_noun(group)} {verb}")
+  return f"{' and '.join(parts)} {lexicon.BACKGROUNDS[facts(scene)['background']][0]}"
+
+
+def image_caption(scene: Scene) -> str:
+  """Canonical phrase for a single frame, without motion: "a red star on a dark background"."""
+  nouns = " and ".join(_canonical_noun(group) for group in groups(scene))
+  return f"{nouns} {lexicon.BACKGROUNDS[facts(scene)['background']][0]}"
+
+
+def caption(scene: Scene, variant: int = 0) -> str:
+  """A natural sentence. variant >= 0 walks through the templates, with new wordings each time.
+
+  Colour, kind, motion and count of every group are always told; size, background and a moving
+  camera usually. Raises UserError for a negative variant.
+  """
+  if variant < 0:
+    raise UserError(f"caption: variant is {variant}; pass 0 or more")
+  rng = np.random.default_rng([scene.seed, scene.index, variant])
+  whole = facts(scene)
+  first, *others = groups(scene)
+  plural = first["count"] > 1
+  verb, base, ing = _forms(_pick(rng, lexicon.MOTIONS[first["motion"]]), plural=plural)
+  text = TEMPLATES[variant % len(TEMPLATES)].format(
+    np=_noun(rng, first),
+    v=verb,
+    base=base,
+    ing=ing,
+    be="are" if plural else "is",
+    they="they" if plural else "it",
+    bg=_pick(rng, lexicon.BACKGROUNDS[whole["background"]]) if rng.uniform() < 0.7 else "",
+  )
+  for group in others:
+    forms = _forms(_pick(rng, lexicon.MOTIONS[group["motion"]]), plural=group["count"] > 1)
+    text += f", and {_noun(rng, group)} {forms[0]}"
+  if whole["camera"] != "static" or rng.uniform() < 0.1:
+    text += f", while {_pick(rng, lexicon.CAMERAS[whole['camera']])}"
+  text = " ".join(text.split()).lstrip(" ,")
+  for mark in ",;:":
+    text = text.replace(f" {mark}", mark)
+  return text[0].upper() + text[1:] + "."
+
+
+def describe(scene: Scene, *, style: str, variant: int = 0) -> str:
+  """Caption in the style a WorldConfig asks for: "short" or "natural"."""
+  if style not in ("short", "natural"):
+    raise UserError(f"describe: unknown style {style!r}; use short or natural")
+  return short_caption(scene) if style == "short" else caption(scene, variant)
+
+
+def _pick(rng: np.random.Generator, options):
+  return options[int(rng.integers(len(options)))]
+
+
+def _article(count_word: str, rest: str) -> str:
+  return f"an {rest}" if count_word == "a" and rest[0] in "aeio" else f"{count_word} {rest}"
+
+
+def _canonical_noun(group: dict) -> str:
+  name = lexicon.KINDS[group["kind"]][0][group["count"] > 1]
+  return _article(lexicon.COUNTS[group["count"]][0], f"{group['colour']} {name}")
+
+
+def _noun(rng: np.random.Generator, group: dict) -> str:
+  words = [_pick(rng, lexicon.COLOURS[group["colour"]])]
+  words.append(_pick(rng, lexicon.KINDS[group["kind"]])[group["count"] > 1])
+  if rng.uniform() < 0.6:
+    words.insert(0, _pick(rng, lexicon.SIZES[group["size"]]))
+  return _article(_pick(rng, lexicon.COUNTS[group["count"]]), " ".join(words))
+
+
+def _forms(phrase: tuple[str, str], *, plural: bool) -> tuple[str, str, str]:
+  """Finite, base and -ing form of a motion phrase."""
+  verb, rest = phrase
+  finite = verb if plural else lexicon.third_person(verb)
+  return tuple(f"{form} {rest}".strip() for form in (finite, verb, lexicon.gerund(verb)))

@@ -1,0 +1,147 @@
+"""Facts of the toy world: what a scene holds, as frozen data that round-trips through JSON.
+
+A scene knows no resolution and no frame rate. Lengths are in units of the frame's shorter side,
+the origin is the centre of the frame, x points right and y points down; times are seconds. What is
+in a scene is only ever data: names are looked up in the registries of `shapes` and `motion`, so an
+edit is a function Scene -> Scene (`dataclasses.replace`) and new facts are new entries or fields
+with defaults. The toy world stands in for the filtered corpus of [MG 3.2], with exact labels.
+"""
+
+import dataclasses
+from typing import Any
+
+from mg_jax.core.errors import UserError
+
+# Saturated and far apart in the plane of hues, also after blur towards any allowed background.
+PALETTE: dict[str, tuple[int, int, int]] = {
+  "red": (225, 38, 38),
+  "orange": (250, 130, 20),
+  "yellow": (245, 220, 40),
+  "green": (40, 175, 60),
+  "cyan": (45, 210, 220),
+  "blue": (45, 80, 235),
+  "purple": (165, 55, 205),
+  "white": (252, 252, 252),
+}
+
+# Radius of the circle around a shape.
+SIZES: dict[str, float] = {"small": 0.10, "medium": 0.16, "large": 0.21}
+
+# The two tones of every background: grey enough and dim enough to part from each palette colour.
+BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+  "dark": ((26, 27, 31), (26, 27, 31)),
+  "light": ((170, 168, 164), (170, 168, 164)),
+  "gradient": ((28, 29, 36), (92, 90, 88)),
+  "striped": ((40, 42, 46), (62, 62, 64)),
+  "checkered": ((36, 38, 42), (56, 56, 58)),
+}
+
+CAMERAS = ("static", "pan left", "pan right", "zoom in", "zoom out")
+# Gentle on purpose: a camera move stays well below what the oracles call a motion of the object.
+PAN_DISTANCE = 0.12
+ZOOM_RATIO = 1.16
+
+
+@dataclasses.dataclass(frozen=True)
+class Motion:
+  """How a thing moves over one scene; `name` picks the law in `motion.MOTIONS`.
+
+  amount: distance travelled, orbit radius, bounce height or size ratio, by law.
+  cycles: turns or bounces within the scene, signed where direction matters.
+  phase: starting point of a cycle, in cycles.
+  """
+
+  name: str = "still"
+  amount: float = 0.0
+  cycles: float = 0.0
+  phase: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+  """One visible object. (x, y) is the middle of its path, angle in radians, clockwise on screen.
+
+  attributes are keyword arguments of the shape's distance function (a word, a face's expression).
+  """
+
+  kind: str
+  colour: str
+  size: str
+  x: float
+  y: float
+  angle: float = 0.0
+  motion: Motion = Motion()
+  attributes: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Background:
+  """`name` of BACKGROUNDS; patterns have a period in shorter sides and an angle in radians."""
+
+  name: str = "dark"
+  period: float = 0.25
+  angle: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+  """Something that happens at one time, such as an impact and its material."""
+
+  kind: str
+  time_s: float
+  attributes: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """A whole clip. `fps` is the nominal frame rate for builders that keep one."""
+
+  seed: int
+  index: int
+  background: Background
+  objects: tuple[Thing, ...]
+  camera: str = "static"
+  duration_s: float = 2.0
+  fps: float = 8.0
+  events: tuple[Event, ...] = ()
+  attributes: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+  @property
+  def frames(self) -> int:
+    """Number of frames of the whole scene at its nominal frame rate, at least 1."""
+    return max(1, round(self.duration_s * self.fps))
+
+  def to_dict(self) -> dict[str, Any]:
+    """Plain dicts, lists, strings and numbers, ready for JSON."""
+    out = dataclasses.asdict(self)
+    out["objects"], out["events"] = list(out["objects"]), list(out["events"])
+    return out
+
+  @classmethod
+  def from_dict(cls, data: dict[str, Any]) -> "Scene":
+    """Inverse of `to_dict`; raises UserError on missing or unknown fields."""
+    try:
+      things = tuple(Thing(**{**d, "motion": Motion(**d["motion"])}) for d in data["objects"])
+      events = tuple(Event(**d) for d in data["events"])
+      background = Background(**data["background"])
+      return cls(**{**data, "objects": things, "events": events, "background": background})
+    except (KeyError, TypeError) as error:
+      raise UserError(f"Scene.from_dict: {error}; pass a dict written by Scene.to_dict") from error
+
+
+def groups(scene: Scene) -> list[dict[str, Any]]:
+  """Facts of each group of like objects (same kind, colour, size and motion), in drawing order."""
+  counts: dict[tuple[str, str, str, str], int] = {}
+  for thing in scene.objects:
+    key = (thing.colour, thing.kind, thing.size, thing.motion.name)
+    counts[key] = counts.get(key, 0) + 1
+  names = ("colour", "kind", "size", "motion")
+  return [{**dict(zip(names, key, strict=True)), "count": n} for key, n in counts.items()]
+
+
+def facts(scene: Scene) -> dict[str, Any]:
+  """What is true of the scene: colour, kind, count, motion and size of its first group (the
+  subject), background and camera. Raises UserError for a scene without objects."""
+  if not scene.objects:
+    raise UserError(f"facts: scene {scene.seed}/{scene.index} has no objects; add one first")
+  return {**groups(scene)[0], "background": scene.background.name, "camera": scene.camera}

@@ -1,0 +1,185 @@
+"""Sampling of the toy world: (seed, index, WorldConfig) -> Scene, the same in every process.
+
+Each scene has its own generator seeded by (seed, index), so any scene can be drawn alone and in any
+order. Motions are drawn before kinds and kinds among those on which the motion shows, so labels
+stay balanced over motions.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.world.facts import (
+  BACKGROUNDS,
+  CAMERAS,
+  PALETTE,
+  PAN_DISTANCE,
+  SIZES,
+  ZOOM_RATIO,
+  Background,
+  Motion,
+  Scene,
+  Thing,
+)
+from mg_jax.world.motion import MOTIONS
+from mg_jax.world.shapes import SHAPES
+
+MAX_COUNT = 4
+CAPTION_STYLES = ("short", "natural")
+MARGIN = 0.02  # kept free between objects and the edge of the frame
+GAP = 0.07  # wanted between outlines of two objects
+ATTEMPTS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+  """What scenes may hold. Names are drawn uniformly from each tuple; an entry repeated in a tuple
+  is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting angle, radians.
+  """
+
+  kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
+  colours: tuple[str, ...] = tuple(PALETTE)
+  motions: tuple[str, ...] = tuple(MOTIONS)
+  counts: tuple[int, ...] = (1, 1, 2, 3, 4)
+  sizes: tuple[str, ...] = tuple(SIZES)
+  backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
+  cameras: tuple[str, ...] = ("static",) * 4 + CAMERAS[1:]
+  duration_s: tuple[float, float] = (2.0, 16.0)
+  fps: tuple[float, float] = (16.0, 16.0)
+  tilt: float = 0.2
+  caption_style: str = "natural"
+
+  @classmethod
+  def simple(cls) -> "WorldConfig":
+    """One medium or large object in the middle of things: what a tiny model learns in minutes."""
+    return cls(
+      motions=("left", "right", "up", "down", "spin", "grow"),
+      counts=(1,),
+      sizes=("medium", "large"),
+      backgrounds=("dark", "light"),
+      cameras=("static",),
+      duration_s=(2.0, 2.0),
+      fps=(8.0, 8.0),
+      tilt=0.0,
+      caption_style="short",
+    )
+
+  @classmethod
+  def full(cls) -> "WorldConfig":
+    """Everything the world knows: the defaults."""
+    return cls()
+
+  def __post_init__(self):
+    known = {
+      "kinds": SHAPES,
+      "colours": PALETTE,
+      "motions": MOTIONS,
+      "counts": range(1, MAX_COUNT + 1),
+      "sizes": SIZES,
+      "backgrounds": BACKGROUNDS,
+      "cameras": CAMERAS,
+    }
+    for field, names in known.items():
+      values = getattr(self, field)
+      wrong = [v for v in values if v not in names]
+      if wrong or not values:
+        raise UserError(f"WorldConfig.{field}: {wrong or 'empty'}; choose from {list(names)}")
+    if self.caption_style not in CAPTION_STYLES:
+      raise UserError(f"WorldConfig.caption_style: choose from {CAPTION_STYLES}")
+    for field in ("duration_s", "fps"):
+      low, high = getattr(self, field)
+      if not 0 < low <= high:
+        raise UserError(f"WorldConfig.{field}: ({low}, {high}) is not a positive range")
+    if "spin" in self.motions and not any(SHAPES[k].symmetry for k in self.kinds):
+      raise UserError("WorldConfig: spin does not show on these kinds; add one that is not round")
+
+
+def sample(seed: int, index: int, config: WorldConfig) -> Scene:
+  """Draws scene `index` of world `seed`. Three or four objects are small and two at most medium,
+  so that they stay apart."""
+  rng = np.random.default_rng([seed, index])
+
+  def pick(values):
+    return values[int(rng.integers(len(values)))]
+
+  name = pick(config.motions)
+  kind = pick([k for k in config.kinds if name != "spin" or SHAPES[k].symmetry])
+  colour, count = pick(config.colours), pick(config.counts)
+  largest = {1: "large", 2: "medium"}.get(count, "small")
+  size = min(pick(config.sizes), largest, key=SIZES.__getitem__)
+  camera = pick(config.cameras)
+  background = Background(
+    name=pick(config.backgrounds),
+    period=float(rng.uniform(0.25, 0.45)),
+    angle=float(rng.uniform(0, 2 * np.pi)),
+  )
+  motion = _motion(rng, name, count=count)
+  angle = float(rng.uniform(-1, 1)) * config.tilt
+  homes = _place(rng, motion, count=count, radius=SIZES[size], camera=camera)
+  return Scene(
+    seed=seed,
+    index=index,
+    background=background,
+    objects=tuple(Thing(kind, colour, size, x, y, angle, motion) for x, y in homes),
+    camera=camera,
+    duration_s=float(rng.uniform(*config.duration_s)),
+    fps=float(rng.uniform(*config.fps)),
+  )
+
+
+def _motion(rng: np.random.Generator, name: str, *, count: int) -> Motion:
+  """Amounts that show in sixteen frames and leave room for `count` objects."""
+  amount, cycles, phase = rng.uniform(), rng.uniform(), float(rng.uniform())
+  sign = 1 if rng.integers(2) else -1
+  if name in ("left", "right", "up", "down"):
+    return Motion(name, amount=(0.48 if count <= 2 else 0.42) + 0.06 * amount)
+  if name == "bounce":
+    return Motion(name, amount=0.3 + 0.1 * amount, cycles=1.6 + 0.8 * cycles, phase=phase)
+  if name == "orbit":
+    radius = (0.15 if count == 1 else 0.13) + 0.03 * amount
+    return Motion(name, amount=radius, cycles=sign * (0.95 + 0.25 * cycles), phase=phase)
+  if name == "spin":
+    # At most 0.8 turns: a five-pointed star seen in eight frames still turns the right way.
+    return Motion(name, cycles=sign * (0.5 + 0.3 * cycles), phase=phase)
+  if name in ("grow", "shrink"):
+    return Motion(name, amount=1.9 + 0.3 * amount)
+  return Motion(name)
+
+
+def _place(
+  rng: np.random.Generator, motion: Motion, *, count: int, radius: float, camera: str
+) -> list[tuple[float, float]]:
+  """Middles of the paths, inside the frame for the whole scene and apart from each other."""
+  u_T = np.linspace(0, 1, 33)
+  pose = MOTIONS[motion.name](motion, u_T)
+  radius = radius * pose.scale.max()
+  zoom = ZOOM_RATIO**0.5 if camera.startswith("zoom") else 1.0
+  pan = PAN_DISTANCE / 2 if camera.startswith("pan") else 0.0
+  low = np.array([radius - pose.dx.min() + pan, radius - pose.dy.min()]) - 0.5 / zoom + MARGIN
+  high = 0.5 / zoom - MARGIN - np.array([radius + pose.dx.max() + pan, radius + pose.dy.max()])
+  middle = (low + high) / 2
+  low, high = np.minimum(low, middle), np.maximum(high, middle)
+  homes = rng.uniform(low, high, size=(ATTEMPTS, count, 2))
+  apart = np.linalg.norm(homes[:, :, None] - homes[:, None], axis=-1) + 9 * np.eye(count)
+  nearest = apart.min(axis=(1, 2))
+  good = np.flatnonzero(nearest >= 2 * radius + GAP)
+  if len(good):
+    chosen = homes[good[0]]
+  else:
+    chosen = _push_apart(homes[int(nearest.argmax())], 2 * radius + GAP, low=low, high=high)
+  return [(float(x), float(y)) for x, y in chosen]
+
+
+def _push_apart(
+  homes: np.ndarray, distance: float, *, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+  """Moves points (N, 2) away from each other, inside their box, until `distance` apart."""
+  for _ in range(100):
+    away = homes[:, None] - homes[None]
+    apart = np.linalg.norm(away, axis=-1) + 9 * np.eye(len(homes))
+    if apart.min() >= distance:
+      break
+    push = np.maximum(1.05 * distance - apart, 0) / apart
+    homes = np.clip(homes + 0.5 * (push[..., None] * away).sum(1), low, high)
+  return homes

@@ -1,0 +1,41 @@
+"""The test process: eight CPU devices, a compile cache, checked shapes, real media if present.
+
+Everything here must happen before the first import of jax, which reads its environment once.
+"""
+
+import os
+from pathlib import Path
+
+_DEVICES = "--xla_force_host_platform_device_count=8"
+_CACHE = Path(os.environ.get("MG_COMPILE_CACHE", "~/.cache/mg_jax/xla")).expanduser()
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+# The cache holds native code that is loaded and run, so nobody else may write to it.
+_CACHE.mkdir(parents=True, exist_ok=True)
+_CACHE.chmod(0o700)
+# As environment variables these also reach the processes that tests start.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+# Shapes in annotations, and the types of module fields, are checked here and never in runs.
+CHECKED = ("kernels", "nn", "losses", "models", "sampling", "metrics")
+jaxtyping.install_import_hook([f"mg_jax.{folder}" for folder in CHECKED], "beartype.beartype")
+
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+  """A folder of real clips, faces and sounds; its place is told by MG_TEST_MEDIA."""
+  default = Path(__file__).resolve().parents[2] / "shared" / "data"
+  folder = Path(os.environ.get("MG_TEST_MEDIA", default))
+  if not folder.is_dir():
+    pytest.skip(f"no media at {folder}; set MG_TEST_MEDIA to a folder that has them")
+  return folder

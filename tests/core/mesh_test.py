@@ -1,0 +1,93 @@
+"""Meshes: automatic axes, sizes that are filled in or refused, and constraints that survive."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from jax.sharding import AxisType
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import AXES, batch_axes, make_mesh, use_mesh
+from mg_jax.core.sharding import shard
+
+
+class TwoLayers(nn.Module):
+  """Names its hidden activation once and its output once."""
+
+  @nn.compact
+  def __call__(self, x_BLD):
+    h_BLD = shard(nn.Dense(16, name="up")(x_BLD), "batch", "length", "act_embed")
+    return shard(nn.Dense(8, name="down")(h_BLD), "batch", "length", "act_embed")
+
+
+def _constraints(lowered) -> int:
+  # The two partitioners of XLA spell the operation differently.
+  text = lowered.as_text()
+  return text.count("sdy.sharding_constraint") + text.count("@Sharding(")
+
+
+@pytest.mark.smoke
+def test_every_axis_is_auto():
+  mesh = make_mesh((2, 2, 1, 2))
+  assert mesh.axis_names == AXES
+  assert mesh.axis_types == (AxisType.Auto,) * 4
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+  "shape, sizes",
+  [
+    (None, (8, 1, 1, 1)),
+    ((-1, 2, 1, 2), (2, 2, 1, 2)),
+    ((1, -1, 1, 1), (1, 8, 1, 1)),
+    ((2, 1, 1, 1), (2, 1, 1, 1)),  # fewer devices than there are
+  ],
+)
+def test_mesh_sizes(shape, sizes):
+  assert tuple(make_mesh(shape).shape.values()) == sizes
+
+
+@pytest.mark.parametrize(
+  "shape, words",
+  [
+    ((16, 1, 1, 1), "needs 16 devices"),
+    ((-1, 3, 1, 1), "does not divide"),
+    ((0, 1, 1, 1), "needs 0 devices"),
+    ((2, 2), "4 sizes"),
+  ],
+)
+def test_impossible_mesh_is_a_user_error(shape, words):
+  with pytest.raises(UserError, match=words):
+    make_mesh(shape)
+
+
+def test_batch_is_split_over_data_and_fsdp():
+  assert batch_axes(make_mesh((2, 2, 2, 1))) == 4
+
+
+@pytest.mark.smoke
+def test_constraints_reach_the_compiler_under_use_mesh():
+  x_BLD = jnp.ones((8, 4, 8))
+  model = TwoLayers()
+  params = model.init(jax.random.key(0), x_BLD)
+  with use_mesh(make_mesh((2, 2, 2, 1))):
+    assert _constraints(jax.jit(model.apply).lower(params, x_BLD)) == 2
+
+
+def test_no_mesh_means_no_constraints():
+  x_BLD = jnp.ones((8, 4, 8))
+  model = TwoLayers()
+  params = model.init(jax.random.key(0), x_BLD)
+  assert _constraints(jax.jit(model.apply).lower(params, x_BLD)) == 0
+
+
+@pytest.mark.smoke
+def test_plain_with_mesh_is_refused():
+  with make_mesh((8, 1, 1, 1)), pytest.raises(ValueError, match="use_mesh"):
+    shard(jnp.ones((8, 4)), "batch", "length")
+
+
+def test_the_mesh_is_left_again():
+  with use_mesh(make_mesh()):
+    assert not jax.sharding.get_abstract_mesh().empty
+  assert jax.sharding.get_abstract_mesh().empty

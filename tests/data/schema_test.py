@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from mg_jax.data.schema import Clip, Source
+
+VIDEO = np.zeros((4, 8, 8, 3), np.uint8)
+
+
+def test_a_list_is_a_source():
+  assert isinstance([1, 2], Source)
+  assert not isinstance(iter([1]), Source)
+
+
+@pytest.mark.parametrize(
+  "wrong, word",
+  [
+    ({"video": VIDEO[0]}, "uint8"),
+    ({"video": VIDEO.astype(np.float32)}, "float32"),
+    ({"frames": 0}, "frames=0"),
+    ({"frames": 5}, "frames=5"),
+    ({"fps": 0.0}, "fps"),
+    ({"fps": float("nan")}, "fps"),
+  ],
+)
+def test_a_clip_is_checked_once(wrong, word):
+  good = {"video": VIDEO, "frames": 4, "fps": 8.0, "caption": "", "key": "k"}
+  Clip(**good)
+  with pytest.raises(ValueError, match=word):
+    Clip(**{**good, **wrong})

@@ -1,0 +1,117 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import pipeline, toy, transforms
+from mg_jax.data.toy import ToyRecipe, ToySource
+from mg_jax.world.sampling import WorldConfig
+
+SMALL = ToyRecipe(frames=4, height=16, width=24, train=6, validation=3, variants=2)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("toy")
+  toy.build(SMALL, folder, processes=1)
+  return folder
+
+
+def test_clips_are_pure_in_their_index():
+  clip = ToySource(SMALL)[3]
+  assert clip.video.shape == (4, 16, 24, 3) and (clip.frames, clip.fps) == (4, 8)
+  again = pickle.loads(pickle.dumps(ToySource(SMALL)))[3]
+  np.testing.assert_array_equal(clip.video, again.video)
+  assert clip.caption and len(clip.variants) == 2 and again.variants == clip.variants
+  with pytest.raises(IndexError):
+    ToySource(SMALL)[6]
+
+
+def test_splits_share_no_scene_and_sizes_do_not_move_them():
+  train, held = ToySource(SMALL), ToySource(SMALL, "validation")
+  assert len(train) == 6 and len(held) == 3
+  scenes = {train.scene(i).index for i in range(6)} | {held.scene(i).index for i in range(3)}
+  assert len(scenes) == 9
+  larger = ToySource(ToyRecipe(frames=4, height=16, width=24, train=9), "validation")
+  np.testing.assert_array_equal(larger[1].video, held[1].video)
+  with pytest.raises(UserError, match="no split"):
+    ToySource(SMALL, "test")
+
+
+def test_frames_spread_over_scenes_of_any_length():
+  recipe = ToyRecipe(frames=4, height=16, width=16, fps=None, world=WorldConfig.full())
+  source = ToySource(recipe)
+  for index in range(4):
+    assert source[index].fps == pytest.approx(4 / source.scene(index).duration_s)
+  assert source[0].fps != source[1].fps
+
+
+def test_stored_clips_are_the_rendered_ones(built):
+  for split in toy.SPLITS:
+    stored, drawn = toy.open_split(SMALL, built, split), ToySource(SMALL, split)
+    assert len(stored) == len(drawn)
+    for index in range(len(drawn)):
+      a, b = stored[index], drawn[index]
+      np.testing.assert_array_equal(a.video, b.video)
+      assert (a.caption, a.variants, a.fps) == (b.caption, b.variants, b.fps)
+      assert stored.facts(index)["colour"] == drawn.scene(index).objects[0].colour
+  np.testing.assert_array_equal(pickle.loads(pickle.dumps(stored))[index].video, b.video)
+
+
+def test_building_again_keeps_what_is_there(built):
+  files = {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
+  toy.build(SMALL, built, processes=1)
+  assert files == {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
+
+
+def test_other_recipe_is_not_taken_for_this_one(built):
+  other = ToyRecipe(frames=4, height=16, width=24, train=6, validation=3, seed=1)
+  assert other.name != SMALL.name
+  with pytest.raises(UserError, match="build it first"):
+    toy.open_split(other, built)
+
+
+BARE = """
+import sys
+from mg_jax.data import toy
+recipe = toy.ToyRecipe(frames=2, height=8, width=8, train=2, validation=1)
+toy.build(recipe, sys.argv[1], processes=1)
+print(toy.open_split(recipe, sys.argv[1])[0].video.shape, "tensorflow" in sys.modules)
+"""
+
+
+def test_no_tensorflow_is_needed(tmp_path):
+  command = [sys.executable, "-c", BARE, str(tmp_path)]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.stdout == "(2, 8, 8, 3) False\n", done.stderr
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(monkeypatch):
+  source = ToySource(ToyRecipe(frames=2, height=8, width=8, train=70))
+  monkeypatch.setattr(toy, "_WORTH_PIXELS", 1)
+  parallel = list(toy.examples(source, processes=2))
+  assert [example["index"] for example in parallel] == list(range(70))
+  for index, example in enumerate(parallel):
+    np.testing.assert_array_equal(example["video"], source[index].video)
+
+
+def test_stored_clips_feed_images_and_videos(built):
+  clips = toy.open_split(SMALL, built)
+  entries = (
+    pipeline.Entry("video", clips, transforms.VideoRow(), weight=2),
+    pipeline.Entry("image", clips, transforms.VideoRow(frames=1), weight=1),
+  )
+  stream = pipeline.Feed(entries, global_batch=4).stream()
+  shapes = [next(stream)["video"].shape for _ in range(6)]
+  assert shapes.count((4, 4, 16, 24, 3)) == 4 and shapes.count((4, 1, 16, 24, 3)) == 2
+  stream.close()
+
+
+@pytest.mark.parametrize("wrong", [{"frames": 0}, {"fps": 0.0}, {"train": 0}, {"seed": -1}])
+def test_impossible_recipes_are_refused(wrong):
+  with pytest.raises(UserError, match="toy recipe"):
+    ToyRecipe(**wrong)

@@ -1,0 +1,145 @@
+"""Convolutions and their backward passes against the plain form under autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mg_jax.core.mesh import make_mesh, use_mesh
+from mg_jax.kernels import conv
+
+
+def normal(seed, shape, dtype=jnp.float32):
+  return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def plain_spatial(x, w, stride=1):
+  pad = [(k // 2, k // 2) for k in w.shape[:2]]
+  return lax.conv_general_dilated(
+    x, w, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+def plain_temporal(x, w, stride=1):
+  pad = w.shape[0] // 2
+  x = jnp.pad(x, ((0, 0), (pad, pad), (0, 0), (0, 0), (0, 0)), mode="edge")
+  length = x.shape[1] - w.shape[0] + 1
+  return sum(x[:, i : i + length : stride] @ w[i] for i in range(w.shape[0]))
+
+
+def repeat(x, *axes):
+  for axis in axes:
+    x = jnp.repeat(x, 2, axis)
+  return x
+
+
+def assert_same(fn, plain, x, w):
+  ct = normal(2, jax.eval_shape(plain, x, w).shape)
+
+  def run(f):
+    @jax.jit
+    def both(x, w, ct):
+      out, pullback = jax.vjp(f, x, w)
+      return out, *pullback(ct)
+
+    return both(x, w, ct)
+
+  for got, want, label in zip(run(fn), run(plain), ("y", "dx", "dw"), strict=True):
+    scale = max(1.0, float(jnp.abs(want).max()))
+    np.testing.assert_allclose(got, want, atol=1e-5 * scale, rtol=0, err_msg=label)
+
+
+@pytest.mark.parametrize(
+  "positions,shape,kernel",
+  [
+    (1, (4, 6, 8, 3), (3, 3)),  # one frame at a time
+    (100, (4, 6, 8, 3), (3, 3)),  # two
+    (1024, (4, 6, 8, 3), (3, 3)),  # all
+    (100, (3, 5, 7, 4), (5, 3)),
+    (1024, (1, 1, 2, 2), (3, 3)),
+    (1024, (3, 5, 7, 4), (1, 1)),
+  ],
+)
+def test_spatial_conv(monkeypatch, positions, shape, kernel):
+  monkeypatch.setattr(conv, "_POSITIONS", positions)
+  w = normal(1, (*kernel, shape[-1], 5))
+  assert_same(conv.spatial_conv, plain_spatial, normal(0, shape), w)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 8, 3), (3, 5, 7, 4), (2, 1, 2, 2)], ids=str)
+def test_strided_spatial_conv(shape):
+  w = normal(1, (3, 3, shape[-1], 5))
+  fn = lambda x, w: conv.spatial_conv(x, w, stride=2)  # noqa: E731
+  assert_same(fn, lambda x, w: plain_spatial(x, w, 2), normal(0, shape), w)
+
+
+def test_strided_spatial_conv_halves_rounding_up():
+  y = conv.spatial_conv(normal(0, (1, 5, 8, 2)), normal(1, (3, 3, 2, 3)), stride=2)
+  assert y.shape == (1, 3, 4, 3)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 6])
+@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 2), (1, 1)])
+def test_temporal_conv(frames, kernel, stride):
+  x, w = normal(0, (2, frames, 3, 2, 4)), normal(1, (kernel, 4, 5))
+  fn = lambda x, w: conv.temporal_conv(x, w, stride=stride)  # noqa: E731
+  assert_same(fn, lambda x, w: plain_temporal(x, w, stride), x, w)
+
+
+@pytest.mark.parametrize("frames,want", [(1, 1), (2, 1), (5, 3), (8, 4)])
+def test_strided_temporal_conv_halves_rounding_up(frames, want):
+  y = conv.temporal_conv(normal(0, (1, frames, 1, 1, 2)), normal(1, (3, 2, 2)), stride=2)
+  assert y.shape[1] == want
+
+
+def test_a_still_video_stays_still():
+  x = repeat(normal(0, (1, 1, 2, 2, 3)), 1, 1)
+  y = conv.temporal_conv(x, normal(1, (3, 3, 3)))
+  np.testing.assert_allclose(y, repeat(y[:, :1], 1, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (3, 1, 3, 2)], ids=str)
+def test_nearest2_spatial_conv(shape):
+  w = normal(1, (3, 3, shape[-1], 4))
+  plain = lambda x, w: plain_spatial(repeat(x, 1, 2), w)  # noqa: E731
+  assert_same(conv.nearest2_spatial_conv, plain, normal(0, shape), w)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_nearest2_temporal_conv(frames):
+  plain = lambda x, w: plain_temporal(repeat(x, 1), w)  # noqa: E731
+  x, w = normal(0, (2, frames, 2, 3, 4)), normal(1, (3, 4, 3))
+  assert_same(conv.nearest2_temporal_conv, plain, x, w)
+
+
+def test_bfloat16_stays_bfloat16():
+  x, w = normal(0, (2, 4, 4, 4), jnp.bfloat16), normal(1, (3, 3, 4, 4), jnp.bfloat16)
+  y, pullback = jax.vjp(conv.spatial_conv, x, w)
+  dx, dw = pullback(y)
+  assert y.dtype == dx.dtype == dw.dtype == jnp.bfloat16
+  wide = plain_spatial(x.astype(jnp.float32), w.astype(jnp.float32))
+  np.testing.assert_allclose(y.astype(jnp.float32), wide, atol=2e-2 * float(jnp.abs(wide).max()))
+
+
+@pytest.mark.parametrize("mesh_shape", [(8, 1, 1, 1), (2, 2, 1, 2)], ids=str)
+def test_batch_split_over_a_mesh(mesh_shape):
+  x, w = normal(0, (8, 4, 6, 3)), normal(1, (3, 3, 3, 4))
+  want = jax.grad(lambda w: jnp.sum(jnp.square(plain_spatial(x, w))))(w)
+  mesh = make_mesh(mesh_shape)
+  with use_mesh(mesh):
+    split = jax.device_put(x, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
+    fn = jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.square(conv.spatial_conv(x, w)))))
+    assert "all-gather" not in fn.lower(w, split).compile().as_text()
+    got = fn(w, split)
+  np.testing.assert_allclose(jax.device_get(got), want, rtol=1e-4, atol=1e-4)
+
+
+def test_kernels_that_are_not_offered_are_refused():
+  x = normal(0, (1, 4, 4, 2))
+  with pytest.raises(ValueError, match="odd kernels"):
+    conv.spatial_conv(x, normal(1, (2, 2, 2, 2)))
+  with pytest.raises(ValueError, match="stride 1, or 2 with kernel 3 x 3"):
+    conv.spatial_conv(x, normal(1, (5, 5, 2, 2)), stride=2)
+  with pytest.raises(ValueError, match="odd kernels"):
+    conv.temporal_conv(x[None], normal(1, (2, 2, 2)))

@@ -1,0 +1,82 @@
+"""Named sizes: parameter counts by shape inference, and the golden dump of every parameter."""
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mg_jax.core import config
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import spec_table, unbox
+from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.models import zoo
+from mg_jax.models.generator import Generator
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
+
+
+def abstract_params(name):
+  """Boxed parameters of a named generator, without allocating any."""
+  model = config.build(Generator, zoo.generator(name))
+  channels = 16
+  struct = jax.ShapeDtypeStruct
+  cond = {}
+  for stream, routes in model.routes().items():
+    entry = {"mask": struct((1, 4), jnp.bool_)}
+    if stream in model.encoders:
+      entry["ids"] = struct((1, 4), jnp.int32)
+    else:
+      entry["features"] = struct((1, 4, routes[0].features), jnp.float32)
+    cond[stream] = entry
+  x = struct((1, 1, 4, 4, channels), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), x, struct((1,), jnp.float32), cond)["params"]
+
+
+@pytest.mark.parametrize("name, billions", [("30b", 28.99), ("5b", 4.83)])
+def test_block_parameters_match_the_paper(name, billions):
+  params = unbox(abstract_params(name))
+  assert round(zoo.block_parameters(params) / 1e9, 2) == billions
+
+
+def test_the_30b_model_around_its_blocks():
+  flat = flatten_paths(unbox(abstract_params("30b")))
+  shared = sum(count_params(v) for k, v in flat.items() if "transformer/modulation" in k)
+  text = sum(count_params(v) for k, v in flat.items() if k.endswith("cross/linear/kernel"))
+  assert round(shared / 1e9, 2) == 0.23
+  assert round(text / 1e6) == 42
+  assert round(count_params(flat) / 1e9, 1) == 29.3
+
+
+@pytest.mark.parametrize("name, billions", [("1b", 0.9), ("7b", 7.1), ("9b", 9.4), ("17b", 16.9)])
+def test_sizes_by_the_rule_of_the_family(name, billions):
+  params = unbox(abstract_params(name))
+  assert round(zoo.block_parameters(params) / 1e9, 1) == billions
+
+
+def test_tiny_is_tiny():
+  assert 1.5e6 < count_params(unbox(abstract_params("tiny"))) < 3e6
+
+
+def test_an_unknown_name_is_a_user_error():
+  with pytest.raises(UserError, match="30b"):
+    zoo.generator("31b")
+
+
+def test_fields_are_fresh():
+  zoo.generator("tiny")["dit"]["width"] = 1
+  assert zoo.generator("tiny")["dit"]["width"] == 128
+
+
+@pytest.mark.parametrize("name", ["30b", "5b", "tiny"])
+def test_golden_dump(name):
+  """Path, shape, dtype and sharding of every parameter; a change here breaks checkpoints."""
+  path = GOLDENS / f"dit_{name}.txt"
+  text = "\n".join(spec_table(abstract_params(name))) + "\n"
+  if os.environ.get("MG_UPDATE_GOLDENS") == "1":
+    path.write_text(text)
+  assert text == path.read_text(), (
+    f"the parameters of {name!r} changed: checkpoints made before will not load. If that is meant, "
+    f"run MG_UPDATE_GOLDENS=1 pytest {Path(__file__).name} and commit {path.name}."
+  )

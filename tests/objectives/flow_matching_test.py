@@ -1,0 +1,180 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.losses import flow
+from mg_jax.models import conditioning
+from mg_jax.objectives.base import Objective
+from mg_jax.objectives.flow_matching import FlowMatching
+
+ROUTES = {"text": {"kind": "cross", "features": 4}, "style": {"kind": "modulate", "features": 3}}
+
+
+class Field(nn.Module):
+  """A velocity that is affine in what it is given, so that targets are easy to place."""
+
+  table: tuple = ("text", "style")
+
+  def routes(self):
+    routes = ROUTES | {"keep": {"kind": "clean"}}
+    return conditioning.table({name: routes[name] for name in self.table})
+
+  @nn.compact
+  def __call__(self, x, t_B, cond):
+    scale = self.param("scale", nn.initializers.ones, ())
+    total = t_B
+    if "text" in cond:
+      total = total + (cond["text"]["features"] * cond["text"]["mask"][..., None]).sum((1, 2))
+    if "style" in cond:
+      total = total + cond["style"].sum(1)
+    return scale * (x + total[:, None, None, None, None])
+
+
+def _batch(size=4, **extra):
+  rng = np.random.default_rng(0)
+  return {
+    "latent": rng.normal(size=(size, 2, 4, 4, 3)).astype(np.float32),
+    "text": {
+      "features": rng.normal(size=(size, 5, 4)).astype(np.float32),
+      "mask": np.ones((size, 5), bool),
+    },
+    "style": rng.normal(size=(size, 3)).astype(np.float32),
+    "fps": np.full((size,), 8.0, np.float32),
+    "index": np.arange(size, dtype=np.int32) + 7,
+  } | extra
+
+
+def _setup(batch, **fields):
+  objective = FlowMatching(fields.pop("model", Field()), **fields)
+  return objective, objective.init(jax.random.key(0), batch)
+
+
+def test_it_is_an_objective_and_init_traces():
+  objective, params = _setup(_batch())
+  assert isinstance(objective, Objective) and objective.roles == ("model",)
+  abstract = jax.eval_shape(objective.init, jax.random.key(0), _batch())
+  assert jax.tree.structure(abstract) == jax.tree.structure(params)
+
+
+def test_loss_sees_the_path_and_the_velocity():
+  seen = {}
+
+  class Spy(Field):
+    @nn.compact
+    def __call__(self, x, t_B, cond):
+      seen.update(x=x, t=t_B)
+      return jnp.zeros_like(x)
+
+  batch = _batch(256)
+  objective = FlowMatching(Spy())
+  loss, (metrics, carry) = objective.loss(
+    "model", {"model": {}}, batch, jax.random.key(3), jnp.int32(0), {"a": 1}
+  )
+  t = seen["t"][:, None, None, None, None]
+  x0 = (seen["x"] - t * batch["latent"]) / (1 - (1 - flow.SIGMA_MIN) * t)
+  assert abs(float(x0.mean())) < 0.02 and float(x0.std()) == pytest.approx(1, abs=0.02)
+  assert float(jnp.median(seen["t"])) == pytest.approx(0.5, abs=0.12)
+  target = batch["latent"] - (1 - flow.SIGMA_MIN) * x0
+  assert float(loss) == pytest.approx(float(jnp.mean(target**2)), rel=1e-4)
+  assert metrics["loss"] == loss and carry == {"a": 1}
+
+
+def test_loss_is_reproducible_and_differs_by_key():
+  objective, params = _setup(_batch(), drop={"text": 0.5, "style": 0.5, "joint": 0.1})
+  loss = jax.jit(lambda key: objective.loss("model", params, _batch(), key, 0, {})[0])
+  assert loss(jax.random.key(1)) == loss(jax.random.key(1)) != loss(jax.random.key(2))
+  assert jax.grad(
+    lambda p: objective.loss("model", p, _batch(), jax.random.key(1), 0, {})[0]
+  )(params)["model"]["scale"] != 0
+
+
+def test_drop_rates_are_separate_and_joint():
+  objective = FlowMatching(Field(), drop={"text": 0.3, "style": 0.0, "joint": 0.2})
+  keep = objective._keep(jax.random.key(0), 20_000)
+  assert set(keep) == {"text", "style"}
+  assert float(keep["style"].mean()) == pytest.approx(0.8, abs=0.01)
+  assert float(keep["text"].mean()) == pytest.approx(0.8 * 0.7, abs=0.01)
+  assert not (keep["text"] & ~keep["style"]).any()
+
+
+def test_dropped_conditions_are_null_in_the_loss():
+  batch = _batch()
+  objective, params = _setup(batch, drop={"text": 1.0})
+  other = batch | {"text": jax.tree.map(np.zeros_like, batch["text"])}
+  loss = lambda o, b: o.loss("model", params, b, jax.random.key(1), 0, {})[0]  # noqa: E731
+  assert loss(objective, batch) == loss(objective, other)
+  assert loss(FlowMatching(Field()), batch) != loss(FlowMatching(Field()), other)
+
+
+def test_clean_positions_keep_their_data_and_carry_no_loss():
+  mask = np.zeros((4, 2, 4, 4), bool)
+  mask[:, 0] = True
+  seen = {}
+
+  class Spy(Field):
+    @nn.compact
+    def __call__(self, x, t_B, cond):
+      seen["x"] = x
+      return jnp.where(cond["keep"][..., None], 1e4, 0.0) * jnp.ones_like(x)
+
+  batch = _batch(keep=mask)
+  objective = FlowMatching(Spy(table=("keep",)))
+  loss, _ = objective.loss("model", {"model": {}}, batch, jax.random.key(0), 0, {})
+  np.testing.assert_array_equal(seen["x"][:, 0], batch["latent"][:, 0])
+  assert (seen["x"][:, 1] != batch["latent"][:, 1]).any() and float(loss) < 10
+
+
+def test_evaluate_reports_every_time_and_their_mean():
+  batch = _batch()
+  objective, params = _setup(batch)
+  out = objective.evaluate(params, batch, jax.random.key(0))
+  times = ("0.06", "0.19", "0.31", "0.44", "0.56", "0.69", "0.81", "0.94")
+  names = [f"fm_loss/t{t}" for t in times]
+  assert list(out) == ["fm_loss", *names]
+  assert all(value.shape == () for value in out.values())
+  np.testing.assert_allclose(out["fm_loss"], np.mean([out[n] for n in names]), rtol=1e-5)
+
+
+def test_evaluate_noise_belongs_to_the_sample():
+  batch = _batch()
+  objective, params = _setup(batch, drop={"text": 0.9})
+
+  def loss(rows, shift=0, **extra):
+    part = jax.tree.map(lambda a: a[np.array(rows)], batch) | extra
+    part["index"] = part["index"] + shift
+    return float(objective.evaluate(params, part, jax.random.key(0))["fm_loss"])
+
+  alone = [loss([row]) for row in range(4)]
+  assert loss([2, 0, 3]) == pytest.approx((alone[2] + alone[0] + alone[3]) / 3, rel=1e-5)
+  assert loss([1], shift=1) != pytest.approx(alone[1], rel=1e-3)
+  assert loss([1, 2, 3], valid=np.array([True, False, True])) == pytest.approx(
+    (alone[1] + alone[3]) / 2, rel=1e-5
+  )
+
+
+def test_perfect_field_has_no_validation_loss():
+  """With one data point the optimal velocity is known: (x1 - x) / (1 - t), up to SIGMA_MIN."""
+  batch = _batch(1)
+
+  class Perfect(Field):
+    @nn.compact
+    def __call__(self, x, t_B, cond):
+      t = t_B[:, None, None, None, None]
+      return (batch["latent"] - x) / (1 - t)
+
+  out = FlowMatching(Perfect()).evaluate({"model": {}}, batch, jax.random.key(0))
+  assert max(float(v) for v in out.values()) < 1e-6
+
+
+def test_misuse_is_a_user_error():
+  with pytest.raises(UserError, match="0..1"):
+    FlowMatching(Field(), drop={"text": 1.5})
+  with pytest.raises(UserError, match="joint"):
+    FlowMatching(Field(), drop={"joint": 0.1})
+  batch = _batch()
+  del batch["text"]
+  with pytest.raises(UserError, match="text"):
+    FlowMatching(Field()).init(jax.random.key(0), batch)

@@ -1,0 +1,179 @@
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.text import decode_bytes
+from mg_jax.models import conditioning
+from mg_jax.sampling.pipeline import Settings, TextToVideo
+
+
+class Field(nn.Module):
+  """Two dense layers over a frame's mean, a summary of the text, and the time."""
+
+  max_frames: int = 4
+
+  def routes(self):
+    return conditioning.table({"text": {"kind": "cross", "features": 6}})
+
+  def setup(self):
+    self.embed = nn.Embed(259, 6)
+    self.hidden, self.out = nn.Dense(16), nn.Dense(3)
+
+  def encode(self, cond):
+    return {"text": {"features": self.embed(cond["text"]["ids"]), "mask": cond["text"]["mask"]}}
+
+  def __call__(self, x, t_B, cond):
+    if x.shape[1] > self.max_frames:
+      raise UserError(f"{x.shape[1]} latent frames exceed {self.max_frames}")
+    cond = self.encode(cond) if "ids" in cond["text"] else cond
+    text = (cond["text"]["features"] * cond["text"]["mask"][..., None]).sum(1)
+    text = jnp.concatenate([text, t_B[:, None]], -1)[:, None, None, None]
+    h = jnp.concatenate([x, jnp.broadcast_to(text, x.shape[:4] + (7,))], -1)
+    return self.out(nn.silu(self.hidden(h)))
+
+
+class Blocks(nn.Module):
+  """Decodes a latent to flat blocks of 8 x 8 x 8 pixels, the channels being the colours."""
+
+  def latent_shape(self, frames, height, width):
+    if height % 8 or width % 8:
+      raise UserError(f"{height}x{width} is not a multiple of 8")
+    return -(-frames // 8), height // 8, width // 8, 3
+
+  def decode(self, latent, *, frames):
+    for axis in (1, 2, 3):
+      latent = jnp.repeat(latent, 8, axis=axis)
+    return latent[:, :frames]
+
+
+PARAMS = Field().init(
+  jax.random.key(0),
+  jnp.zeros((1, 1, 2, 2, 3)), jnp.zeros((1,)),
+  {"text": {"ids": jnp.zeros((1, 4), jnp.int32), "mask": jnp.ones((1, 4), bool)}},
+)["params"]
+SETTINGS = Settings(frames=9, height=16, width=24, fps=8, steps=4, guidance=3.0)
+
+
+def _pipeline(batch=2, **fields):
+  values = {
+    "model": Field(), "params": PARAMS, "autoencoder": Blocks(), "autoencoder_params": {},
+    "mean": np.zeros(3, np.float32), "std": np.full(3, 0.3, np.float32),
+    "settings": SETTINGS, "text_length": 24, "batch": batch,
+  }
+  return TextToVideo(**(values | fields))
+
+
+def test_shapes_of_clips_and_images():
+  pipeline = _pipeline()
+  clips = pipeline(["a", "b", "c"], seeds=[0, 1, 2])
+  assert clips.shape == (3, 9, 16, 24, 3) and clips.dtype == np.uint8
+  assert pipeline(["a"], seeds=[0], frames=1, width=32).shape == (1, 1, 16, 32, 3)
+  assert pipeline([], seeds=[]).shape == (0, 9, 16, 24, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_a_clip_does_not_depend_on_its_company(batch):
+  pipeline = _pipeline(batch)
+  texts, seeds = ["red ball", "blue box", "🌞", "", "red ball"], [5, 6, 7, 8, 5]
+  together = pipeline(texts, seeds=seeds)
+  for i in (0, 1, 3):
+    np.testing.assert_array_equal(pipeline([texts[i]], seeds=[seeds[i]])[0], together[i])
+  np.testing.assert_array_equal(together[0], together[4])
+  np.testing.assert_array_equal(pipeline(texts[::-1], seeds=seeds[::-1])[::-1], together)
+
+
+def test_seed_prompt_and_rate_matter():
+  clips = _pipeline()(["a ball", "a ball", "a cube"], seeds=[1, 2, 1])
+  assert (clips[0] != clips[1]).any() and (clips[0] != clips[2]).any()
+  assert (_pipeline()(["a ball"], seeds=[1], fps=24)[0] != clips[0]).any()
+
+
+def test_the_frame_rate_is_told_for_videos_only():
+  told = lambda pipeline, text, **kw: decode_bytes(  # noqa: E731
+    pipeline.tokens([text], dataclasses.replace(SETTINGS, **kw))["ids"][0]
+  )
+  assert told(_pipeline(), "a ball") == "FPS-8 a ball"
+  assert told(_pipeline(), "a ball", frames=8) == "a ball"  # one latent frame, as an image
+  assert told(_pipeline(), " ") == "" == told(_pipeline(tag_fps=False), "")
+  assert told(_pipeline(tag_fps=False), "a ball") == "a ball"
+
+
+def test_guidance_matters_except_for_an_empty_prompt():
+  pipeline = _pipeline()
+  run = lambda text, scale: pipeline([text], seeds=[1], guidance=scale).astype(int)  # noqa: E731
+  assert np.abs(run("a ball", 1.0) - run("a ball", 6.0)).max() > 1
+  assert np.abs(run("  ", 1.0) - run("  ", 6.0)).max() <= 1
+  assert np.abs(run("a ball", 0.0) - run("", 1.0)).max() <= 1
+
+
+def test_result_is_the_integrated_field_denormalised():
+  """With a constant velocity the clip is known in closed form."""
+
+  class Constant(Field):
+    def __call__(self, x, t_B, cond):
+      return -x / (1 - t_B[:, None, None, None, None]) + jnp.array([0.0, 0.25, 0.5])
+
+  mean, std = np.array([0.1, -0.2, 0.3], np.float32), np.array([1.0, 2.0, 0.5], np.float32)
+  pipeline = _pipeline(model=Constant(), mean=mean, std=std)
+  clip = pipeline(["x"], seeds=[3], schedule="linear", steps=1)[0]
+  expected = np.round((np.clip(np.array([0.0, 0.25, 0.5]) * std + mean, -1, 1) + 1) * 127.5)
+  np.testing.assert_allclose(clip, np.broadcast_to(expected, clip.shape), atol=1)
+
+
+def test_one_compilation_per_shape():
+  pipeline = _pipeline()
+  for fps, schedule in [(8, "linear"), (16, "linear_quadratic"), (8, "linear")]:
+    pipeline(["a"], seeds=[0], fps=fps, schedule=schedule)
+  assert len(pipeline._compiled) == 1
+  assert next(iter(pipeline._compiled.values()))._cache_size() == 1
+  pipeline(["a"], seeds=[0], frames=1)
+  assert len(pipeline._compiled) == 2
+
+
+def test_network_runs_every_branch_in_one_call():
+  rows = []
+
+  class Spy(Field):
+    def __call__(self, x, t_B, cond):
+      rows.append(x.shape[0])
+      return super().__call__(x, t_B, cond)
+
+  _pipeline(batch=3, model=Spy())(["a"], seeds=[0])
+  assert set(rows) == {6}
+  rows.clear()
+  _pipeline(batch=3, model=Spy())(["a"], seeds=[0], guidance=1.0)
+  assert set(rows) == {3}
+
+
+@pytest.mark.parametrize("change,message", [
+  ({"height": 20}, "multiple of 8"),
+  ({"frames": 41}, "41 frames of 16x24: 6 latent frames exceed 4"),
+  ({"frames": 0}, "frames"),
+  ({"steps": 0}, "steps"),
+  ({"fps": 0.0}, "fps"),
+  ({"guidance": float("nan")}, "guidance"),
+  ({"schedule": "cosine"}, "schedule"),
+  ({"method": "dopri5"}, "midpoint"),
+  ({"size": 3}, "no setting size"),
+])
+def test_impossible_settings_are_user_errors(change, message):
+  with pytest.raises(UserError, match=message):
+    _pipeline().resolve(**change)
+
+
+def test_seeds_must_fit_the_prompts():
+  with pytest.raises(UserError, match="seeds"):
+    _pipeline()(["a", "b"], seeds=[1])
+  with pytest.raises(UserError, match="seed -1"):
+    _pipeline()(["a"], seeds=[-1])
+
+
+def test_broken_weights_are_reported():
+  broken = jax.tree.map(lambda a: a * jnp.nan, PARAMS)
+  with pytest.raises(UserError, match="not finite"):
+    _pipeline(params=broken)(["a"], seeds=[0])

@@ -1,0 +1,165 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core.config import build
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import unbox
+from mg_jax.core.tree import fingerprint
+from mg_jax.data.video import probe
+from mg_jax.models.generator import Generator
+from mg_jax.models.tae import TAE
+from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.export import load_role, load_text_to_video
+
+TAE_FIELDS = {
+  "channels": 4, "multipliers": [1, 1], "patch": [4, 4, 4], "blocks": 1, "latent": 4, "groups": 2,
+  "attention": False,
+}
+GENERATOR_FIELDS = {
+  "dit": {
+    "channels": 4, "patch": [1, 1, 1], "width": 8, "layers": 1, "heads": 1, "mlp_dim": 8,
+    "max_thw": [2, 3, 3], "routes": {"text": {"kind": "cross", "features": 8}},
+  },
+  "encoders": {"text": {"width": 8, "layers": 1, "heads": 1, "head_dim": 8, "mlp_dim": 8}},
+}
+SAMPLING = {"frames": 9, "height": 16, "width": 16, "fps": 8.0, "steps": 2, "guidance": 2.0}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _save(folder, role, params, config, step=3, ema=True):
+  saver = Checkpointer(str(folder))
+  averaged = jax.tree.map(lambda a: a + 0.01, params)
+  state = {"params": {role: params}} | ({"ema": {role: averaged}} if ema else {})
+  saver.save(step, state, data={}, config=config)
+  saver.close()
+  return averaged if ema else params
+
+
+@pytest.fixture(scope="module")
+def weights():
+  tae, model = build(TAE, TAE_FIELDS), build(Generator, GENERATOR_FIELDS)
+  text = {"ids": jnp.zeros((1, 16), jnp.int32), "mask": jnp.ones((1, 16), bool)}
+  key, rng = jax.random.key(0), np.random.default_rng(0)
+  # Shapes alone: running the initialisers would take most of the time of this file.
+  shapes = {
+    "autoencoder": jax.eval_shape(tae.init, key, jnp.zeros((1, 1, 8, 8, 3))),
+    "model": jax.eval_shape(
+      model.init, key, jnp.zeros((1, 1, 1, 1, 4)), jnp.zeros((1,)), {"text": text}
+    ),
+  }
+  draw = lambda x: jnp.asarray(0.3 * rng.standard_normal(x.shape), x.dtype)  # noqa: E731
+  return {role: jax.tree.map(draw, unbox(tree["params"])) for role, tree in shapes.items()}
+
+
+@pytest.fixture
+def run(tmp_path, weights):
+  """A text-to-video run and the run of its autoencoder, as training leaves them."""
+  tae_folder, folder = tmp_path / "tae", tmp_path / "t2v"
+  tae_params = _save(tae_folder, "autoencoder", weights["autoencoder"], {"model": TAE_FIELDS})
+  config = {
+    "model": GENERATOR_FIELDS, "autoencoder": str(tae_folder), "sampling": SAMPLING,
+    "data": {"text_length": 16},
+  }
+  _save(folder, "model", weights["model"], config)
+  (folder / "latents").mkdir()
+  metadata = {
+    "mean": [0.1, 0.2, 0.3, 0.4], "std": [1.0, 2.0, 3.0, 4.0], "autoencoder": str(tae_folder),
+    "fingerprint": fingerprint(tae_params),
+  }
+  (folder / "latents" / "manifest.json").write_text(json.dumps({"metadata": metadata}))
+  return folder
+
+
+def test_loaded_run_generates(run, weights):
+  pipeline = load_text_to_video(run, batch=2)
+  averaged = jax.tree.map(lambda a: a + 0.01, weights["model"])
+  jax.tree.map(np.testing.assert_array_equal, pipeline.params, averaged)
+  np.testing.assert_allclose(pipeline.std, [1, 2, 3, 4])
+  assert pipeline.settings.guidance == 2.0 and pipeline.settings.schedule == "linear_quadratic"
+  assert pipeline.origin.startswith("step 3, ")
+  clips = pipeline(["a ball", ""], seeds=[0, 1])
+  assert clips.shape == (2, 9, 16, 16, 3) and (clips[0] != clips[1]).any()
+  for size in ({"height": 20}, {"frames": 17}):
+    with pytest.raises(UserError):
+      pipeline.resolve(**size)
+
+
+def test_a_moved_pair_of_runs_still_loads(run):
+  moved = run.parent.with_name("moved")
+  run.parent.rename(moved)
+  assert load_text_to_video(moved / "t2v").text_length == 16
+  (moved / "tae").rename(moved / "other")
+  with pytest.raises(UserError, match="no checkpoints"):
+    load_text_to_video(moved / "t2v")
+  assert load_text_to_video(moved / "t2v", moved / "other").text_length == 16
+
+
+def test_another_autoencoder_is_refused(run, weights):
+  retrained = jax.tree.map(lambda a: a + 1, weights["autoencoder"])
+  _save(run.parent / "tae", "autoencoder", retrained, {"model": TAE_FIELDS}, step=4)
+  with pytest.raises(UserError, match="not the one"):
+    load_text_to_video(run)
+
+
+def test_runs_without_an_average_give_their_latest_weights(tmp_path, weights):
+  for step in (1, 2):
+    params = jax.tree.map(lambda a, step=step: a + step, weights["model"])
+    _save(tmp_path / "run", "model", params, {"a": 1}, step=step, ema=False)
+  newest, first = load_role(tmp_path / "run", "model"), load_role(tmp_path / "run", "model", step=1)
+  assert (newest.step, first.step, newest.config) == (2, 1, {"a": 1})
+  assert newest.digest != first.digest
+  compare = lambda a, b: np.testing.assert_allclose(a, b + 1, rtol=1e-5)  # noqa: E731
+  jax.tree.map(compare, newest.params, first.params)
+  with pytest.raises(UserError, match="no params/critic"):
+    load_role(tmp_path / "run", "critic")
+
+
+def test_what_is_missing_is_named(run):
+  manifest = run / "latents" / "manifest.json"
+  for text in ("{", '{"metadata": {"mean": [0]}}', '{"metadata": {"mean": [0.0], "std": [0.0]}}'):
+    manifest.write_text(text)
+    with pytest.raises(UserError, match="encode the data again"):
+      load_text_to_video(run)
+  with pytest.raises(UserError, match="no params/model"):
+    load_text_to_video(run.parent / "tae")
+  with pytest.raises(UserError, match="no checkpoints"):
+    load_text_to_video(run.parent / "nothing")
+
+
+def _launch(script, *arguments):
+  environment = os.environ | {"PYTHONPATH": str(ROOT)}
+  return subprocess.run(
+    [sys.executable, str(ROOT / "launch" / script), *arguments],
+    capture_output=True, text=True, env=environment, timeout=300, check=False,
+  )
+
+
+@pytest.mark.slow
+def test_commands_generate_continue_and_evaluate(run):
+  listed = run.parent / "list.txt"
+  listed.write_text("a red star moves left\na blue ring spins\n")
+  arguments = [f"--workdir={run}", f"--prompts={listed}"]
+  first = _launch("generate.py", *arguments)
+  assert first.returncode == 0, first.stderr
+  clips = sorted((run / "generated").glob("*.mp4"))
+  assert len(clips) == 2 and probe(clips[0]).frames == 9
+  assert (run / "generated" / "contact_sheet.png").exists()
+  written = [clip.stat().st_mtime_ns for clip in clips]
+  assert _launch("generate.py", *arguments).returncode == 0
+  assert [clip.stat().st_mtime_ns for clip in clips] == written
+  other = _launch("generate.py", *arguments, "--guidance=5")
+  assert other.returncode == 2 and "--overwrite" in other.stderr
+  image = _launch("generate.py", f"--workdir={run}", "--prompt=", "--image", f"--out={run / 'i'}")
+  assert image.returncode == 0 and len(list((run / "i").glob("*.png"))) == 1
+  evaluated = _launch("evaluate.py", f"--workdir={run}", "--count=2")
+  assert evaluated.returncode == 0, evaluated.stderr
+  report = json.loads((run / "evaluation" / "scores.json").read_text())
+  assert report["rates"]["all"]["count"] == 2 and len(report["clips"]) == 2

@@ -1,0 +1,78 @@
+"""Two processes with two devices each: one preemption notice stops both, and both go on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from mg_jax.train.writer import read_metrics
+
+_SCRIPT = textwrap.dedent("""
+  import json, runpy, sys, time
+  import jax
+  rank, port, workdir, file = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+  jax.config.update("jax_num_cpu_devices", 2)
+  jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
+  toy = runpy.run_path(file)
+  from mg_jax.core.mesh import make_mesh
+  from mg_jax.train import loop, optim
+
+  class Half(toy["Stream"]):
+    def __next__(self):
+      time.sleep(0.1)
+      return {name: rows[rank::2] for name, rows in super().__next__().items()}
+
+  config = loop.TrainConfig(
+    experiment="toy", steps=60, ema=0.9, checkpoint_every=1000, log_every=1, max_seconds=600)
+  result = loop.train(toy["Pair"](), Half(), config, workdir, make_mesh((2, 2, 1, 1)),
+    optim=optim.OptimConfig(lr=1e-2))
+  print(json.dumps([result.status, result.step]))
+""")
+
+
+def _start(toy, workdir):
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    port = probe.getsockname()[1]
+  hidden = ("XLA_FLAGS",)  # the device count of the test process
+  env = {name: value for name, value in os.environ.items() if name not in hidden}
+  env["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+  return [
+    subprocess.Popen(
+      [sys.executable, "-c", _SCRIPT, str(rank), str(port), str(workdir), str(toy.file)],
+      env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    for rank in range(2)
+  ]  # fmt: skip
+
+
+def _results(processes):
+  try:
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == [0, 0]
+  return [json.loads(output.strip().splitlines()[-1]) for output in outputs]
+
+
+@pytest.mark.slow
+@pytest.mark.multiproc
+def test_one_notice_stops_all_at_one_step_and_the_same_command_resumes(toy, tmp_path):
+  processes = _start(toy, tmp_path / "run")
+  file = tmp_path / "run" / "metrics.jsonl"
+  deadline = time.monotonic() + 90
+  while time.monotonic() < deadline and not (file.exists() and file.read_text()):
+    time.sleep(0.1)
+  processes[1].send_signal(signal.SIGTERM)
+  first, second = _results(processes)
+  assert first == second and first[0] == "interrupted" and 0 < first[1] < 60
+  assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == [str(first[1])]
+  assert _results(_start(toy, tmp_path / "run")) == [["finished", 60]] * 2
+  assert [line["step"] for line in read_metrics(tmp_path / "run")] == list(range(1, 61))

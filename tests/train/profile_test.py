@@ -1,0 +1,71 @@
+"""Rates, utilisation and the compile cache."""
+
+import stat
+import time
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.train import profile
+
+
+def test_the_meter_counts_steps_samples_waiting_and_pauses(monkeypatch):
+  now = [10.0]
+  monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+  monkeypatch.setattr(profile, "peak_flops", lambda device=None: 100.0)
+  meter = profile.Meter(batch=4, flops=50.0, devices=2)
+  meter.start(0, wait=1.0)
+  now[0] = 16.0
+  meter.pause(2.0)
+  rates = meter.read(8, wait=2.0)
+  assert (rates.steps_per_second, rates.samples_per_second) == (2.0, 8.0)
+  assert rates.data_wait == 0.25 and rates.mfu == 50.0 / (0.5 * 100.0 * 2)
+  now[0] = 17.0
+  assert meter.read(9, wait=2.0).steps_per_second == 1.0, "each stretch stands alone"
+
+
+@pytest.mark.parametrize(
+  ("kind", "peak"),
+  [("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12), ("NVIDIA H200", 989e12),
+   ("abacus", None)],
+)  # fmt: skip
+def test_peaks_by_device_kind(kind, peak):
+  assert profile.peak_flops(SimpleNamespace(platform="x", device_kind=kind)) == peak
+
+
+def test_unknown_peaks_give_no_utilisation(monkeypatch):
+  monkeypatch.setattr(profile, "peak_flops", lambda device=None: None)
+  assert profile.utilisation(1.0, 1.0, 1) is None
+
+
+def test_the_peak_of_a_cpu_is_measured_and_shared_by_its_devices():
+  peak = profile.peak_flops()
+  assert 1e8 < peak * jax.device_count() < 1e14
+
+
+def test_steps_fit_a_budget():
+  assert profile.steps_within(720, 0.5, reserve=20) == 1400
+  assert profile.steps_within(0.1, 5.0) == 1
+
+
+def test_memory_is_told():
+  assert 0.05 < profile.memory_gib() < 1000
+
+
+def test_the_compile_cache_is_private(tmp_path):
+  names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+           "jax_persistent_cache_min_entry_size_bytes")  # fmt: skip
+  before = {name: getattr(jax.config, name) for name in names}
+  try:
+    (tmp_path / "cache").mkdir(mode=0o777)
+    path = profile.enable_compile_cache(tmp_path / "cache")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert jax.config.jax_compilation_cache_dir == str(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+      profile.enable_compile_cache(tmp_path / "file/cache")
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)

@@ -1,0 +1,138 @@
+"""Warm starts: renaming, growth, and every leftover told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import make_mesh
+from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.warmstart import WarmStartConfig, interpolate, pad_input, warm_start
+
+
+@pytest.fixture
+def source(tmp_path):
+  """A workdir with params 0, 1, 2, ... and an EMA a hundred above them."""
+  tree = {
+    "blocks": {"kernel": jnp.arange(6.0).reshape(2, 3)},
+    "patch": {"kernel": jnp.arange(8.0).reshape(4, 2)},
+    "table": jnp.asarray([[0.0], [2.0]]),
+  }
+  params = {"model": tree}
+  saver = Checkpointer(tmp_path, name="old")
+  saver.save(3, {"params": params, "ema": jax.tree.map(lambda x: x + 100, params)}, data=None)
+  saver.close()
+  return str(tmp_path), params
+
+
+def _zeros(params):
+  return jax.tree.map(jnp.zeros_like, params)
+
+
+def test_equal_trees_need_no_rules(source):
+  workdir, params = source
+  filled = warm_start(_zeros(params), WarmStartConfig(workdir=workdir))
+  np.testing.assert_array_equal(
+    filled["model"]["blocks"]["kernel"], params["model"]["blocks"]["kernel"] + 100
+  )
+  plain = warm_start(_zeros(params), WarmStartConfig(workdir=workdir, ema=False, step=3))
+  assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), plain, params))
+
+
+def test_sharding_and_dtype_of_the_target_are_kept(source):
+  workdir, params = source
+  mesh = make_mesh((1, 2, 1, 1))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+  target = _zeros(params)
+  target["model"]["blocks"]["kernel"] = jax.device_put(jnp.zeros((2, 3), jnp.bfloat16), sharding)
+  filled = warm_start(target, WarmStartConfig(workdir=workdir, ema=False))
+  leaf = filled["model"]["blocks"]["kernel"]
+  assert leaf.sharding == sharding and leaf.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(leaf.astype(jnp.float32), params["model"]["blocks"]["kernel"])
+
+
+def test_every_leftover_is_told(source):
+  workdir, params = source
+  target = _zeros(params)
+  tree = target["model"]
+  tree["layers"] = tree.pop("blocks")
+  tree["new"] = jnp.zeros((5,))
+  tree["table"] = jnp.zeros((4, 1))
+  with pytest.raises(UserError) as caught:
+    warm_start(target, WarmStartConfig(workdir=workdir))
+  message = str(caught.value)
+  assert "5 parameters unsettled" not in message and "4 parameters unsettled" in message
+  for line in (
+    "model/blocks/kernel: saved float32[2,3], not in this model (unexpected)",
+    "model/layers/kernel: wanted float32[2,3], not saved (missing)",
+    "model/new: wanted float32[5], not saved (missing)",
+    "model/table: saved float32[2,1], wanted float32[4,1]",
+  ):
+    assert line in message
+  config = WarmStartConfig(
+    workdir=workdir, ema=False, rename=(("blocks/", "layers/"),), allow_missing=("model/new$",),
+    grow=(("table$", "interpolate"),),
+  )
+  filled = warm_start(target, config)["model"]
+  np.testing.assert_array_equal(filled["layers"]["kernel"], params["model"]["blocks"]["kernel"])
+  np.testing.assert_allclose(filled["table"][:, 0], [0.0, 0.5, 1.5, 2.0])
+  assert not np.any(filled["new"])
+
+
+def test_unexpected_parameters_can_be_left_out(source):
+  workdir, params = source
+  target = _zeros(params)
+  del target["model"]["table"]
+  config = WarmStartConfig(workdir=workdir, allow_unexpected=("table",))
+  assert set(warm_start(target, config)["model"]) == {"blocks", "patch"}
+
+
+def test_two_sources_for_one_target_are_an_error(source):
+  workdir, params = source
+  config = WarmStartConfig(workdir=workdir, rename=(("patch|blocks", "blocks"),))
+  with pytest.raises(UserError, match="both model/blocks/kernel and model/patch/kernel map to it"):
+    warm_start(_zeros(params), config)
+
+
+def test_new_input_channels_start_at_zero_behind_the_old_ones(source):
+  workdir, params = source
+  target = _zeros(params)
+  target["model"]["patch"]["kernel"] = jnp.ones((8, 2))
+  config = WarmStartConfig(workdir=workdir, ema=False, grow=(("patch", "pad_input:2"),))
+  grown = warm_start(target, config)["model"]["patch"]["kernel"]
+  want = [[0, 1], [2, 3], [0, 0], [0, 0], [4, 5], [6, 7], [0, 0], [0, 0]]
+  np.testing.assert_array_equal(grown, want)
+  # Two patch positions of two old and two new channels: the old ones give what they gave before.
+  x_old = np.array([1.0, -2.0, 3.0, 0.5])
+  x_new = np.array([1.0, -2.0, 9.0, 9.0, 3.0, 0.5, 9.0, 9.0])
+  np.testing.assert_allclose(x_new @ grown, x_old @ params["model"]["patch"]["kernel"])
+
+
+def test_growth_mistakes_are_told(source):
+  workdir, params = source
+  target = _zeros(params)
+  target["model"]["table"] = jnp.zeros((4, 1))
+  with pytest.raises(UserError, match="'stretch' is unknown"):
+    warm_start(target, WarmStartConfig(workdir=workdir, grow=(("table", "stretch"),)))
+  with pytest.raises(UserError, match="cannot be padded"):
+    pad_input(np.ones((4, 2)), (6, 3))
+  with pytest.raises(UserError, match="cannot grow"):
+    interpolate(np.ones((4, 2)), (6,))
+
+
+def test_interpolation_keeps_lines_and_ends():
+  line = np.arange(8.0)[:, None] * np.ones((1, 3))
+  grown = interpolate(line, (24, 3))
+  np.testing.assert_allclose(np.diff(grown[2:-2, 0]), 1 / 3)
+  assert grown.min() == 0 and grown.max() == 7
+  stacked = interpolate(np.stack([line, 2 * line]), (2, 16, 3))
+  np.testing.assert_allclose(stacked[1], 2 * stacked[0])
+
+
+def test_a_source_without_averages_says_so(tmp_path):
+  saver = Checkpointer(tmp_path, name="old")
+  saver.save(0, {"params": {"model": {"w": jnp.ones(2)}}}, data=None)
+  saver.close()
+  with pytest.raises(UserError, match="holds no ema; set ema=False"):
+    warm_start({"model": {"w": jnp.ones(2)}}, WarmStartConfig(workdir=str(tmp_path)))

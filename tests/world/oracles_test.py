@@ -1,0 +1,80 @@
+"""Oracles end to end: tracks, odd clips, scores of single clips and of batches."""
+
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.world.facts import Background, Motion, Scene, Thing, facts
+from mg_jax.world.oracles import ATTRIBUTES, measure, score, score_batch
+from mg_jax.world.prompts import parse_prompt
+from mg_jax.world.render import render
+
+RIGHT = Motion("right", amount=0.5)
+
+
+def _clip(count=1, kind="star", motion=RIGHT, height=48, width=48, frames=12):
+  things = tuple(
+    Thing(kind, "green", "small", 0.02, -0.3 + 0.3 * i, motion=motion) for i in range(count)
+  )
+  scene = Scene(0, 0, Background("striped"), things)
+  return scene, render(scene, frames=frames, height=height, width=width)
+
+
+def test_tracks_are_in_shorter_sides_from_the_middle():
+  _, video = _clip(height=48, width=80)
+  seen = measure(video)
+  x = 0.02 + 0.5 * (np.arange(12) / 12 - 0.5)
+  np.testing.assert_allclose(seen.positions, np.stack([x, np.full(12, -0.3)], 1), atol=0.01)
+  assert seen.areas.shape == (12,)
+  assert seen.areas.mean() == pytest.approx(1.322 * 0.1**2, rel=0.15)
+  assert set(seen.confidence) == set(ATTRIBUTES)
+  assert all(0 <= value <= 1 for value in seen.confidence.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_counts_and_mean_position(count):
+  scene, video = _clip(count)
+  seen = measure(video)
+  assert seen.count == count
+  assert score(video, facts(scene)) == dict.fromkeys(ATTRIBUTES, True)
+  assert seen.positions[0, 1] == pytest.approx(-0.3 + 0.15 * (count - 1), abs=0.01)
+
+
+def test_empty_clip_is_wrong_in_everything():
+  empty = np.full((8, 32, 32, 3), 30, np.uint8)
+  seen = measure(empty)
+  assert (seen.colour, seen.kind, seen.count, seen.motion) == (None, None, 0, None)
+  assert np.isnan(seen.positions).all()
+  wanted = parse_prompt("a red star moves left")
+  assert score(empty, wanted) == dict.fromkeys(ATTRIBUTES, False)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32, 3), (2, 24, 40, 3), (5, 33, 31, 3)])
+def test_noise_and_odd_shapes_are_measured_without_errors(shape):
+  noise = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+  assert measure(noise).positions.shape == (shape[0], 2)
+  assert measure(np.full(shape, 255, np.uint8)).count == 0
+
+
+def test_only_what_the_prompt_names_is_scored():
+  _, video = _clip()
+  assert score(video, parse_prompt("green stars")) == {"colour": True, "kind": True}
+  assert score(video, {"colour": "red"}) == {"colour": False}
+
+
+def test_batches_average_over_the_clips_that_name_an_attribute():
+  scene, video = _clip()
+  prompts = [facts(scene), {"colour": "red"}, {"colour": "green", "kind": "ring"}]
+  got = score_batch([video] * 3, prompts)
+  assert got == pytest.approx(
+    {"colour": 2 / 3, "kind": 0.5, "count": 1.0, "motion": 1.0, "all": 1 / 3}
+  )
+
+
+def test_errors_are_told():
+  with pytest.raises(UserError, match="float32"):
+    measure(np.zeros((2, 8, 8, 3), np.float32))
+  with pytest.raises(UserError, match="uint8 video"):
+    measure(np.zeros((8, 8, 3), np.uint8))
+  with pytest.raises(UserError, match="1 clips and 0 facts"):
+    score_batch([np.zeros((2, 8, 8, 3), np.uint8)], [])
