@@ -18,7 +18,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: tiny; model (a name of the zoo); size and frames (of tiny)."""
   args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16)
   config = ConfigDict()
-  config.name = "t2i_256"
   config.stage = "flow_matching"
   config.autoencoder = ""
   config.mesh = (-1, 1, 1, 1)
@@ -31,7 +30,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   # The paper gives only the learning rate of the video model's optimizer.
   config.optim = section(OptimConfig, lr=1e-4, warmup=2000)
-  config.train = section(TrainConfig, steps=210_000, ema=0.9999, checkpoint_every=2000)
+  config.train = section(
+    TrainConfig, experiment="t2i_256", steps=210_000, ema=0.9999, checkpoint_every=2000
+  )
   config.eval = section(EvalConfig, every=5000, previews=0)
   config.sampling = ConfigDict({"frames": 1, "height": 256, "width": 256, "fps": 16.0})
   if args.tiny:

@@ -18,7 +18,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   arg, phase = take_phase(arg)
   config = t2i_256.get_config(arg)
   tiny = config.data.source == "toy"
-  config.name = "t2v_256"
+  config.train.experiment = "t2v_256"
   config.data.update(image_weight=1, video_weight=10)
   config.sampling.frames = config.data.frames if tiny else 256
   if not tiny:
@@ -41,5 +41,5 @@ def take_phase(arg: str | None) -> tuple[str, int]:
 def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int) -> None:
   """Batch size, learning rate and steps of one row of Table 3."""
   if phase not in phases:
-    raise UserError(f"{config.name} has no phase {phase}; known are {', '.join(map(str, phases))}")
+    raise UserError(f"{config.train.experiment} has no phase {phase}; known are {', '.join(map(str, phases))}")
   config.data.global_batch, config.optim.lr, config.train.steps = phases[phase]

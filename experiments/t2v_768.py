@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   rest, phase = t2v_256.take_phase(arg)
   config = t2v_256.get_config(rest)
   tiny = config.data.source == "toy"
-  config.name = "t2v_768"
+  config.train.experiment = "t2v_768"
   size = 2 * config.data.height if tiny else 768
   config.data.update(height=size, width=size)
   config.sampling.update(height=size, width=size)

@@ -19,7 +19,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: tiny; size (pixels of the side) and frames, for tiny."""
   args = parse_arg(arg, tiny=False, size=32, frames=16)
   config = ConfigDict()
-  config.name = "tae"
   config.stage = "autoencoding"
   config.mesh = (-1, 1, 1, 1)
   config.model = model_fields(dtype="bfloat16")
@@ -29,7 +28,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     image_weight=1, video_weight=3, global_batch=64,
   )
   config.optim = section(OptimConfig, lr=1e-4, warmup=1000)
-  config.train = section(TrainConfig, steps=300_000, ema=0.999, checkpoint_every=2000)
+  config.train = section(
+    TrainConfig, experiment="tae", steps=300_000, ema=0.999, checkpoint_every=2000
+  )
   config.eval = section(EvalConfig, every=5000)
   if args.tiny:
     tiny(config, size=args.size, frames=args.frames)

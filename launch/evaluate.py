@@ -3,16 +3,18 @@
 python launch/evaluate.py --workdir=runs/t2v --count=100
 """
 
+import logging
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from absl import flags, logging
+from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
+_log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
 _OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/evaluation.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts.")
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> None:
     seed=_SEED.value,
     **{h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None},
   )
-  logging.info("%s\n%s", folder / "scores.json", report.table)
+  _log.info("%s\n%s", folder / "scores.json", report.table)
 
 
 if __name__ == "__main__":

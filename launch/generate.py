@@ -3,16 +3,18 @@
 python launch/generate.py --workdir=runs/t2v --prompt="a red star moves left on a dark background"
 """
 
+import logging
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from absl import flags, logging
+from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
+_log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; may be repeated.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts: .txt, one a line, or .jsonl.")
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> None:
     raise UserError("there is no prompt; give --prompt or --prompts")
   planned, notices = prompts.plan(entries, seed=_SEED.value)
   for notice in notices:
-    logging.warning(notice)
+    _log.warning(notice)
   pipeline = load_text_to_video(_WORKDIR.value)
   holders = (_FRAMES, _FPS, _HEIGHT, _WIDTH, _GUIDANCE, _STEPS, _SCHEDULE, _METHOD)
   changes = {h.name: h.value for h in holders if h.value is not None}
@@ -50,9 +52,9 @@ def main(argv: list[str]) -> None:
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "generated")
   made = outputs.generate(pipeline, planned, folder, settings, overwrite=_OVERWRITE.value)
   for prompt, _ in made:
-    logging.info("%s", outputs.clip_path(folder, prompt, settings))
+    _log.info("%s", outputs.clip_path(folder, prompt, settings))
   if len(planned) > 1:
-    logging.info("%s", outputs.write_sheet(folder, planned, settings))
+    _log.info("%s", outputs.write_sheet(folder, planned, settings))
 
 
 if __name__ == "__main__":

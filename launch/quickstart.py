@@ -3,16 +3,18 @@
 Everything lands in one folder; run again, it goes on where it stopped.
 """
 
+import logging
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from absl import flags, logging
+from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
+_log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "Training time of both models together.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score.")
@@ -42,8 +44,8 @@ def main(argv: list[str]) -> None:
       return
   pipeline = load_text_to_video(workdir / "t2v")
   report = scoring.score(pipeline, workdir / "samples", world=generator.data.world, count=_COUNT.value)
-  logging.info("\n%s", report.table)
-  logging.info("clips, contact sheet and scores.json: %s", workdir / "samples")
+  _log.info("\n%s", report.table)
+  _log.info("clips, contact sheet and scores.json: %s", workdir / "samples")
 
 
 if __name__ == "__main__":

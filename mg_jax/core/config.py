@@ -7,13 +7,15 @@ is the main of every command: it turns a user's mistake into one line and a non-
 
 import dataclasses
 import difflib
+import logging
 import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import app, logging
+from absl import app
+from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -144,10 +146,18 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
-  """Runs an absl main; a UserError becomes one line on stderr and exit code 2."""
+  """Runs an absl main; a UserError becomes one line on stderr and exit code 2.
+
+  The project's own log is shown as plain lines; libraries speak up from warnings on.
+  """
 
   def guarded(argv: list[str]):
-    logging.set_verbosity(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("mg_jax")
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO)
     try:
       return main(argv)
     except UserError as e:

@@ -33,7 +33,7 @@ class Generator(nn.Module):
   def setup(self):
     self.velocity = config.build(VideoDiT, self.dit, where="dit", name="dit")
     self.text = {
-      name: config.build(ByteT5, fields, where=f"encoders.{name}")
+      name: config.build(ByteT5, fields, where=f"encoders.{name}", name=f"encoder_{name}")
       for name, fields in sorted(self.encoders.items())
     }
 

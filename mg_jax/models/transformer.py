@@ -28,7 +28,6 @@ from mg_jax.nn.linear import Linear
 from mg_jax.nn.mlp import SwiGLU
 from mg_jax.nn.norms import RMSNorm
 
-INIT_STD = 0.02
 _STREAM = ("batch", "length", "act_embed")
 
 
@@ -64,7 +63,10 @@ class Surroundings:
 
 
 class Block(nn.Module):
-  """One layer of the module's pseudo-code; returns (x, None) as `nn.scan` wants it."""
+  """One layer of the module's pseudo-code; returns (x, None) as `nn.scan` wants it.
+
+  `depth` is the number of layers, which the initial size of the output projections depends on.
+  """
 
   heads: int
   mlp_dim: int
@@ -86,8 +88,7 @@ class Block(nn.Module):
         heads=self.heads,
         head_dim=width // self.heads,
         qk_norm=self.qk_norm,
-        init=nn.initializers.normal(INIT_STD),
-        out_init=nn.initializers.normal(INIT_STD / (2 * self.depth) ** 0.5),
+        out_init=self._out_init(in_axis=(0, 1), out_axis=2),
         dtype=self.dtype,
         name=name,
       )
@@ -101,12 +102,17 @@ class Block(nn.Module):
     h_BLD = RMSNorm(dtype=self.dtype, name="mlp_norm")(x_BLD) * (1 + scale2) + shift2
     mlp = SwiGLU(
       self.mlp_dim,
-      init=nn.initializers.normal(INIT_STD),
-      out_init=nn.initializers.normal(INIT_STD / (2 * self.depth) ** 0.5),
+      out_init=self._out_init(in_axis=0, out_axis=1),
       dtype=self.dtype,
       name="mlp",
     )
     return shard(x_BLD + gate2 * mlp(h_BLD), *_STREAM), None
+
+  def _out_init(self, **axes):
+    # Two residual branches per layer, so that the stream's variance does not grow with depth.
+    return nn.initializers.variance_scaling(
+      1 / (2 * self.depth), "fan_in", "truncated_normal", **axes
+    )
 
 
 class Transformer(nn.Module):

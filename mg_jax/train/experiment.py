@@ -71,7 +71,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
     UserError: on anything in the config, the data or the workdir that cannot be used.
   """
   config = configs.to_dict(config)
-  settings = configs.build(TrainConfig, config["train"], where="train", experiment=config["name"])
+  settings = configs.build(TrainConfig, config["train"], where="train")
   optim = configs.build(OptimConfig, config["optim"], where="optim")
   mesh = make_mesh(config["mesh"])
   prepare(workdir)

@@ -61,7 +61,7 @@ def test_the_text_encoder_learns_through_the_velocity(model, params, batch, awak
   target = jnp.ones_like(batch[0])
   loss = lambda p: jnp.mean((model.apply(p, *batch) - target) ** 2)  # noqa: E731
   grads = jax.jit(jax.grad(loss))(awaken(params))
-  assert set(grads["params"]) == {"dit", "text_text"}
+  assert set(grads["params"]) == {"dit", "encoder_text"}
   for path, grad in jax.tree_util.tree_leaves_with_path(grads["params"]):
     assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
 

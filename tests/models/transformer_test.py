@@ -146,7 +146,7 @@ def test_clean_tokens_take_the_modulation_of_their_own_time(params, x, inputs, a
     run(jnp.zeros(shape, bool)), at(inputs["time_BD"]), rtol=1e-5, atol=1e-5
   )
   np.testing.assert_allclose(run(jnp.ones(shape, bool)), at(late), rtol=1e-5, atol=1e-5)
-  # One layer, so that a token sees the others through attention alone.
+  # Per sample: the second has no clean token, so it is what it was.
   mixed = run(jnp.arange(LENGTH)[None] < jnp.array([[2], [0]]))
   np.testing.assert_allclose(mixed[1], at(inputs["time_BD"])[1], rtol=1e-5, atol=1e-5)
   assert np.abs(mixed[0] - at(inputs["time_BD"])[0]).max() > 1e-3
