@@ -50,9 +50,9 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   config.objective.update(drop={"text": 0.1}, time="stratified")
   config.data.update(
     source="toy", durations="single", frames=frames, height=size, width=size, fps=8.0,
-    global_batch=64, text_length=64,
+    global_batch=64, text_length=40,
   )
-  config.optim.update(lr=2e-3, warmup=50, schedule="linear")
+  config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)
   config.train.update(steps=2000, ema=0.99, checkpoint_every=500)
   config.eval.update(every=500, previews=8)
   config.sampling.update(height=size, width=size, fps=8.0, steps=16, guidance=3.0)

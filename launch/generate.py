@@ -1,6 +1,6 @@
 """Generates videos or images from prompts.
 
-python launch/generate.py --workdir=runs/t2v --prompt="a red star moves left on a dark background"
+python launch/generate.py --workdir=runs/t2v --prompt="a red star moves left"
 """
 
 import logging
@@ -18,7 +18,7 @@ _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; may be repeated.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts: .txt, one a line, or .jsonl.")
-_OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/generated.")
+_OUT = flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images).")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first prompt; the next ones count up.")
 _FRAMES = flags.DEFINE_integer("frames", None, "Frames of a clip.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second.")
@@ -33,8 +33,10 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make clips anew that are the
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) > 1 or not _WORKDIR.value:
-    raise UserError("give --workdir, a trained text-to-video run, and prompts with --prompt=TEXT")
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; give prompts as --prompt=TEXT")
+  if not _WORKDIR.value:
+    raise UserError("give --workdir, the folder of a trained text-to-video run")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.sampling import outputs, prompts
   from mg_jax.train.export import load_text_to_video
@@ -49,10 +51,15 @@ def main(argv: list[str]) -> None:
   holders = (_FRAMES, _FPS, _HEIGHT, _WIDTH, _GUIDANCE, _STEPS, _SCHEDULE, _METHOD)
   changes = {h.name: h.value for h in holders if h.value is not None}
   settings = pipeline.resolve(**changes | ({"frames": 1} if _IMAGE.value else {}))
-  folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "generated")
+  out = _OUT.value or pathlib.Path(_WORKDIR.value) / "generated"
+  folder, planned = outputs.place(out, planned, settings, overwrite=_OVERWRITE.value)
   made = outputs.generate(pipeline, planned, folder, settings, overwrite=_OVERWRITE.value)
+  new = 0
   for prompt, _ in made:
+    new += 1
     _log.info("%s", outputs.clip_path(folder, prompt, settings))
+  if new < len(planned):
+    _log.info("%d of %d clips were there already", len(planned) - new, len(planned))
   if len(planned) > 1:
     _log.info("%s", outputs.write_sheet(folder, planned, settings))
 

@@ -15,7 +15,7 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as experiments/tae.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, previews.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, previews.")
 _DUMP = flags.DEFINE_bool("dump_config", False, "Print the config as JSON and stop.")
 
 

@@ -7,19 +7,32 @@ is the main of every command: it turns a user's mistake into one line and a non-
 
 import dataclasses
 import difflib
+import errno
 import logging
+import os
+import re
 import sys
+import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from mg_jax.core.errors import UserError
+
+_CONFIG = "config"  # the flag --config=FILE[:ARG], with overrides --config.SECTION.FIELD=VALUE
+_CONFIG_FLAG = re.compile(r"--?(?:no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
+_FLAG_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): ", re.DOTALL)
+# What a user's path or machine is to blame for; other system errors are bugs.
+_PATH_ERRORS = {
+  errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
+  errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+}
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -66,6 +79,8 @@ def _accepts(annotation: Any, value: Any) -> bool:
     return any(_accepts(a, value) for a in typing.get_args(annotation))
   if annotation is None or annotation is type(None):
     return value is None
+  if dataclasses.is_dataclass(annotation):
+    return isinstance(value, annotation)
   kind = origin or annotation
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -74,10 +89,21 @@ def _accepts(annotation: Any, value: Any) -> bool:
   if kind in (bool, str):
     return isinstance(value, kind)
   if kind in (tuple, list):
-    return isinstance(value, (tuple, list))
+    return isinstance(value, (tuple, list)) and _accept_items(typing.get_args(annotation), value)
   if kind in (dict, Mapping):
-    return isinstance(value, Mapping)
+    of_values = typing.get_args(annotation)[1:] or (Any,)
+    return isinstance(value, Mapping) and all(_accepts(of_values[0], v) for v in value.values())
   return True
+
+
+def _accept_items(annotations: tuple, values: Sequence) -> bool:
+  """Whether items fit what stands in the brackets of tuple[...] or list[...]."""
+  if not annotations:
+    return True
+  if len(annotations) == 1 or annotations[1] is ...:
+    return all(_accepts(annotations[0], v) for v in values)
+  pairs = zip(annotations, values, strict=False)
+  return len(annotations) == len(values) and all(_accepts(a, v) for a, v in pairs)
 
 
 def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str = "", **extra: Any):
@@ -100,8 +126,12 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
   for key, value in values.items():
     if key not in fields:
       raise UserError(f"config {where} has no field {key!r}{_hint(key, fields)}")
-    if not _accepts(hints.get(key, Any), value):
-      raise UserError(f"config {where}.{key} is {value!r}, which does not fit {hints[key]}")
+    kind = hints.get(key, Any)
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+      values[key] = build(kind, value, where=f"{where}.{key}")
+    elif not _accepts(kind, value):
+      named = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
+      raise UserError(f"config {where}.{key} is {value!r}, which does not fit {named}")
   try:
     return cls(**values, **extra)
   except TypeError as e:
@@ -145,27 +175,127 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return listed(_plain(config))
 
 
-def run(main: Callable[[list[str]], Any]) -> None:
-  """Runs an absl main; a UserError becomes one line on stderr and exit code 2.
 
-  The project's own log is shown as plain lines; libraries speak up from warnings on.
+def run(main: Callable[[list[str]], Any]) -> None:
+  """Runs an absl main; a mistake of the user becomes one line on stderr and exit code 2.
+
+  Mistakes are UserErrors, whatever is wrong with the command line, and what a path cannot do (a
+  missing permission, a full disk). Ctrl-C ends with code 130. Anything else is a bug and shows its
+  traceback. The project's own log is shown as plain lines; libraries speak up from errors on.
   """
 
   def guarded(argv: list[str]):
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("mg_jax")
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)
-    try:
-      return main(argv)
-    except UserError as e:
-      print(f"error: {e}", file=sys.stderr, flush=True)
-      sys.exit(2)
+    return main(argv)
 
   try:
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:
-    print(f"error: {e}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    _leave(f"error: {e}", 2)
+  except OSError as e:
+    if e.errno not in _PATH_ERRORS:
+      raise
+    _leave(f"error: {e.filename or 'a file'}: {os.strerror(e.errno)}", 2)
+  except KeyboardInterrupt:
+    _leave("interrupted", 130)
+
+
+def _leave(sentence: str, code: int) -> None:
+  # A path or prompt may hold what the terminal's encoding does not.
+  encoding = sys.stderr.encoding or "utf-8"
+  text = sentence.encode(encoding, errors="backslashreplace").decode(encoding)
+  print(text, file=sys.stderr, flush=True)
+  sys.exit(code)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """absl's parser, except that every mistake on the command line is a UserError."""
+  config = _load_config(argv) if _CONFIG in flags.FLAGS else None
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as e:
+    raise UserError(_flag_mistake(str(e), config)) from e
+
+
+def _load_config(argv: list[str]) -> ConfigDict | None:
+  """The config that --config names, with every override's field found in it; None without one.
+
+  The flag itself reports a missing file at its first use, and a missing field as whatever error
+  the look-up ends in; so both are looked at here before it is parsed.
+  """
+  named, overrides = None, []
+  for position, item in enumerate(argv[1:], 1):
+    if item == "--":
+      break
+    if match := _CONFIG_FLAG.fullmatch(item):
+      field, value = match.groups()
+      if field is not None:
+        overrides.append(field)
+      else:
+        named = "".join(argv[position + 1 : position + 2]) if value is None else value
+  if named is None:
+    return None
+  path = named.partition(":")[0]
+  if not os.path.isfile(path):
+    raise UserError(
+      f"--config={named} names no file; give an experiment such as experiments/tae.py:tiny"
+    )
+  try:
+    config = flags.FLAGS[_CONFIG].parser.parse(named)
+  except UserError:
+    raise
+  except Exception as e:
+    raise UserError(_config_mistake(e, path)) from e
+  if not isinstance(config, ConfigDict):
+    raise UserError(f"{path} gives no ConfigDict; its get_config has to return one")
+  for field in overrides:
+    _find(config, field)
+  return config
+
+
+def _find(config: ConfigDict, field: str) -> Any:
+  """The value of a dotted field. Raises UserError where there is none."""
+  node, done = config, "the config"
+  for key in field.split("."):
+    known = list(node) if isinstance(node, (ConfigDict, Mapping)) else []
+    if key not in known:
+      hint = _hint(key, known) if known else ""
+      raise UserError(f"--config.{field}: {done} has no field {key!r}{hint}")
+    node, done = node[key], key
+  return node
+
+
+def _config_mistake(error: Exception, path: str) -> str:
+  """A sentence that places an error in the config file it was raised in."""
+  line, link = getattr(error, "lineno", None), error
+  # The flag wraps some errors in others, which have no frame in the file.
+  while link is not None:
+    frames = [f for f in traceback.extract_tb(link.__traceback__) if _same_file(f.filename, path)]
+    if frames:
+      error, line = link, frames[-1].lineno
+      break
+    link = link.__cause__ or link.__context__
+  place = path if line is None else f"{path} line {line}"
+  return f"{place}: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _same_file(name: str, path: str) -> bool:
+  return os.path.abspath(name) == os.path.abspath(path)
+
+
+def _flag_mistake(text: str, config: ConfigDict | None) -> str:
+  match = _FLAG_VALUE.match(text)
+  if match is None or config is None:
+    return f"{' '.join(text.split())}; see --help"
+  field, value = match.groups()
+  default = _find(config, field)
+  if isinstance(default, ConfigDict):
+    return f"--config.{field} is a section; set one of its fields: {', '.join(default)}"
+  return (
+    f"--config.{field}={value} is not of type {type(default).__name__}; an example is {default!r}"
+  )

@@ -8,6 +8,7 @@ and `fps`; bucketed ones name a duration table and a base resolution instead [MG
 import dataclasses
 import functools
 import logging
+import math
 import os
 import pathlib
 from typing import Literal
@@ -21,6 +22,11 @@ from mg_jax.data.toy import Split
 from mg_jax.data.transforms import LatentRow, VideoRow
 
 _log = logging.getLogger(__name__)
+_COUNTS = (
+  "clips", "held_out", "frames", "height", "width", "windows", "global_batch", "text_length",
+)
+SIDE_MULTIPLE = 16  # of bucketed sides, as `buckets.frame_sizes` rounds them
+SHOWN = 64  # clips that stand in for held-out ones where a folder holds out none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +81,21 @@ class DataConfig:
         f"image_weight {self.image_weight} and video_weight {self.video_weight} leave nothing to "
         "train on; make one of them positive"
       )
+    for name in _COUNTS:
+      if getattr(self, name) < 1:
+        raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
+    if not 0 < self.fps < math.inf:
+      raise UserError(f"data.fps is {self.fps}; it must be positive")
+    if self.variants < 0 or not 0 <= self.seed < 2**32:
+      raise UserError(
+        f"data.variants is {self.variants} and data.seed {self.seed}; neither may be negative, nor "
+        "the seed 2**32 or more"
+      )
+    if self.durations == "paper" and self.height % SIDE_MULTIPLE:
+      raise UserError(
+        f"data.height is {self.height}; with durations 'paper' it must be a multiple of "
+        f"{SIDE_MULTIPLE}"
+      )
 
   @property
   def kinds(self) -> dict[str, int]:
@@ -114,7 +135,10 @@ def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
 
 @functools.lru_cache(maxsize=4)
 def scan_folder(config: DataConfig) -> folder.FolderIndex:
-  """Scans the folder of a config; says what had to be rejected and why."""
+  """Scans the folder of a config; says what had to be rejected and why.
+
+  Where nothing is held out (few files, or by choice), the first clips count as validation too.
+  """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your clips")
   if config.durations == "paper":
@@ -133,7 +157,15 @@ def scan_folder(config: DataConfig) -> folder.FolderIndex:
   for item in index.rejected:
     _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
   _log.info("%s: %d clips, %d files rejected", config.path, len(index.windows), len(index.rejected))
-  return index
+  if index.buckets("validation"):
+    return index
+  _log.warning(
+    "%s: no clip is held out, so evaluations see clips that are trained on; data.holdout=tail or "
+    "more files would hold some out",
+    config.path,
+  )
+  shown = [dataclasses.replace(window, split="validation") for window in index.windows[:SHOWN]]
+  return dataclasses.replace(index, windows=(*index.windows, *shown))
 
 
 def clip_feed(config: DataConfig) -> Feed:

@@ -18,8 +18,9 @@ from mg_jax.core.typing import Array
 from mg_jax.kernels.platform import partitioned
 
 
-def _axes(name: str, size: int, mesh) -> tuple[str, ...] | None:
-  """Mesh axes of a logical dimension, or None where they do not divide its size."""
+def mesh_axes(name: str, size: int) -> tuple[str, ...] | None:
+  """Mesh axes of a logical dimension, or None where the mesh in use does not divide its size."""
+  mesh = jax.sharding.get_abstract_mesh()
   axes = LOGICAL[name]
   axes = (axes,) if isinstance(axes, str) else axes
   return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
@@ -36,10 +37,9 @@ def parallel(local: Callable[..., Array]) -> Callable[..., Array]:
   def split(q_BLNK, k_BSNK, v_BSNK, *, mask_BS=None, scale):
     if not partitioned():
       return local(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, scale=scale)
-    mesh = jax.sharding.get_abstract_mesh()
     b, length, n, _ = q_BLNK.shape
-    batch, heads = _axes("batch", b, mesh), _axes("heads", n, mesh)
-    queries = _axes("length", length, mesh)
+    batch, heads = mesh_axes("batch", b), mesh_axes("heads", n)
+    queries = mesh_axes("length", length)
     # Text is whole on every device already; only keys made from the queries' own tokens, which
     # have their length, arrive in pieces.
     gather = queries if k_BSNK.shape[1] == length else None

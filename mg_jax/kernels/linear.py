@@ -3,7 +3,7 @@
 x (..., D) and w (D, F) give (..., F); more dimensions may be contracted or produced at once, as
 in x_BLD with w_DNK. Products accumulate in float32 whatever the inputs are. Autodiff of
 "accumulate in float32, then cast" would hand float32 cotangents to the two backward products and
-so leave the fast low-precision path; here the cotangent is cast to the type of x first.
+so leave the fast low-precision path; here all three products have operands of the type of x.
 """
 
 import functools
@@ -32,7 +32,6 @@ def _forward(x, w, contract):
 
 def _backward(contract, saved, g):
   x, w = saved
-  g = g.astype(x.dtype)
   lead = x.ndim - contract
   # Leading dimensions are contracted as they are: flattening them first would merge a sharded
   # batch with a sharded length, and the partitioner would gather both.

@@ -5,7 +5,10 @@ Scores, softmax and accumulators are float32. A query whose keys are all masked 
 sends no gradient back.
 
 The blocked form never holds more than a block of the score matrix: its backward pass recomputes
-the probabilities from the saved log-sum-exp of each query.
+the probabilities from the saved log-sum-exp of each query. Heads go through batched products as
+long as their scores stay in cache, and one after the other beyond. Forward and backward took, on
+two CPU cores in float32, 0.5 to 0.95 times the reference at 16 to 128 tokens, 0.5 times at 512 and
+0.28 times at 2048.
 """
 
 import functools
@@ -20,10 +23,11 @@ from mg_jax.core.typing import Array, Bool, Float
 # Scores of masked keys. Finite, so that a row without any real key has no inf - inf in it.
 _MASKED = -1e30
 
-# Queries per block, when one head is processed at a time.
+# Queries per block.
 _CHUNK = 512
 
-# Scores held at once. As many heads as fit go through batched products together.
+# Scores held at once, 1 MiB: as many heads as fit go through batched products together. Between
+# 2^17 and 2^18 is best from 16 to 512 tokens; more loses up to 2 times, one head at a time also.
 _SCORES = 1 << 18
 
 
@@ -112,11 +116,11 @@ def _keep(mask_BS: Array | None, heads: int, groups: int) -> Array | None:
   return jnp.repeat(mask_BS, heads, axis=0).reshape(groups, -1, 1, mask_BS.shape[1])
 
 
-def _split(x_GLK: Array, blocks: int, fill: float = 0.0) -> Array:
-  """(G, L, K) as (blocks, G, ceil(L / blocks), K), the end filled up."""
+def _split(x_GLK: Array, blocks: int) -> Array:
+  """(G, L, K) as (blocks, G, ceil(L / blocks), K), the end filled up with zeros."""
   g, length, k = x_GLK.shape
   size = -(-length // blocks)
-  x = jnp.pad(x_GLK, ((0, 0), (0, blocks * size - length), (0, 0)), constant_values=fill)
+  x = jnp.pad(x_GLK, ((0, 0), (0, blocks * size - length), (0, 0)))
   return jnp.swapaxes(x.reshape(g, blocks, size, k), 0, 1)
 
 
@@ -152,7 +156,6 @@ def _blocked_backward(scale, saved, do):
   q, k, v, mask, out, lse = saved
   groups, blocks = _plan(q, k)
   length = q.shape[1]
-  do = do.astype(q.dtype)
   delta = jnp.sum(do.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
 
   def group(args):
@@ -167,9 +170,8 @@ def _blocked_backward(scale, saved, do):
       return (sums[0] + dk, sums[1] + dv), dq
 
     zeros = jnp.zeros(k_GSK.shape, jnp.float32)
-    queries = tuple(_split(x, blocks) for x in (q_GLK, do_GLK, delta_GL1))
-    # Queries that only fill up the last block get lse = inf, that is probability 0 everywhere.
-    queries += (_split(lse_GL1, blocks, fill=jnp.inf),)
+    # Queries that only fill up the last block have a zero cotangent, and so no effect.
+    queries = tuple(_split(x, blocks) for x in (q_GLK, do_GLK, delta_GL1, lse_GL1))
     (dk, dv), dq = lax.scan(block, (zeros, zeros), queries)
     return _join(dq, length), dk, dv
 

@@ -11,8 +11,10 @@ video (B, T', H', W', 3) in [-1, 1]  <->  latent (B, T, H, W, C), C = 16
 import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import shard
@@ -23,6 +25,8 @@ from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import GroupNorm
 
 LOGVAR_RANGE = (-30.0, 20.0)
+# A linear autoencoder of unit latents starts with a posterior of 5 % of their spread.
+SHORTCUT_LOGVAR = -6.0
 
 
 def _frames(module, x_BTHWC):
@@ -46,6 +50,12 @@ def depth_to_space(x_BTHWC: Array, patch: tuple[int, int, int]) -> Array:
   return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t * p, h * q, w * r, -1)
 
 
+def _fill(video_BTHWC: Array, multiple: int) -> Array:
+  """Repeats the last frame until the length is a multiple."""
+  surplus = -video_BTHWC.shape[1] % multiple
+  return jnp.pad(video_BTHWC, ((0, 0), (0, surplus), (0, 0), (0, 0), (0, 0)), mode="edge")
+
+
 class Conv25(nn.Module):
   """A spatial convolution followed by a temporal one; spatial alone where `temporal` is off.
 
@@ -55,12 +65,16 @@ class Conv25(nn.Module):
   features: int
   temporal: bool = True
   resample: Literal["none", "down", "up"] = "none"
+  init: Any = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTHWC):
     how = {"stride": 2 if self.resample == "down" else 1, "upsample": self.resample == "up"}
-    x = _frames(SpatialConv(self.features, dtype=self.dtype, name="spatial", **how), x_BTHWC)
+    spatial = SpatialConv(
+      self.features, init=self.init, dtype=self.dtype, name="spatial", **how
+    )
+    x = _frames(spatial, x_BTHWC)
     if self.temporal:
       x = TemporalConv(
         self.features, init="identity", dtype=self.dtype, name="temporal", **how
@@ -150,6 +164,8 @@ class TAE(nn.Module):
     patch: space-to-depth of (time, height, width) before the first level; (1, 1, 1) at paper size.
       A larger patch trades detail for speed: small models spend their time at full resolution.
     temporal: off gives the frame-wise image autoencoder with the same spatial parameters.
+    shortcut: a linear map of each compressed block runs beside the network, whose own output
+      starts at zero: the network learns what a linear autoencoder cannot do. Off at paper size.
     attention: attention at the lowest resolution.
     groups: GroupNorm groups.
   """
@@ -160,6 +176,7 @@ class TAE(nn.Module):
   latent: int = 16
   patch: tuple[int, int, int] = (1, 1, 1)
   temporal: bool = True
+  shortcut: bool = False
   attention: bool = True
   groups: int = 32
   dtype: Any = jnp.float32
@@ -192,30 +209,38 @@ class TAE(nn.Module):
     widths = [self.channels * m for m in self.multipliers]
 
     # A patch stem is a linear map of each patch; without one the outer layers are convolutions.
-    linear = lambda c: Linear(  # noqa: E731
-      c, use_bias=True, logical=("conv_in", "conv_out"), dtype=self.dtype
+    linear = lambda c, **kw: Linear(  # noqa: E731
+      c, use_bias=True, logical=("conv_in", "conv_out"), dtype=self.dtype, **kw
     )
+    last = {"init": nn.initializers.zeros} if self.shortcut else {}
     stem = conv if math.prod(self.patch) == 1 else linear
     self.encoder_in = stem(widths[0])
     self.encoder_blocks = [[res(c) for _ in range(self.blocks)] for c in widths]
     self.encoder_down = [conv(c, resample="down") for c in widths[:-1]]
     self.encoder_middle = middle()
     self.encoder_norm = norm()
-    self.encoder_out = conv(2 * self.latent)
+    self.encoder_out = conv(2 * self.latent, **last)
 
     self.decoder_in = conv(widths[-1])
     self.decoder_middle = middle()
     self.decoder_blocks = [[res(c) for _ in range(self.blocks + 1)] for c in reversed(widths)]
     self.decoder_up = [conv(c, resample="up") for c in reversed(widths[1:])]
     self.decoder_norm = norm()
-    self.decoder_out = stem(math.prod(self.patch) * 3)
+    self.decoder_out = stem(math.prod(self.patch) * 3, **last)
+
+    if self.shortcut:
+      self.shortcut_in = linear(self.latent)
+      self.shortcut_out = linear(math.prod(self.factors) * 3)
+
+  def blocks_of(self, video_BTHWC: Array) -> Array:
+    """The pixels that fall onto one latent position each, (B, T, H, W, 8 * 8 * 8 * 3)."""
+    return space_to_depth(_fill(video_BTHWC, self.factors[0]), self.factors)
 
   def encode(self, video_BTHWC: Float[Array, "B T H W 3"]):
     """Video in [-1, 1] to (mean, logvar), each (B, ceil(T'/8), H'/8, W'/8, C)."""
     self.latent_shape(*video_BTHWC.shape[1:4])
-    surplus = -video_BTHWC.shape[1] % self.patch[0]
-    x = jnp.pad(video_BTHWC, ((0, 0), (0, surplus), (0, 0), (0, 0), (0, 0)), mode="edge")
-    x = self.encoder_in(space_to_depth(x.astype(self.dtype), self.patch))
+    x = space_to_depth(_fill(video_BTHWC, self.patch[0]).astype(self.dtype), self.patch)
+    x = self.encoder_in(x)
     for i, blocks in enumerate(self.encoder_blocks):
       for block in blocks:
         x = block(x)
@@ -223,6 +248,9 @@ class TAE(nn.Module):
         x = self.encoder_down[i](x)
     x = nn.silu(_frames(self.encoder_norm, self.encoder_middle(x)))
     mean, logvar = jnp.split(self.encoder_out(x).astype(jnp.float32), 2, axis=-1)
+    if self.shortcut:
+      mean = mean + self.shortcut_in(self.blocks_of(video_BTHWC).astype(self.dtype))
+      logvar = logvar + SHORTCUT_LOGVAR
     return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
   def decode(self, latent_BTHWC: Float[Array, "B T H W C"], *, frames: int):
@@ -236,7 +264,34 @@ class TAE(nn.Module):
       if i < len(self.decoder_up):
         x = self.decoder_up[i](x)
     x = self.decoder_out(nn.silu(_frames(self.decoder_norm, x)))
-    return depth_to_space(x, self.patch)[:, :frames].astype(jnp.float32)
+    x = depth_to_space(x, self.patch)
+    if self.shortcut:
+      blocks = self.shortcut_out(latent_BTHWC.astype(self.dtype))
+      x = x + depth_to_space(blocks, self.factors)
+    return x[:, :frames].astype(jnp.float32)
+
+  def fit_shortcut(self, params, video_BTHWC: Array):
+    """Parameters whose shortcut is the best linear autoencoder of a batch (principal components).
+
+    Latents start with mean zero and variance one per channel. Parameters keep their boxes.
+    """
+    x = self.blocks_of(video_BTHWC)
+    x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    mean = jnp.mean(x, axis=0)
+    _, scale, components = jnp.linalg.svd(x - mean, full_matrices=False)
+    rows = self.latent
+    # A batch of a few still clips has fewer directions than channels: the rest starts at noise.
+    std = jnp.maximum(scale[:rows] / math.sqrt(len(x)), 1e-3)
+    into, out = components[:rows].T / std, components[:rows] * std[:, None]
+    fitted = {
+      "shortcut_in": {"kernel": into, "bias": -mean @ into},
+      "shortcut_out": {"kernel": out, "bias": mean},
+    }
+    return params | jax.tree.map(
+      lambda old, new: meta.replace_boxed(old, new.astype(meta.unbox(old).dtype)),
+      {name: params[name] for name in fitted}, fitted,
+      is_leaf=lambda node: isinstance(node, meta.AxisMetadata),
+    )
 
   def __call__(self, video_BTHWC):
     """Reconstruction through the latent mean; used to create the parameters."""

@@ -40,13 +40,13 @@ def generator(name: str) -> dict[str, Any]:
     UserError: on an unknown name.
   """
   if name == "tiny":
-    text = {"width": 128, "layers": 4, "heads": 4, "head_dim": 32, "mlp_dim": 256}
+    text = {"width": 128, "layers": 2, "heads": 4, "head_dim": 32, "mlp_dim": 256}
     dit = {
-      "patch": (1, 1, 1),
-      "width": 128,
-      "layers": 6,
+      "width": 256,
+      "layers": 4,
       "heads": 4,
-      "mlp_dim": 384,
+      "mlp_dim": 704,
+      "qk_norm": True,
       "max_thw": (16, 16, 16),
       "routes": {"text": {"kind": "cross", "features": text["width"]}},
     }

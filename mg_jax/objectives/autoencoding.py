@@ -38,8 +38,11 @@ class Autoencoding:
   roles: tuple[str, ...] = ("autoencoder",)
 
   def init(self, key: jax.Array, batch: dict) -> dict:
-    video = jnp.zeros((1, *batch["video"].shape[1:]), jnp.float32)
-    return {"autoencoder": self.model.init(key, video)["params"]}
+    video = jnp.asarray(batch["video"], jnp.float32) / 127.5 - 1.0
+    params = self.model.init(key, video[:1])["params"]
+    if self.model.shortcut:
+      params = self.model.fit_shortcut(params, video)
+    return {"autoencoder": params}
 
   def _forward(self, params, batch, key=None):
     video = shard(batch["video"], "batch", "time", "height", "width", "channels")

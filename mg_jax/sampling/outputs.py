@@ -23,11 +23,61 @@ from mg_jax.sampling.prompts import Prompt
 SHEET = "contact_sheet.png"
 SHEET_ROWS = 64
 SHEET_COLUMNS = 8
+# Endings by which a path means a file; only mp4 and png are written.
+_FORMATS = {
+  ".mp4", ".png", ".gif", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".jpg", ".jpeg", ".webp",
+}
+
+
+def place(
+  out: str | os.PathLike[str],
+  prompts: Sequence[Prompt],
+  settings: Settings,
+  *,
+  overwrite: bool = False,
+) -> tuple[pathlib.Path, list[Prompt]]:
+  """The folder of the clips, and the prompts under the names that their files get there.
+
+  Args:
+    out: a folder, or with one prompt the file of its clip, which then is named exactly so.
+    prompts: all prompts of the run.
+    settings: as resolved by the pipeline.
+    overwrite: whether a file that no run of this command has made may be replaced.
+
+  Raises:
+    UserError: when `out` names one file for several clips, a format other than mp4 and png, or
+      something that is there and not ours.
+  """
+  out = pathlib.Path(out)
+  if out.suffix.lower() not in _FORMATS or out.is_dir():
+    if out.is_file():
+      raise UserError(f"{out} is a file; give a folder, or a file ending in .mp4 or .png.")
+    return out, list(prompts)
+  if len(prompts) != 1:
+    raise UserError(f"{out} is one file but there are {len(prompts)} prompts; give a folder.")
+  named = [dataclasses.replace(prompts[0], name=out.stem)]
+  path = clip_path(out.parent, named[0], settings)
+  if path.suffix != out.suffix:
+    what = "an image" if settings.frames == 1 else "a video"
+    raise UserError(f"{out} cannot be written: {what} is saved as {path.suffix}.")
+  record = record_path(path)
+  if record.exists() and not _is_record(record):
+    raise UserError(f"{record} would be replaced by the record of the clip; give another --out.")
+  if path.exists() and not record.exists() and not overwrite:
+    raise UserError(
+      f"{path} is there and not from this command; pass --overwrite or another --out."
+    )
+  return out.parent, named
 
 
 def clip_path(folder: str | os.PathLike[str], prompt: Prompt, settings: Settings) -> pathlib.Path:
   """Where the clip of a prompt lies: .mp4, or .png when it is one frame."""
   return pathlib.Path(folder) / f"{prompt.name}{'.png' if settings.frames == 1 else '.mp4'}"
+
+
+def record_path(clip: pathlib.Path) -> pathlib.Path:
+  """Where the record of a clip lies: beside it, as clip.mp4.json."""
+  return clip.with_name(f"{clip.name}.json")
 
 
 def generate(
@@ -67,7 +117,7 @@ def _is_done(
 ) -> bool:
   path = clip_path(folder, prompt, settings)
   try:
-    written = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    written = json.loads(record_path(path).read_text(encoding="utf-8"))
   except (OSError, ValueError):
     return False
   if written != _record(prompt, recipe):
@@ -86,12 +136,20 @@ def _save(
 ) -> None:
   path = clip_path(folder, prompt, settings)
   # An old record must not vouch for a new clip if this run dies between the two files.
-  path.with_suffix(".json").unlink(missing_ok=True)
+  record_path(path).unlink(missing_ok=True)
   if settings.frames == 1:
     write_png(path, video[0])
   else:
     write_video(path, video, fps=settings.fps)
-  write_json(path.with_suffix(".json"), _record(prompt, recipe))
+  write_json(record_path(path), _record(prompt, recipe))
+
+
+def _is_record(path: pathlib.Path) -> bool:
+  try:
+    written = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return False
+  return isinstance(written, dict) and {"origin", "settings", "prompt", "seed"} <= written.keys()
 
 
 def write_sheet(

@@ -25,7 +25,7 @@ from mg_jax.data import atomic
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.recipe import DataConfig, open_sources
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
-from mg_jax.data.schema import Source
+from mg_jax.data.schema import Clip, Source
 from mg_jax.data.transforms import VideoRow
 from mg_jax.models.tae import TAE
 
@@ -35,7 +35,13 @@ SHARD = 1024  # records of a shard: the most that an interruption can lose
 
 
 def encode(
-  data: DataConfig, model: TAE, params, folder: str | os.PathLike[str], *, origin: str, batch: int = 32
+  data: DataConfig,
+  model: TAE,
+  params,
+  folder: str | os.PathLike[str],
+  *,
+  origin: str,
+  batch: int = 32,
 ) -> dict:
   """Encodes both splits of a recipe; returns the manifest's metadata.
 
@@ -58,7 +64,7 @@ def encode(
   }
   path = folder / MANIFEST
   if path.is_file():
-    metadata = json.loads(path.read_text())["metadata"]
+    metadata = _metadata(path)
     changed = [key for key, value in identity.items() if metadata.get(key) != value]
     if changed:
       raise UserError(
@@ -66,6 +72,7 @@ def encode(
         "another workdir"
       )
     return metadata
+  _log.info("%s: encoding the clips, once", folder)
   run = jax.jit(lambda params, video: _mean(model, params, video))
   for split in SPLITS:
     for bucket, source in open_sources(data, split).items():
@@ -76,6 +83,13 @@ def encode(
   metadata = identity | {"autoencoder": origin, "mean": mean, "std": std}
   atomic.write_json(path, {"metadata": metadata})
   return metadata
+
+
+def _metadata(path: pathlib.Path) -> dict:
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
+  except (ValueError, KeyError, TypeError) as e:
+    raise UserError(f"{path} cannot be understood ({e!r}); remove it to encode again") from e
 
 
 def _identity(data: DataConfig) -> dict:
@@ -96,7 +110,8 @@ def _encode_source(source: Source, kind: str, target, run, identity: dict, batch
   done = writer.finished_shards()
   if len(done) == shards and (target / MANIFEST).is_file():
     return
-  progress = tqdm(total=len(source), desc=f"latents {'/'.join(target.parts[-3:])}", leave=False)
+  name = f"latents {'/'.join(target.parts[-3:])}"
+  progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
   for shard in range(shards):
     indices = range(shard * SHARD, min((shard + 1) * SHARD, len(source)))
     if shard not in done:
@@ -107,13 +122,13 @@ def _encode_source(source: Source, kind: str, target, run, identity: dict, batch
   writer.finish()
 
 
-def _records(source: Source, kind: str, run, batch: int, progress: tqdm) -> Iterator[dict]:
+def _records(source: "_Slice", kind: str, run, batch: int, progress: tqdm) -> Iterator[dict]:
   transform = VideoRow(frames=1 if kind == "image" else None)
   position = 0
   for rows in evaluation_batches(source, transform, batch=batch):
     latents = np.asarray(run(rows["video"]))
     for latent in latents[: int(rows["valid"].sum())]:
-      clip = source[position]
+      clip = source.take(position)
       position += 1
       if not np.isfinite(latent).all():
         raise UserError(f"the autoencoder gives a latent that is not finite for clip {clip.key!r}")
@@ -122,16 +137,25 @@ def _records(source: Source, kind: str, run, batch: int, progress: tqdm) -> Iter
 
 
 class _Slice:
-  """A range of a source's records as a source of its own."""
+  """A range of a source as a source of its own; a clip is decoded once and held until taken."""
 
   def __init__(self, source: Source, indices: range):
     self._source, self._indices = source, indices
+    self._held: dict[int, Clip] = {}
 
   def __len__(self) -> int:
     return len(self._indices)
 
-  def __getitem__(self, index: int):
-    return self._source[self._indices[index]]
+  def __getitem__(self, index: int) -> Clip:
+    if index not in self._held:
+      self._held[index] = self._source[self._indices[index]]
+    return self._held[index]
+
+  def take(self, index: int) -> Clip:
+    """Clip `index`, which is then no longer held."""
+    clip = self[index]
+    del self._held[index]
+    return clip
 
 
 def _statistics(folder: pathlib.Path) -> tuple[list[float], list[float]]:
@@ -140,7 +164,8 @@ def _statistics(folder: pathlib.Path) -> tuple[list[float], list[float]]:
   for path in sorted(folder.iterdir()):
     source = RecordSource(path)
     for index in range(len(source)):
-      latent = source[index]["latent"].astype(np.float64).reshape(-1, source[index]["latent"].shape[-1])
+      latent = source[index]["latent"].astype(np.float64)
+      latent = latent.reshape(-1, latent.shape[-1])
       count += len(latent)
       total = total + latent.sum(0)
       squares = squares + np.square(latent).sum(0)

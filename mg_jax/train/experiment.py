@@ -5,6 +5,7 @@ one dataclass, and `stage`, which says what is trained: "autoencoding" or "flow_
 generator's stage first caches the latents of its data with the autoencoder it names.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,11 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import make_mesh
+from mg_jax.core.mesh import batch_axes, make_mesh
 from mg_jax.core.sharding import unbox
 from mg_jax.data import recipe
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
@@ -27,15 +30,20 @@ from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import flops, previews
+from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
+from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.encode import encode
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.export import load_role
 from mg_jax.train.loop import Hook, Result, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
-from mg_jax.train.workdir import prepare
+from mg_jax.train.state import abstract_key
+from mg_jax.train.workdir import is_remote, locked, prepare, resolve
 
 LATENTS = "latents"
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +62,10 @@ class EvalConfig:
   limit: int = 256
   previews: int = 8
 
+  def __post_init__(self):
+    if min(self.every, self.batch, self.limit) < 1 or self.previews < 0:
+      raise UserError("eval.every, eval.batch and eval.limit are at least 1, eval.previews 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -71,11 +83,19 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
     UserError: on anything in the config, the data or the workdir that cannot be used.
   """
   config = configs.to_dict(config)
-  settings = configs.build(TrainConfig, config["train"], where="train")
-  optim = configs.build(OptimConfig, config["optim"], where="optim")
-  mesh = make_mesh(config["mesh"])
-  prepare(workdir)
-  experiment = build(config, workdir, mesh)
+  settings = _build(TrainConfig, config, "train")
+  optim = _build(OptimConfig, config, "optim")
+  mesh = _mesh(config)
+  folder = resolve(workdir)
+  if not is_remote(folder):
+    # What cannot be made is told by `prepare`.
+    with contextlib.suppress(OSError):
+      folder.parent.mkdir(parents=True, exist_ok=True)
+  with locked(prepare(folder)):
+    if (folder / CHECKPOINTS).exists():
+      # A workdir of another experiment is refused before latents are written into it.
+      Checkpointer(folder, name=settings.experiment).close()
+    experiment = build(config, workdir, mesh)
   stream = experiment.feed.stream(
     process_index=jax.process_index(), process_count=jax.process_count()
   )
@@ -85,17 +105,22 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   )
 
 
-def build(config: Mapping[str, Any], workdir: str, mesh) -> Experiment:
+def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   """The objective, data and hooks of a config.
 
   Raises:
     UserError: as `run`.
   """
   stages = {"autoencoding": _autoencoding, "flow_matching": _flow_matching}
-  if config["stage"] not in stages:
+  if _section(config, "stage") not in stages:
     raise UserError(f"config stage {config['stage']!r} is unknown; known are {', '.join(stages)}")
-  data = configs.build(recipe.DataConfig, config["data"], where="data")
-  evals = configs.build(EvalConfig, config["eval"], where="eval")
+  data = _build(recipe.DataConfig, config, "data")
+  evals = _build(EvalConfig, config, "eval")
+  ways = batch_axes(mesh)
+  for name, rows in (("data.global_batch", data.global_batch), ("eval.batch", evals.batch)):
+    if rows % ways:
+      raise UserError(f"{name} is {rows}, which does not divide over {ways} devices of the mesh")
+  _check_dtypes(_section(config, "model"))
   return stages[config["stage"]](config, data, evals, workdir, mesh)
 
 
@@ -104,32 +129,36 @@ def step_flops(experiment: Experiment) -> float:
   objective, feed = experiment.objective, experiment.feed
   total = 0.0
   for entry in feed.entries:
-    row = entry.transform(0, entry.source[0], _fixed_rng())
+    row = entry.transform(0, entry.source[0], np.random.default_rng(0))
     batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((feed.global_batch, *x.shape[1:]), x.dtype), stack([row])
     )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params = unbox(jax.eval_shape(objective.init, key, batch))
-    for role in objective.roles:
-
-      def loss(tree, batch, key, role=role):
-        return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), {})[0]
-
-      total += entry.weight * flops.count(jax.grad(loss), params[role], batch, key)
+    params = abstract_params(objective, batch)
+    total += entry.weight * sum(
+      flops.count_training(_loss(objective, role, params), params[role], batch, abstract_key())
+      for role in objective.roles
+    )
   return total / sum(entry.weight for entry in feed.entries)
 
 
-def _fixed_rng():
-  import numpy as np
+def abstract_params(objective: Objective, batch: Any) -> dict[str, Any]:
+  """Shapes of the parameters of every role, unboxed, for a batch or its shapes."""
+  return unbox(jax.eval_shape(objective.init, abstract_key(), batch))
 
-  return np.random.default_rng(0)
+
+def _loss(objective: Objective, role: str, params: Mapping[str, Any]):
+  def loss(tree, batch, key):
+    return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), {})[0]
+
+  return loss
 
 
 def _autoencoding(config, data, evals, workdir, mesh) -> Experiment:
-  model = configs.build(TAE, config["model"], where="model")
-  model.latent_shape(data.frames, data.height, data.width)
-  weights = configs.build(AutoencodingWeights, config["objective"], where="objective")
-  objective = Autoencoding(model, weights)
+  model = _build(TAE, config, "model")
+  objective = Autoencoding(model, _build(AutoencodingWeights, config, "objective"))
+  frames = data.frames if data.video_weight else 1
+  shape = (data.global_batch, frames, data.height, data.width, 3)
+  _check_model(objective, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)})
   held_out = recipe.open_sources(data, "validation")
 
   def batches():
@@ -145,18 +174,20 @@ def _autoencoding(config, data, evals, workdir, mesh) -> Experiment:
 
 
 def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
-  model = configs.build(Generator, config["model"], where="model")
-  objective = configs.build(FlowMatching, config["objective"], where="objective", model=model)
-  if not config["autoencoder"]:
+  model = _build(Generator, config, "model")
+  objective = _build(FlowMatching, config, "objective", model=model)
+  if not _section(config, "autoencoder"):
     raise UserError(
       "config autoencoder is empty; train one first (experiments/tae.py) and give its workdir with "
       "--config.autoencoder=DIR"
     )
   tae = load_role(config["autoencoder"], "autoencoder")
+  autoencoder = _build(TAE, tae.config, "model")
+  # Before the clips are encoded, which may take long.
+  params = _check_generator(objective, autoencoder, data, _build(Settings, config, "sampling"))
   latents = os.path.join(workdir, LATENTS)
   metadata = encode(
-    data, configs.build(TAE, tae.config["model"], where="autoencoder"), tae.params, latents,
-    origin=config["autoencoder"], batch=evals.batch,
+    data, autoencoder, tae.params, latents, origin=config["autoencoder"], batch=evals.batch
   )
   mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
   kind = next(iter(data.kinds))
@@ -169,7 +200,7 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
 
   hooks = [_evaluation(objective, batches, evals, mesh)]
   if evals.previews:
-    show = previews.Samples(config, workdir, held_out, evals.previews)
+    show = previews.Samples(config, workdir, held_out, evals.previews, params=params)
     hooks.append(Hook("preview", evals.every, show))
   return Experiment(objective, recipe.latent_feed(data, latents, mean, std), tuple(hooks))
 
@@ -177,6 +208,66 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
 def _evaluation(objective, batches, evals: EvalConfig, mesh) -> Hook:
   key = rng.stream(jax.random.key(0), "evaluation")
   return Hook("evaluation", evals.every, Evaluator(objective, batches, mesh, key=key))
+
+
+def _check_generator(
+  objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig, sampling: Settings
+) -> Any:
+  """Shapes of the generator's parameters.
+
+  Raises:
+    UserError: where it takes neither the latents of the data nor those that it is to sample.
+  """
+  rows, tokens = data.global_batch, (data.global_batch, data.text_length)
+  text = {
+    "ids": jax.ShapeDtypeStruct(tokens, jnp.int32), "mask": jax.ShapeDtypeStruct(tokens, bool)
+  }
+  sizes = [(sampling.frames, sampling.height, sampling.width)]
+  if data.durations == "single":
+    sizes.append((data.frames if data.video_weight else 1, data.height, data.width))
+  for frames, height, width in sizes:
+    latent = autoencoder.latent_shape(frames, height, width)
+    try:
+      params = _check_model(
+        objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), "text": text}
+      )
+    except UserError as e:
+      raise UserError(f"{frames} frames of {height}x{width} do not fit the model: {e}") from e
+  return params["model"]
+
+
+def _check_model(objective: Objective, batch: Any) -> dict[str, Any]:
+  """The shapes of its parameters. Numbers that make no network fail in here, in many ways."""
+  try:
+    return abstract_params(objective, batch)
+  except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError) as e:
+    first = next(iter(str(e).splitlines()), "")
+    raise UserError(f"config model makes no network ({type(e).__name__}: {first})") from e
+
+
+def _check_dtypes(fields: Any) -> None:
+  for name, value in fields.items():
+    if isinstance(value, Mapping):
+      _check_dtypes(value)
+    elif name == "dtype" and value not in DTYPES:
+      raise UserError(f"config model has dtype {value!r}; known are {', '.join(DTYPES)}")
+
+
+def _mesh(config: Mapping[str, Any]) -> Mesh:
+  shape = _section(config, "mesh")
+  if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    raise UserError(f"config mesh is {shape!r}; give four whole numbers such as (-1, 1, 1, 1)")
+  return make_mesh(shape)
+
+
+def _section(config: Mapping[str, Any], name: str) -> Any:
+  if name not in config:
+    raise UserError(f"the config has no {name!r}; there are {', '.join(sorted(config))}")
+  return config[name]
+
+
+def _build(cls, config: Mapping[str, Any], name: str, **extra: Any):
+  return configs.build(cls, _section(config, name), where=name, **extra)
 
 
 def describe(config: Mapping[str, Any]) -> str:

@@ -17,6 +17,15 @@ def count(fn: Callable, *args: Any) -> float:
   return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
+def count_training(loss: Callable, params: Any, *args: Any) -> float:
+  """FLOPs of a scalar `loss(params, *args)` and its gradient in `params`.
+
+  A backward pass needs at most twice the products of the forward pass; what a gradient takes beyond
+  that is recomputation, which a utilisation of the model's FLOPs leaves out.
+  """
+  return min(count(jax.grad(loss), params, *args), 3 * count(loss, params, *args))
+
+
 def _count(jaxpr: core.Jaxpr) -> float:
   return sum(_equation(eqn) for eqn in jaxpr.eqns)
 

@@ -3,13 +3,16 @@
 Each preview writes `<workdir>/previews/step-N.png`, a contact sheet, and an mp4 per clip.
 """
 
+import logging
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from mg_jax.core.errors import UserError
+from mg_jax.core.typing import PyTree
 from mg_jax.data.images import contact_sheet
 from mg_jax.data.schema import Source
 from mg_jax.data.video import write_video
@@ -17,11 +20,14 @@ from mg_jax.objectives.autoencoding import Autoencoding
 from mg_jax.train.export import pipeline
 from mg_jax.train.state import TrainState
 
+_log = logging.getLogger(__name__)
 FOLDER = "previews"
 COLUMNS = 8
 
 
-def _write(workdir: str, step: int, clips: list[np.ndarray], captions: list[str], fps: float) -> None:
+def _write(
+  workdir: str, step: int, clips: Sequence[np.ndarray], captions: Sequence[str], fps: float
+) -> None:
   folder = pathlib.Path(workdir) / FOLDER
   folder.mkdir(parents=True, exist_ok=True)
   contact_sheet(clips, captions, folder / f"step-{step:07d}.png", columns=COLUMNS)
@@ -30,19 +36,38 @@ def _write(workdir: str, step: int, clips: list[np.ndarray], captions: list[str]
       write_video(folder / f"step-{step:07d}-{i:02d}.mp4", clip, fps=fps)
 
 
+def _surviving(step: int, show: Callable[[], None]) -> None:
+  """Shows a preview; one that fails is told, and training goes on."""
+  try:
+    show()
+  except (UserError, OSError) as e:
+    _log.warning("no preview at step %d: %s", step, e)
+
+
 class Reconstructions:
   """Held-out clips above their reconstructions."""
 
   def __init__(
-    self, objective: Autoencoding, batches: Callable[[], Iterable[Mapping[str, Any]]], workdir: str,
-    count: int, *, fps: float,
+    self,
+    objective: Autoencoding,
+    batches: Callable[[], Iterable[Mapping[str, Any]]],
+    workdir: str,
+    count: int,
+    *,
+    fps: float,
   ):
+    """Prepares previews of `count` clips, at most those of the first of the `batches`."""
     self._batches, self._workdir, self._count, self._fps = batches, workdir, count, fps
     self._run = jax.jit(objective.reconstruct)
 
   def __call__(self, state: TrainState, step: int) -> None:
-    video = next(iter(self._batches()))["video"][: self._count]
-    decoded = np.asarray(self._run(jax.device_get(state.averaged()), video))
+    """Writes the preview of a step."""
+    _surviving(step, lambda: self._show(jax.device_get(state.averaged()), step))
+
+  def _show(self, params: Mapping[str, PyTree], step: int) -> None:
+    batch = next(iter(self._batches()))
+    video = batch["video"][batch["valid"]][: self._count]
+    decoded = np.asarray(self._run(params, video))
     # Each clip stands above its reconstruction.
     clips = [np.concatenate(pair, axis=1) for pair in zip(video, decoded, strict=True)]
     names = ["clip above, reconstruction below"] * len(clips)
@@ -53,17 +78,37 @@ class Samples:
   """Clips generated for held-out captions, with the weights of the moment."""
 
   def __init__(
-    self, config: Mapping[str, Any], workdir: str, held_out: Mapping[str, Source], count: int
+    self,
+    config: Mapping[str, Any],
+    workdir: str,
+    held_out: Mapping[str, Source],
+    count: int,
+    *,
+    params: PyTree,
   ):
+    """Prepares previews of `count` captions.
+
+    Args:
+      config: of the run, plain dicts.
+      workdir: of the run, with its latents.
+      held_out: cached latents, whose captions are used.
+      count: most clips of a preview.
+      params: of the generator, or their shapes.
+
+    Raises:
+      UserError: on settings in "sampling" that the model cannot do.
+    """
     source = next(iter(held_out.values()))
     self._captions = [source[i]["captions"][0] for i in range(min(count, len(source)))]
-    self._config, self._workdir = config, workdir
-    self._pipeline = None
+    self._workdir = workdir
+    self._pipeline = pipeline(config, workdir, params, batch=len(self._captions))
+    self._pipeline.resolve()
 
   def __call__(self, state: TrainState, step: int) -> None:
-    params = jax.device_get(state.averaged()["model"])
-    if self._pipeline is None:
-      self._pipeline = pipeline(self._config, self._workdir, params, batch=len(self._captions))
-    self._pipeline.params = params
+    """Writes the preview of a step."""
+    self._pipeline.params = jax.device_get(state.averaged()["model"])
+    _surviving(step, lambda: self._show(step))
+
+  def _show(self, step: int) -> None:
     clips = self._pipeline(self._captions, seeds=range(len(self._captions)))
     _write(self._workdir, step, list(clips), self._captions, self._pipeline.settings.fps)

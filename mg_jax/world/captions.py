@@ -41,18 +41,25 @@ TEMPLATES = (
 
 
 def short_caption(scene: Scene) -> str:
-  """Canonical sentence without punctuation: "a red star moves left on a dark background"."""
+  """Canonical sentence without punctuation: "a red star moves left"; see `_canonical_background`."""
   parts = []
   for group in groups(scene):
     verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]
     parts.append(f"{_canonical_noun(group)} {verb}")
-  return f"{' and '.join(parts)} {lexicon.BACKGROUNDS[facts(scene)['background']][0]}"
+  return " and ".join(parts) + _canonical_background(scene)
 
 
 def image_caption(scene: Scene) -> str:
-  """Canonical phrase for a single frame, without motion: "a red star on a dark background"."""
-  nouns = " and ".join(_canonical_noun(group) for group in groups(scene))
-  return f"{nouns} {lexicon.BACKGROUNDS[facts(scene)['background']][0]}"
+  """Canonical phrase for a single frame, without motion: "a red star on a light background"."""
+  return " and ".join(_canonical_noun(group) for group in groups(scene)) + _canonical_background(
+    scene
+  )
+
+
+def _canonical_background(scene: Scene) -> str:
+  """" on a light background" and so on; the plain dark one goes without saying."""
+  name = facts(scene)["background"]
+  return "" if name == "dark" else f" {lexicon.BACKGROUNDS[name][0]}"
 
 
 def caption(scene: Scene, variant: int = 0) -> str:

@@ -52,12 +52,12 @@ class WorldConfig:
 
   @classmethod
   def simple(cls) -> "WorldConfig":
-    """One medium or large object in the middle of things: what a tiny model learns in minutes."""
+    """One large object before a dark background: what a tiny model learns in minutes."""
     return cls(
       motions=("left", "right", "up", "down", "spin", "grow"),
       counts=(1,),
-      sizes=("medium", "large"),
-      backgrounds=("dark", "light"),
+      sizes=("large",),
+      backgrounds=("dark",),
       cameras=("static",),
       duration_s=(2.0, 2.0),
       fps=(8.0, 8.0),

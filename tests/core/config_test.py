@@ -1,9 +1,11 @@
 """Configs: typed argument strings, sections checked against dataclass fields, short errors."""
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
-import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from mg_jax.core.config import build, parse_arg, to_dict
+from mg_jax.core.config import build, parse_arg, section, to_dict
 from mg_jax.core.errors import UserError
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,14 @@ class Optimizer:
   sizes: tuple[int, ...] = (1, 2)
   clip: float | None = None
   nesterov: bool = False
+  pairs: tuple[tuple[str, float], ...] = ()
+  rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  seed: int = 0
+  optim: Optimizer = Optimizer()
 
 
 class Model(nn.Module):
@@ -82,6 +92,10 @@ def test_a_section_becomes_a_linen_module():
     ({"name": "adam"}, "optim.name is 'adam'"),
     ({"clip": "high"}, "optim.clip is 'high'"),
     ({"sizes": 3}, "optim.sizes is 3"),
+    ({"sizes": ("abc",)}, "optim.sizes is .'abc',.*int"),
+    ({"pairs": (("a", "b"),)}, "optim.pairs is"),
+    ({"pairs": (("a", 1.0, 2.0),)}, "optim.pairs is"),
+    ({"rates": {"text": "high"}}, "optim.rates is"),
   ],
 )
 def test_wrong_key_and_wrong_type_are_named(section, words):
@@ -94,6 +108,27 @@ def test_a_missing_field_is_a_user_error():
     build(Model, {}, where="model")
 
 
+def test_a_nested_section_becomes_its_dataclass():
+  run = build(Run, {"optim": {"steps": 3, "pairs": [["a", 1]], "rates": {"text": 0.1}}})
+  assert run.optim == Optimizer(steps=3, pairs=(("a", 1),), rates={"text": 0.1})
+  with pytest.raises(UserError, match="config run.optim has no field 'setps'.*'steps'"):
+    build(Run, {"optim": {"setps": 3}}, where="run")
+  with pytest.raises(UserError, match="run.optim.steps is 'x', which does not fit int"):
+    build(Run, {"optim": {"steps": "x"}}, where="run")
+
+
+def test_a_section_reaches_every_field_with_its_type():
+  config = section(Run, seed=3)
+  assert set(config.optim) == {f.name for f in dataclasses.fields(Optimizer)}
+  assert config.seed == 3 and config.optim.rate == 1e-3 and config.optim.sizes == (1, 2)
+  with pytest.raises(TypeError):
+    config.optim.steps = "ten"
+  config.optim.clip = 0.5  # a default of None holds a later value to no type
+  assert build(Run, config) == Run(seed=3, optim=Optimizer(clip=0.5))
+  with pytest.raises(UserError, match="no field 'sede'.*'seed'"):
+    section(Run, sede=3)
+
+
 def test_linen_bookkeeping_is_not_part_of_the_schema():
   with pytest.raises(UserError, match="no field 'parent'"):
     build(Model, {"width": 8, "parent": None})
@@ -104,16 +139,117 @@ def test_to_dict_is_ready_for_json():
   assert to_dict(config) == {"a": {"b": [1, [2, 3]]}, "c": "x"}
 
 
-def test_a_user_error_is_one_line_and_exit_code_2():
-  program = textwrap.dedent("""
-    from mg_jax.core import config, errors
-    def main(argv):
-      raise errors.UserError("no such folder; make it first")
+_EXPERIMENT = """
+from ml_collections import ConfigDict
+from mg_jax.core.config import parse_arg
+
+def get_config(arg=None):
+  args = parse_arg(arg, tiny=False, fault="")
+  config = ConfigDict({"a": {"steps": 1, "sizes": (1, 2), "flag": True, "rate": 0.1}})
+  if args.fault == "name":
+    config.b.steps = 3
+  if args.fault == "value":
+    int("x")
+  return config
+"""
+_MAIN = """
+import errno, json, os, sys
+from absl import flags
+from ml_collections import config_flags
+from mg_jax.core import config, errors
+
+CONFIG = config_flags.DEFINE_config_file("config")
+FAULT = flags.DEFINE_string("fault", "", "What main raises.")
+FAULTS = {
+  "user": errors.UserError("no such folder; make it first"),
+  "full": OSError(errno.ENOSPC, "", "there/clip.mp4"),
+  "lost": OSError(errno.ENOENT, "", "part"),
+  "keys": KeyboardInterrupt(),
+  "text": errors.UserError("odd \\udc80 name"),
+}
+
+def main(argv):
+  if FAULT.value:
+    raise FAULTS[FAULT.value]
+  print(json.dumps(config.to_dict(CONFIG.value)))
+
+results = []
+for arguments in json.loads(sys.argv[1]):  # each in a process of its own, as flags parse only once
+  out, err = open("out", "w+"), open("err", "w+")
+  child = os.fork()
+  if not child:
+    os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+    sys.argv = ["main", *arguments]
     config.run(main)
-  """)
+  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  results.append([code, open("out").read(), open("err").read()])
+print(json.dumps(results))
+"""
+
+
+def _run(folder: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
+  """Exit code, stdout and stderr of a small main for each of some lists of arguments."""
+  (folder / "exp.py").write_text(_EXPERIMENT)
   done = subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True, cwd=_ROOT, timeout=60
-  )
-  assert done.returncode == 2
-  assert done.stderr.strip().splitlines()[-1] == "error: no such folder; make it first"
-  assert "Traceback" not in done.stderr
+    [sys.executable, "-c", _MAIN, json.dumps(commands)],
+    capture_output=True, text=True, cwd=folder, timeout=120,
+    env={**os.environ, "PYTHONPATH": str(_ROOT)},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return [tuple(item) for item in json.loads(done.stdout)]
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
+  faults = {
+    "user": (2, "error: no such folder; make it first"),
+    "full": (2, "error: there/clip.mp4: No space left on device"),
+    "keys": (130, "interrupted"),
+    "text": (2, "error: odd \\udc80 name"),
+  }
+  for (code, _, err), expected in zip(
+    _run(tmp_path, *([f"--fault={name}"] for name in faults)), faults.values(), strict=True
+  ):
+    assert (code, err.strip()) == expected
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+  ((code, _, err),) = _run(tmp_path, ["--fault=lost"])
+  assert code == 1 and "Traceback" in err
+
+
+def test_overrides_reach_the_config(tmp_path):
+  good = ["--config=exp.py:tiny", "--config.a.steps=5", "--noconfig.a.flag", "--config.a.sizes=4"]
+  spaced = ["--config", "exp.py", "--config.a.rate", "0.5"]
+  (code, out, err), (_, second, _) = _run(tmp_path, good, spaced)
+  assert code == 0 and not err
+  assert json.loads(out) == {"a": {"steps": 5, "sizes": [4], "flag": False, "rate": 0.1}}
+  assert json.loads(second)["a"]["rate"] == 0.5
+
+
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
+  (tmp_path / "syntax.py").write_text("def get_config(:\n")
+  (tmp_path / "empty.py").write_text("x = 1\n")
+  (tmp_path / "other.py").write_text("def get_config():\n  return {}\n")
+  cases = [
+    (["--config=exp.py", "--config.a.stesp=5"], "--config.a.stesp: a has no field 'stesp'; did"),
+    (["--config=exp.py", "--config.b.c=5"], "the config has no field 'b'; known are a"),
+    (["--config=exp.py", "--config.a.steps.c=5"], "steps has no field 'c'"),
+    (["--config=exp.py", "--config.a.=5"], "a has no field ''"),
+    (["--config=exp.py", "--config.a.steps=abc"], "steps=abc is not of type int; an example is 1"),
+    (["--config=exp.py", "--config.a.flag=maybe"], "flag=maybe is not of type bool"),
+    (["--config=exp.py", "--config.a=5"], "--config.a is a section; set one of its fields: flag"),
+    (["--config=exp.py:tiny,foo=3"], "config argument 'foo' is unknown"),
+    (["--config=nothing.py:tiny", "--config.a.b=1"], "--config=nothing.py:tiny names no file"),
+    (["--config"], "names no file"),
+    (["--config=exp.py:fault=name"], "exp.py line 9: AttributeError"),
+    (["--config=exp.py:fault=value"], "exp.py line 11: ValueError: invalid literal"),
+    (["--config=syntax.py"], "syntax.py line 1: SyntaxError"),
+    (["--config=empty.py"], "no attribute 'get_config'"),
+    (["--config=other.py"], "other.py gives no ConfigDict"),
+    (["--config.a.steps=1", "--config=exp.py"], "before a value for --config"),
+    (["--stesp=3"], "Unknown command line flag 'stesp'; see --help"),
+  ]
+  results = _run(tmp_path, *(arguments for arguments, _ in cases))
+  for (arguments, words), (code, out, err) in zip(cases, results, strict=True):
+    assert code == 2 and not out, arguments
+    assert words in err and len(err.splitlines()) == 1 and err.startswith("error: "), err

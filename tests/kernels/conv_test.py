@@ -8,10 +8,17 @@ from jax import lax
 
 from mg_jax.core.mesh import make_mesh, use_mesh
 from mg_jax.kernels import conv
+from mg_jax.kernels.platform import platform
 
 
 def normal(seed, shape, dtype=jnp.float32):
   return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+@pytest.fixture(autouse=True)
+def hand_written(monkeypatch):
+  """The frames of these tests are small, and are to take the hand-written backward pass."""
+  monkeypatch.setattr(conv, "_SMALL_FRAME", 0)
 
 
 def plain_spatial(x, w, stride=1):
@@ -122,17 +129,82 @@ def test_bfloat16_stays_bfloat16():
   np.testing.assert_allclose(y.astype(jnp.float32), wide, atol=2e-2 * float(jnp.abs(wide).max()))
 
 
-@pytest.mark.parametrize("mesh_shape", [(8, 1, 1, 1), (2, 2, 1, 2)], ids=str)
-def test_batch_split_over_a_mesh(mesh_shape):
-  x, w = normal(0, (8, 4, 6, 3)), normal(1, (3, 3, 3, 4))
-  want = jax.grad(lambda w: jnp.sum(jnp.square(plain_spatial(x, w))))(w)
+def spatial(x, w):
+  return conv.spatial_conv(x, w)
+
+
+def half(x, w):
+  return conv.spatial_conv(x, w, stride=2)
+
+
+def temporal(x, w):
+  y = conv.temporal_conv(x.reshape(2, 4, *x.shape[1:]), w[0])
+  return y.reshape(8, *y.shape[2:])
+
+
+@pytest.mark.parametrize(
+  "fn,target",
+  [
+    (spatial, "cpu"),
+    (spatial, "tpu"),
+    (half, "cpu"),
+    (conv.nearest2_spatial_conv, "cpu"),
+    (temporal, "cpu"),
+  ],
+)
+@pytest.mark.parametrize(
+  "mesh_shape,split",
+  [
+    ((8, 1, 1, 1), ("batch",)),
+    ((1, 2, 2, 2), ("batch", "context")),
+    ((1, 2, 2, 2), (None, None, "context")),
+  ],
+)
+def test_equals_single_device_however_x_is_split(fn, target, mesh_shape, split):
+  x, w = normal(0, (8, 4, 4, 3)), normal(1, (3, 3, 3, 4))
+  ct = normal(2, jax.eval_shape(fn, x, w).shape)
+
+  @jax.jit
+  def both(x, w, ct):
+    out, pullback = jax.vjp(fn, x, w)
+    return out, *pullback(ct)
+
+  want = both(x, w, ct)
+  spec = jax.P(*(("data", "fsdp") if axis == "batch" else axis for axis in split))
   mesh = make_mesh(mesh_shape)
+  with use_mesh(mesh), platform(target):
+    place = lambda a: jax.device_put(a, jax.NamedSharding(mesh, spec))  # noqa: E731
+    got = both(place(x), w, place(ct))
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(jax.device_get(a), b, atol=1e-4)
+
+
+def test_a_split_batch_is_not_gathered():
+  x, w = normal(0, (8, 4, 4, 3)), normal(1, (3, 3, 3, 4))
+  mesh = make_mesh((2, 2, 1, 2))
   with use_mesh(mesh):
     split = jax.device_put(x, jax.NamedSharding(mesh, jax.P(("data", "fsdp"))))
-    fn = jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.square(conv.spatial_conv(x, w)))))
-    assert "all-gather" not in fn.lower(w, split).compile().as_text()
-    got = fn(w, split)
-  np.testing.assert_allclose(jax.device_get(got), want, rtol=1e-4, atol=1e-4)
+    step = jax.jit(jax.grad(lambda w, x: jnp.sum(jnp.square(conv.spatial_conv(x, w)))))
+    assert "all-gather" not in step.lower(w, split).compile().as_text()
+
+
+def test_small_frames_leave_the_weight_gradient_to_xla(monkeypatch):
+  def loops(size):
+    x, w = jnp.zeros((4, size, size, 2)), jnp.zeros((3, 3, 2, 2))
+    monkeypatch.setattr(conv, "_POSITIONS", 1)
+    gradient = jax.jit(lambda x, w: jax.vjp(conv.spatial_conv, x, w)[1](x))
+    return gradient.lower(x, w).as_text().count("stablehlo.while")
+
+  monkeypatch.setattr(conv, "_SMALL_FRAME", 16)
+  assert (loops(4), loops(5)) == (0, 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_native_weight_gradient_of_accelerators(stride):
+  x, w = normal(0, (2, 5, 4, 3)), normal(1, (3, 3, 3, 4))
+  with platform("tpu"):
+    fn = lambda x, w: conv.spatial_conv(x, w, stride=stride)  # noqa: E731
+    assert_same(fn, lambda x, w: plain_spatial(x, w, stride), x, w)
 
 
 def test_kernels_that_are_not_offered_are_refused():

@@ -32,6 +32,55 @@ def _run(folder, pipeline, settings=SETTINGS, **kw):
   return list(outputs.generate(pipeline, PROMPTS, folder, settings, **kw))
 
 
+def test_a_clip_goes_to_the_file_that_is_named(tmp_path):
+  folder, named = outputs.place(tmp_path / "sub" / "clip.mp4", PROMPTS[:1], SETTINGS)
+  assert outputs.clip_path(folder, named[0], SETTINGS) == tmp_path / "sub" / "clip.mp4"
+  list(outputs.generate(Painter(), named, folder, SETTINGS))
+  assert {p.name for p in folder.iterdir()} == {"clip.mp4", "clip.mp4.json"}
+  image = dataclasses.replace(SETTINGS, frames=1)
+  folder, named = outputs.place(tmp_path / "x.y.png", PROMPTS[:1], image)
+  assert outputs.clip_path(folder, named[0], image) == tmp_path / "x.y.png"
+  # The same command goes on: it finds its own clip.
+  folder, named = outputs.place(tmp_path / "sub" / "clip.mp4", PROMPTS[:1], SETTINGS)
+  assert list(outputs.generate(Painter(), named, folder, SETTINGS)) == []
+
+
+@pytest.mark.parametrize("name", ["clips", "v1.2", "sub/clips", "there.mp4"])
+def test_other_places_are_folders(tmp_path, name):
+  (tmp_path / "there.mp4").mkdir()
+  assert outputs.place(tmp_path / name, PROMPTS, SETTINGS) == (tmp_path / name, PROMPTS)
+
+
+@pytest.mark.parametrize(
+  "name, count, frames, words",
+  [
+    ("clip.mp4", 3, 4, "one file but there are 3 prompts; give a folder"),
+    ("clip.png", 1, 4, "clip.png cannot be written: a video is saved as .mp4"),
+    ("clip.mp4", 1, 1, "an image is saved as .png"),
+    ("clip.MP4", 1, 4, "saved as .mp4"),
+    ("clip.gif", 1, 4, "saved as .mp4"),
+    ("notes", 3, 4, "notes is a file; give a folder"),
+    ("mine.mp4", 1, 4, "mine.mp4 is there and not from this command; pass --overwrite"),
+    ("data.mp4", 1, 4, "data.mp4.json would be replaced"),
+  ],
+)
+def test_places_that_cannot_be_are_refused_untouched(tmp_path, name, count, frames, words):
+  for mine in ("notes", "mine.mp4", "data.mp4.json"):
+    (tmp_path / mine).write_text("{}")
+  settings = dataclasses.replace(SETTINGS, frames=frames)
+  with pytest.raises(UserError, match=words):
+    outputs.place(tmp_path / name, PROMPTS[:count], settings)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["data.mp4.json", "mine.mp4", "notes"]
+
+
+def test_overwriting_takes_a_clip_but_never_a_foreign_json(tmp_path):
+  for mine in ("mine.mp4", "data.mp4.json"):
+    (tmp_path / mine).write_text("{}")
+  outputs.place(tmp_path / "mine.mp4", PROMPTS[:1], SETTINGS, overwrite=True)
+  with pytest.raises(UserError, match="data.mp4.json would be replaced"):
+    outputs.place(tmp_path / "data.mp4", PROMPTS[:1], SETTINGS, overwrite=True)
+
+
 def test_clips_are_playable_and_recorded(tmp_path):
   made = _run(tmp_path, Painter())
   assert [prompt for prompt, _ in made] == PROMPTS
@@ -63,7 +112,7 @@ def test_a_run_continues_where_it_was_interrupted(tmp_path):
 def test_unfinished_clips_are_made_again(tmp_path):
   _run(tmp_path, Painter())
   outputs.clip_path(tmp_path, PROMPTS[0], SETTINGS).unlink()
-  outputs.clip_path(tmp_path, PROMPTS[1], SETTINGS).with_suffix(".json").write_text("{broken")
+  outputs.clip_path(tmp_path, PROMPTS[1], SETTINGS).with_suffix(".mp4.json").write_text("{broken")
   assert [p for p, _ in _run(tmp_path, Painter())] == PROMPTS[:2]
 
 

@@ -1,0 +1,50 @@
+"""Times the parts that take the time, beside the same work in PyTorch, on one CPU.
+
+python launch/bench.py --suites=tae_encode,tae_decode --json=bench.json
+
+Suites: dit_block_forward, dit_block_step, tae_encode, tae_decode, sampling. Both sides run in turns
+in processes of their own; peers need `pip install mg_jax[parity]`.
+"""
+
+import json
+import logging
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from launch.bench_suites import driver, report, suites
+from mg_jax.core import config
+from mg_jax.core.errors import UserError
+
+_log = logging.getLogger("mg_jax")
+_SUITES = flags.DEFINE_list("suites", [], "Suites to run; default all.")
+_SIZE = flags.DEFINE_enum("size", "default", suites.SIZES, "Size of the shapes.")
+_RUNS = flags.DEFINE_integer("runs", 9, "Samples of each program.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
+_JSON = flags.DEFINE_string("json", None, "Also write everything measured to this file.")
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+  if _RUNS.value < 1 or _THREADS.value < 1:
+    raise UserError("--runs and --threads must be at least 1")
+  about = report.machine(_THREADS.value)
+  _log.info("%s", ", ".join(f"{name} {value}" for name, value in about.items() if value))
+  rows = driver.run(
+    driver.choose(_SUITES.value),
+    size=_SIZE.value,
+    runs=_RUNS.value,
+    threads=_THREADS.value,
+    log=_log.info,
+  )
+  print(report.table(rows))
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(report.document(rows, about), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  config.run(main)

@@ -1,0 +1,179 @@
+"""Runs the suites: both sides in long-lived processes, their samples taken in turns.
+
+Everything that is compared comes from one run: ours, peer, ours, peer, and so on, so that whatever
+slows the machine slows both. Compilation is never inside a sample.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from launch.bench_suites.suites import PUBLISHED, SAME_WORK, SUITES, Suite
+from mg_jax.core.errors import UserError
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_MISSING = "not installed: pip install mg_jax[parity]"
+SAMPLE_SECONDS = 0.05
+OURS = "mg_jax"
+
+
+@dataclasses.dataclass
+class Row:
+  """One program's line of the table.
+
+  Attributes:
+    suite, name: which work, by whom.
+    same_work: whether it computes the same function as ours.
+    note: why there are no samples, "" when there are.
+    samples: milliseconds per call.
+    foreign: per sample, the share of the machine that other processes used; None: unknown.
+    first_s, flop, units, unit: see suites.Program and suites.Suite.
+  """
+
+  suite: str
+  name: str
+  same_work: bool = False
+  note: str = ""
+  samples: list[float] = dataclasses.field(default_factory=list)
+  foreign: list[float | None] = dataclasses.field(default_factory=list)
+  first_s: float = 0.0
+  flop: float = 0.0
+  units: int = 0
+  unit: str = ""
+
+  @property
+  def median(self) -> float:
+    return statistics.median(self.samples)
+
+  @property
+  def gflops(self) -> float:
+    """Billions of floating-point operations per second."""
+    return self.flop / self.median / 1e6
+
+  @property
+  def rate(self) -> float:
+    """Units per second."""
+    return 1e3 * self.units / self.median
+
+
+class Side:
+  """The process of one side. A context manager."""
+
+  def __init__(self, side: str, threads: int):
+    self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(_ROOT)}
+    # Compile times are part of the report, so nothing may come from a cache.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    self._process = subprocess.Popen(
+      [sys.executable, "-m", "launch.bench_suites.worker", side, str(threads)],
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
+    )  # fmt: skip
+
+  def ask(self, **request: Any) -> dict[str, Any]:
+    """Sends a request and waits for its answer; a dead process answers with an error."""
+    try:
+      self._process.stdin.write(json.dumps(request) + "\n")
+      self._process.stdin.flush()
+      line = self._process.stdout.readline()
+    except BrokenPipeError:
+      line = ""
+    if line:
+      return json.loads(line)
+    self._log.seek(0)
+    last = (self._log.read().strip() or "nothing was printed").splitlines()[-1]
+    return {"error": f"the process ended: {last[:160]}"}
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    self._process.stdin.close()
+    try:
+      self._process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    self._process.stdout.close()
+    self._log.close()
+
+
+def installed(variant: str) -> bool:
+  """Whether the libraries of a peer are there."""
+  needed = ("torch", "diffusers") if variant in PUBLISHED else ("torch",)
+  return all(importlib.util.find_spec(name) for name in needed)
+
+
+def choose(names: Sequence[str]) -> list[Suite]:
+  """Suites by name; none means all.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  for name in names:
+    if name not in SUITES:
+      raise UserError(f"no suite is named {name!r}; known are {', '.join(SUITES)}")
+  return [SUITES[name] for name in names or SUITES]
+
+
+def run(
+  suites: Sequence[Suite], *, size: str, runs: int, threads: int, log: Callable[[str], None]
+) -> list[Row]:
+  """Measures suites, one after the other.
+
+  Args:
+    suites: from `choose`.
+    size: of SIZES.
+    runs: samples per program.
+    threads: of each side.
+    log: takes lines of progress.
+  """
+  rows = []
+  with Side("ours", threads) as ours, Side("torch", threads) as torch:
+    for suite in suites:
+      programs = [(ours, Row(suite.name, OURS, unit=suite.unit))]
+      for variant in suite.peers:
+        row = Row(suite.name, f"torch {variant}", variant in SAME_WORK, unit=suite.unit)
+        row.note = "" if installed(variant) else _MISSING
+        programs.append((torch, row))
+      _suite(suite, size, programs, runs, log)
+      rows += [row for _, row in programs]
+  return rows
+
+
+def _suite(suite, size, programs, runs, log) -> None:
+  for side, row in programs:
+    if not row.note:
+      log(f"{suite.name} {size}: building {row.name}")
+      answer = side.ask(
+        do="build", name=row.name, kind=suite.kind, shapes=suite.sizes[size],
+        variant=row.name.removeprefix("torch "),
+      )  # fmt: skip
+      _take(row, answer, ("first_s", "flop", "units"))
+  for i in range(runs):
+    log(f"{suite.name} {size}: sample {i + 1} of {runs}")
+    for side, row in programs:
+      if not row.note:
+        answer = side.ask(do="sample", name=row.name, seconds=SAMPLE_SECONDS)
+        if "error" in answer:
+          row.note = answer["error"]
+          continue
+        row.samples.append(answer["ms"])
+        row.foreign.append(answer["foreign"])
+  for side, row in programs:
+    side.ask(do="drop", name=row.name)
+
+
+def _take(row: Row, answer: dict[str, Any], names: Sequence[str]) -> None:
+  if "error" in answer:
+    row.note = answer["error"]
+    return
+  for name in names:
+    setattr(row, name, answer[name])

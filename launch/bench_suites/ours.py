@@ -1,0 +1,142 @@
+"""Our side of every suite: the modules a run trains and samples with, compiled ahead of time."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import t2v_256, tae
+from launch.bench_suites.suites import Program
+from mg_jax.core.sharding import unbox
+from mg_jax.models.generator import Generator
+from mg_jax.models.tae import TAE
+from mg_jax.models.transformer import Block, Surroundings
+from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.train import flops
+
+_POSITION_STD = 0.02
+
+
+def block(shapes: dict[str, Any]) -> tuple[Block, dict[str, jax.Array]]:
+  """The layer, and its inputs by the names of `Surroundings`; an eighth of the text is padding."""
+  b, width, context = (shapes[name] for name in ("batch", "width", "context"))
+  normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape)  # noqa: E731
+  inputs = {
+    "x": normal(0, b, shapes["tokens"], width),
+    "positions": _POSITION_STD * normal(1, shapes["tokens"], width),
+    "modulation": 0.1 * normal(2, b, 6, width),
+    "context": normal(3, b, context, width),
+    "context_mask": jnp.broadcast_to(jnp.arange(context) < context - context // 8, (b, context)),
+  }
+  return Block(heads=shapes["heads"], mlp_dim=shapes["mlp_dim"], depth=1), inputs
+
+
+def _block_apply(module, params, learned, fixed):
+  inputs = learned | fixed
+  x = inputs.pop("x")
+  return module.apply({"params": params}, x, Surroundings(**inputs))[0]
+
+
+def _split(inputs):
+  """Inputs that gradients flow back to, and the others."""
+  fixed = ("positions", "context_mask")
+  return (
+    {name: value for name, value in inputs.items() if name not in fixed},
+    {name: inputs[name] for name in fixed},
+  )
+
+
+def _block_forward(shapes):
+  module, inputs = block(shapes)
+  params = _init(lambda key: module.init(key, inputs["x"], _surroundings(inputs)))
+  return functools.partial(_block_apply, module), (params, *_split(inputs)), 0
+
+
+def _block_step(shapes):
+  apply, (params, learned, fixed), _ = _block_forward(shapes)
+  loss = lambda params, learned, fixed: jnp.mean(jnp.square(apply(params, learned, fixed)))  # noqa: E731
+  return jax.value_and_grad(loss, argnums=(0, 1)), (params, learned, fixed), 0
+
+
+def _surroundings(inputs):
+  return Surroundings(**{name: value for name, value in inputs.items() if name != "x"})
+
+
+def _init(init: Callable) -> Any:
+  return jax.jit(lambda key: unbox(init(key)["params"]))(jax.random.key(0))
+
+
+def _tae(shapes, method):
+  module = TAE(**shapes["model"])
+  frames, side = shapes["frames"], shapes["side"]
+  shape = (shapes["batch"], frames, side, side, 3)
+  params = _init(lambda key: module.init(key, jnp.zeros(shape)))
+  options = {}
+  if method == "decode":
+    shape = (shapes["batch"], *module.latent_shape(frames, side, side))
+    options = {"frames": frames}
+  x = jnp.clip(jax.random.normal(jax.random.key(1), shape), -1, 1)
+  apply = lambda params, x: module.apply({"params": params}, x, method=method, **options)  # noqa: E731
+  return apply, (params, x), shapes["batch"] * frames
+
+
+_FUNCTIONS = {
+  "block_forward": _block_forward,
+  "block_step": _block_step,
+  "tae_encode": functools.partial(_tae, method="encode"),
+  "tae_decode": functools.partial(_tae, method="decode"),
+}
+
+
+def function(kind: str, shapes: dict[str, Any]) -> tuple[Callable, tuple, int]:
+  """A pure function, its arguments, and the units that one call of it makes."""
+  return _FUNCTIONS[kind](shapes)
+
+
+def build(kind: str, shapes: dict[str, Any], variant: str = "") -> Program:
+  """The program of a suite; there is one variant."""
+  del variant
+  if kind == "sampling":
+    return _sampling(shapes)
+  fn, args, units = function(kind, shapes)
+  start = time.perf_counter()
+  compiled = jax.jit(fn).lower(*args).compile()
+  first_s = time.perf_counter() - start
+  call = lambda: jax.block_until_ready(compiled(*args))  # noqa: E731
+  return Program(call, first_s, flops.count(fn, *args), units)
+
+
+def pipeline(shapes: dict[str, Any]) -> TextToVideo:
+  """The sampler that the tiny experiments train, with random weights."""
+  config, tae_config = t2v_256.get_config("tiny"), tae.get_config("tiny")
+  settings = Settings(**(config.sampling.to_dict() | {"steps": shapes["steps"]}))
+  autoencoder = TAE(**tae_config.model.to_dict())
+  size = (settings.frames, settings.height, settings.width)
+  latent = jnp.zeros((1, *autoencoder.latent_shape(*size)))
+  model = Generator(**config.model.to_dict())
+  ids = jnp.zeros((1, config.data.text_length), jnp.int32)
+  cond = {"text": {"ids": ids, "mask": ids == 0}}
+  return TextToVideo(
+    model=model,
+    params=_init(lambda key: model.init(key, latent, jnp.zeros((1,)), cond)),
+    autoencoder=autoencoder,
+    autoencoder_params=_init(lambda key: autoencoder.init(key, jnp.zeros((1, *size, 3)))),
+    mean=np.zeros(autoencoder.latent, np.float32),
+    std=np.ones(autoencoder.latent, np.float32),
+    settings=settings,
+    text_length=config.data.text_length,
+    batch=shapes["clips"],
+  )
+
+
+def _sampling(shapes):
+  sampler = pipeline(shapes)
+  prompts = ["a red star moves left on a dark background"] * shapes["clips"]
+  call = lambda: sampler(prompts, seeds=range(shapes["clips"]))  # noqa: E731
+  start = time.perf_counter()
+  call()
+  return Program(call, time.perf_counter() - start, units=shapes["clips"])

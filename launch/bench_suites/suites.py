@@ -1,0 +1,89 @@
+"""What is measured: the shapes of every suite at every size, read by both sides.
+
+A suite is one piece of work. The same-work peers ("eager", "compiled") compute the same function;
+the others are published autoencoders of about the same purpose, comparable per frame and by their
+arithmetic rate only.
+"""
+
+import dataclasses
+from typing import Any
+
+SAME_WORK = ("eager", "compiled")
+PUBLISHED = ("AutoencoderKLWan", "AutoencoderKLHunyuanVideo", "AutoencoderKLCosmos")
+SIZES = ("tiny", "default", "large")
+
+# One layer of the generator with cross-attention. The MLP is the family's 8 D / 3, rounded up.
+_BLOCK = {
+  "tiny": {"batch": 2, "tokens": 24, "width": 32, "heads": 2, "mlp_dim": 64, "context": 8},
+  "default": {
+    "batch": 4, "tokens": 1024, "width": 512, "heads": 8, "mlp_dim": 1408, "context": 256,
+  },
+  "large": {
+    "batch": 1, "tokens": 4096, "width": 1024, "heads": 16, "mlp_dim": 2816, "context": 256,
+  },
+}  # fmt: skip
+
+# The paper's layout of the autoencoder at a quarter of the usual width.
+_PAPER = {"channels": 32, "multipliers": (1, 2, 4, 4), "blocks": 2, "latent": 16, "groups": 32}
+_TAE = {
+  "tiny": {
+    "batch": 1, "frames": 4, "side": 16,
+    "model": {"channels": 8, "multipliers": (1, 2, 2), "blocks": 1, "latent": 4, "groups": 4},
+  },
+  "default": {"batch": 1, "frames": 16, "side": 128, "model": _PAPER},
+  "large": {"batch": 1, "frames": 16, "side": 256, "model": _PAPER},
+}  # fmt: skip
+
+_SAMPLING = {
+  "tiny": {"clips": 1, "steps": 2},
+  "default": {"clips": 4, "steps": 16},
+  "large": {"clips": 16, "steps": 16},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+  """One piece of work.
+
+  Attributes:
+    name: what `--suites` calls it.
+    kind: which builder of `ours` and `peers` makes it.
+    sizes: size -> shapes.
+    peers: variants of the torch side.
+    unit: what a call makes or handles, counted for a rate; the shapes hold how many.
+  """
+
+  name: str
+  kind: str
+  sizes: dict[str, dict[str, Any]]
+  peers: tuple[str, ...] = ()
+  unit: str = ""
+
+
+SUITES = {
+  suite.name: suite
+  for suite in (
+    Suite("dit_block_forward", "block_forward", _BLOCK, SAME_WORK),
+    Suite("dit_block_step", "block_step", _BLOCK, SAME_WORK),
+    Suite("tae_encode", "tae_encode", _TAE, SAME_WORK + PUBLISHED, "frames"),
+    Suite("tae_decode", "tae_decode", _TAE, SAME_WORK + PUBLISHED, "frames"),
+    Suite("sampling", "sampling", _SAMPLING, (), "clips"),
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """Something ready to be timed.
+
+  Attributes:
+    call: runs it once and waits for the result.
+    first_s: seconds that tracing, compiling and, for torch, the first call took.
+    flop: of the multiplications and additions of one call, as this program does them; 0: unknown.
+    units: how many of the suite's unit one call makes.
+  """
+
+  call: Any
+  first_s: float
+  flop: float = 0.0
+  units: int = 0

@@ -1,0 +1,131 @@
+"""The torch side of every suite: our networks in PyTorch, and published autoencoders of diffusers."""
+
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from launch.bench_suites import peers
+from launch.bench_suites.suites import PUBLISHED, Program
+
+# Memory order of a video and of the kernels that read it.
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _block(shapes: dict[str, Any], learn: bool):
+  b, width, context = (shapes[name] for name in ("batch", "width", "context"))
+  module = peers.Block(width, shapes["heads"], shapes["mlp_dim"])
+  real = torch.arange(context) < context - context // 8
+  inputs = {
+    "x": torch.randn(b, shapes["tokens"], width, requires_grad=learn),
+    "positions": 0.02 * torch.randn(shapes["tokens"], width),
+    "modulation": (0.1 * torch.randn(b, 6, width)).requires_grad_(learn),
+    "context": torch.randn(b, context, width, requires_grad=learn),
+    "context_mask": real.expand(b, context),
+  }
+  return module, inputs
+
+
+def _block_forward(shapes, wrap):
+  module, inputs = _block(shapes, learn=False)
+  fn = wrap(module)
+  return lambda: fn(**inputs)
+
+
+def _block_step(shapes, wrap):
+  module, inputs = _block(shapes, learn=True)
+  fn = wrap(lambda inputs: module(**inputs).square().mean())
+  leaves = [*module.parameters(), *(value for value in inputs.values() if value.requires_grad)]
+
+  def call():
+    for leaf in leaves:
+      leaf.grad = None
+    fn(inputs).backward()
+
+  return call
+
+
+def _latent(shapes, frames, factor):
+  side = shapes["side"] // factor[1]
+  return (shapes["batch"], shapes["model"]["latent"], -(-frames // factor[0]), side, side)
+
+
+def _tae(part):
+  def make(shapes, wrap):
+    frames, side, model = shapes["frames"], shapes["side"], shapes["model"]
+    factor = (2 ** (len(model["multipliers"]) - 1),) * 2
+    if part == "encode":
+      module, shape = peers.Encoder(**model), (shapes["batch"], 3, frames, side, side)
+    else:
+      module, shape = peers.Decoder(**model), _latent(shapes, frames, factor)
+    for parameter in module.parameters():
+      if parameter.ndim in _LAST:
+        parameter.data = parameter.data.to(memory_format=_LAST[parameter.ndim])
+    fn, x = wrap(module), torch.randn(shape).to(memory_format=_LAST[5])
+    return lambda: fn(x)
+
+  return make
+
+
+_FUNCTIONS = {
+  "block_forward": _block_forward,
+  "block_step": _block_step,
+  "tae_encode": _tae("encode"),
+  "tae_decode": _tae("decode"),
+}
+
+# Their own layouts at about our width, 8 x 8 in space; 4 in time, Cosmos 8.
+_PUBLISHED = {
+  "AutoencoderKLWan": (4, {"base_dim": 32, "z_dim": 16}),
+  "AutoencoderKLHunyuanVideo": (4, {"block_out_channels": (32, 64, 128, 128)}),
+  "AutoencoderKLCosmos": (
+    8,
+    {
+      "encoder_block_out_channels": (64, 128, 256, 256),
+      "decode_block_out_channels": (128, 256, 256, 256),
+      "spatial_compression_ratio": 8,
+      "temporal_compression_ratio": 8,
+    },
+  ),
+}
+
+
+def _published(name, kind, shapes):
+  import diffusers
+
+  time_factor, fields = _PUBLISHED[name]
+  module = getattr(diffusers, name)(**fields).eval()
+  frames = shapes["frames"] + 1  # causal in time: 1 + 4 k or 1 + 8 k
+  if kind == "tae_encode":
+    x = torch.randn(shapes["batch"], 3, frames, shapes["side"], shapes["side"])
+    return lambda: module.encode(x), frames
+  side = shapes["side"] // 8
+  z = torch.randn(shapes["batch"], 16, 1 + shapes["frames"] // time_factor, side, side)
+  return lambda: module.decode(z), frames
+
+
+def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
+  """The program of a suite by one peer.
+
+  Raises:
+    Exception: whatever the peer raises, such as inductor without a C++ compiler.
+  """
+  torch.manual_seed(0)
+  units = shapes["batch"] * shapes.get("frames", 0)
+  if variant in PUBLISHED:
+    call, frames = _published(variant, kind, shapes)
+    units = shapes["batch"] * frames
+  else:
+    call = _FUNCTIONS[kind](shapes, torch.compile if variant == "compiled" else lambda fn: fn)
+  if kind != "block_step":
+    call = torch.inference_mode()(call)
+  start = time.perf_counter()
+  call()
+  first_s = time.perf_counter() - start
+  flop = 0.0
+  if variant != "compiled":
+    with FlopCounterMode(display=False) as counter:
+      call()
+    flop = counter.get_total_flops()
+  return Program(call, first_s, flop, units)

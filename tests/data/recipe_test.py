@@ -1,0 +1,153 @@
+"""Recipes: what a config section says about the data, and the sources and feeds it opens."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import recipe
+from mg_jax.data.recipe import DataConfig
+from mg_jax.data.records import RecordWriter
+from mg_jax.data.video import write_video
+
+TOY = DataConfig(clips=6, held_out=3, frames=4, height=16, width=24, global_batch=2)
+
+
+def _toy(tmp_path, **changes):
+  return dataclasses.replace(TOY, cache=str(tmp_path / "cache"), **changes)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Three files of two seconds; by their names, none is held out."""
+  path = tmp_path / "clips"
+  for k, name in enumerate("abc"):
+    write_video(path / f"{name}.mp4", np.full((16, 32, 32, 3), 60 * k, np.uint8), fps=8.0)
+    (path / f"{name}.txt").write_text(f"grey number {k}")
+  return path
+
+
+def _folder(path, **changes):
+  fields = {"source": "folder", "path": str(path), "frames": 8, "height": 16, "width": 16}
+  return DataConfig(**fields | {"global_batch": 2} | changes)
+
+
+def _latents(root, split, kind, bucket, count):
+  writer = RecordWriter(root / split / kind / bucket, shards=1, compress=False)
+  time = 2 if kind == "video" else 1
+  writer.write_shard(0, (
+    {"latent": np.full((time, 2, 2, 3), 10.0 + k, np.float32), "fps": 8.0, "captions": ["a b"]}
+    for k in range(count)
+  ))  # fmt: skip
+  writer.finish()
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"video_weight": 0}, "leave nothing to train on"),
+    ({"image_weight": -1}, "leave nothing to train on"),
+    ({"frames": 0}, "data.frames is 0; it must be at least 1"),
+    ({"windows": 0}, "data.windows is 0"),
+    ({"global_batch": -3}, "data.global_batch is -3"),
+    ({"text_length": 0}, "data.text_length is 0"),
+    ({"fps": 0.0}, "data.fps is 0.0"),
+    ({"fps": float("nan")}, "data.fps is nan"),
+    ({"seed": -1}, "data.seed -1"),
+    ({"seed": 2**32}, "data.seed 4294967296"),
+    ({"durations": "paper", "height": 250}, "data.height is 250.*multiple of 16"),
+  ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changes, words):
+  with pytest.raises(UserError, match=words):
+    dataclasses.replace(TOY, **changes)
+
+
+def test_kinds_are_those_with_a_weight():
+  assert TOY.kinds == {"video": 1}
+  assert dataclasses.replace(TOY, image_weight=1, video_weight=10).kinds == {
+    "video": 10, "image": 1,
+  }  # fmt: skip
+  assert dataclasses.replace(TOY, image_weight=2, video_weight=0).kinds == {"image": 2}
+
+
+def test_the_toy_world_is_built_once_and_split(tmp_path):
+  config = _toy(tmp_path)
+  train = recipe.open_sources(config, "train")
+  held_out = recipe.open_sources(config, "validation")
+  assert list(train) == list(held_out) == ["4x16x24"]
+  assert len(train["4x16x24"]) == 6 and len(held_out["4x16x24"]) == 3
+  clips = [source["4x16x24"][0] for source in (train, held_out)]
+  assert clips[0].video.shape == (4, 16, 24, 3) and clips[0].caption
+  assert (clips[0].video != clips[1].video).any(), "a held-out scene is another one"
+  before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.array_record*")}
+  recipe.open_sources(config, "train")
+  after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.array_record*")}
+  assert before and before == after
+
+
+def test_the_feed_mixes_images_and_videos_by_weight(tmp_path):
+  stream = recipe.clip_feed(_toy(tmp_path, image_weight=1, video_weight=3)).stream(threads=0)
+  shapes = [next(stream)["video"].shape for _ in range(8)]
+  assert sorted(shapes) == 2 * [(2, 1, 16, 24, 3)] + 6 * [(2, 4, 16, 24, 3)]
+  assert shapes[:4].count((2, 1, 16, 24, 3)) == 1, "every window holds the mix"
+
+
+def test_a_folder_is_cut_into_its_bucket(folder):
+  config = _folder(folder, windows=2, holdout="tail")
+  train = recipe.open_sources(config, "train")["8x16x16"]
+  held_out = recipe.open_sources(config, "validation")["8x16x16"]
+  assert (len(train), len(held_out)) == (3, 3)
+  assert train[2].video.shape == (8, 16, 16, 3) and train[2].caption == "grey number 2"
+  assert abs(int(train[2].video.mean()) - 120) < 4
+  assert not {clip.key for clip in train.windows} & {clip.key for clip in held_out.windows}
+
+
+@pytest.mark.parametrize("holdout", ["none", "file"])
+def test_where_nothing_is_held_out_training_clips_are_shown(folder, holdout, caplog):
+  config = _folder(folder, holdout=holdout)
+  train, shown = (recipe.open_sources(config, s)["8x16x16"] for s in ("train", "validation"))
+  assert [w.key for w in shown.windows] == [w.key for w in train.windows] and len(train) == 3
+  assert caplog.text.count("no clip is held out") == 1
+
+
+def test_rejected_files_are_told(folder, caplog):
+  (folder / "d.mp4").write_bytes(b"")
+  (folder / "d.txt").write_text("nothing")
+  assert len(recipe.open_sources(_folder(folder), "train")["8x16x16"]) == 3
+  assert "d.mp4 is not used: empty" in caplog.text
+
+
+def test_paper_durations_bucket_a_folder_and_name_what_fits_none(folder):
+  with pytest.raises(UserError, match="2.00 s fit no bucket"):
+    recipe.open_sources(_folder(folder, durations="paper"), "train")
+  with pytest.raises(UserError, match="data.path is empty"):
+    recipe.open_sources(_folder(""), "train")
+
+
+def test_latents_feed_the_generator_normalised(tmp_path):
+  for kind in ("video", "image"):
+    _latents(tmp_path, "train", kind, "8x16x16", 4)
+  config = dataclasses.replace(TOY, image_weight=1, video_weight=1, text_length=12)
+  feed = recipe.latent_feed(config, tmp_path, (10.0,) * 3, (2.0,) * 3)
+  assert [entry.name for entry in feed.entries] == ["video/8x16x16", "image/8x16x16"]
+  stream = feed.stream(threads=0)
+  batches = {batch["latent"].shape[1]: batch for batch in (next(stream), next(stream))}
+  assert set(batches) == {1, 2}
+  for time, batch in batches.items():
+    np.testing.assert_allclose(batch["latent"][:, 0, 0, 0, 0], batch["index"] / 2.0)
+    assert batch["text"]["ids"].shape == (2, 12)
+    assert batch["text"]["mask"].sum() == 2 * len("a b.") + (time > 1) * 2 * len("FPS-8 ")
+
+
+def test_buckets_are_drawn_in_proportion_to_their_volume(tmp_path):
+  for bucket, count in (("8x16x16", 9), ("8x16x32", 3)):
+    _latents(tmp_path, "train", "video", bucket, count)
+  feed = recipe.latent_feed(dataclasses.replace(TOY, video_weight=2), tmp_path, (), ())
+  assert {e.name: e.weight for e in feed.entries} == {"video/8x16x16": 6, "video/8x16x32": 2}
+
+
+def test_missing_latents_are_told(tmp_path):
+  with pytest.raises(UserError, match="holds no latents; encode the data first"):
+    recipe.latent_sources(tmp_path, "train", "video")

@@ -1,0 +1,159 @@
+"""Caching of latents: what is written, what a restart does, and what it refuses."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.recipe import DataConfig, latent_sources, open_sources
+from mg_jax.train import encode as encode_module
+from mg_jax.train.encode import encode
+
+PARAMS = {"gain": jnp.array([1.0, 2.0, 4.0])}
+
+
+class Pool(nn.Module):
+  """Latents are means over blocks of 2 x 8 x 8 pixels, times a gain for each channel."""
+
+  def encode(self, video):
+    gain = self.variables["params"]["gain"]
+    b, t, h, w, c = video.shape
+    video = jnp.pad(video, ((0, 0), (0, t % 2), (0, 0), (0, 0), (0, 0)), mode="edge")
+    blocks = video.reshape(b, -1, 2, h // 8, 8, w // 8, 8, c)
+    return blocks.mean((2, 4, 6)) * gain, jnp.zeros(())
+
+
+def _expected(video):
+  video = np.asarray(video, np.float64) / 127.5 - 1
+  t, h, w, c = video.shape
+  if t % 2:
+    video = np.concatenate([video, video[-1:]])
+  blocks = video.reshape(-1, 2, h // 8, 8, w // 8, 8, c).mean((1, 3, 5))
+  return blocks * np.asarray(PARAMS["gain"])
+
+
+@pytest.fixture
+def data(tmp_path):
+  return DataConfig(
+    clips=10, held_out=3, frames=4, height=16, width=16, variants=1, image_weight=1,
+    cache=str(tmp_path / "toy"),
+  )  # fmt: skip
+
+
+def _run(data, folder, params=PARAMS):
+  return encode(data, Pool(), params, folder, origin="runs/tae", batch=4)
+
+
+def _stamps(folder):
+  return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_videos_and_images_of_both_splits_are_encoded(data, tmp_path):
+  metadata = _run(data, tmp_path / "latents")
+  latents = {}
+  for split, count in (("train", 10), ("validation", 3)):
+    clips = open_sources(data, split)["4x16x16"]
+    for kind in ("video", "image"):
+      source = latent_sources(tmp_path / "latents", split, kind)["4x16x16"]
+      assert len(source) == count
+      for index in range(count):
+        record, clip = source[index], clips[index]
+        assert record["captions"] == [clip.caption, *clip.variants] and len(clip.variants) == 1
+        assert record["fps"] == 8.0 and record["latent"].dtype == np.float32
+        latents[split, kind, index] = record["latent"]
+      if kind == "video":
+        np.testing.assert_allclose(record["latent"], _expected(clip.video), atol=1e-5)
+      else:
+        frames = [_expected(frame[None]) for frame in clip.video]
+        assert min(np.abs(record["latent"] - frame).max() for frame in frames) < 1e-5
+  train = np.stack([x for key, x in latents.items() if key[:2] == ("train", "video")])
+  np.testing.assert_allclose(metadata["mean"], train.mean((0, 1, 2, 3)), rtol=1e-5)
+  np.testing.assert_allclose(metadata["std"], train.std((0, 1, 2, 3)), rtol=1e-5)
+  assert metadata["autoencoder"] == "runs/tae"
+  manifest = json.loads((tmp_path / "latents" / "manifest.json").read_text())
+  assert manifest == {"metadata": metadata}
+
+
+def test_a_finished_folder_is_left_as_it_is(data, tmp_path, monkeypatch):
+  first = _run(data, tmp_path / "latents")
+  before = _stamps(tmp_path / "latents")
+  monkeypatch.setattr(encode_module, "open_sources", None)  # not even the clips are looked at
+  assert _run(data, tmp_path / "latents") == first
+  # What does not touch pixels and captions may change.
+  free = dataclasses.replace(data, global_batch=4, text_length=9, image_weight=3, cache="moved")
+  assert _run(free, tmp_path / "latents") == first
+  assert _stamps(tmp_path / "latents") == before
+
+
+def test_a_killed_run_goes_on_with_the_missing_shards(data, tmp_path, monkeypatch):
+  monkeypatch.setattr(encode_module, "SHARD", 4)
+  whole = _run(data, tmp_path / "whole")
+
+  class Killed(Exception):
+    pass
+
+  read = []
+
+  def opened(config, split, die_at=None):
+    class Watched:
+      def __init__(self, source):
+        self.source = source
+
+      def __len__(self):
+        return len(self.source)
+
+      def __getitem__(self, index):
+        if (split, index) == die_at:
+          raise Killed
+        read.append((split, index))
+        return self.source[index]
+
+    return {name: Watched(source) for name, source in open_sources(config, split).items()}
+
+  killed = lambda config, split: opened(config, split, ("train", 6))  # noqa: E731
+  monkeypatch.setattr(encode_module, "open_sources", killed)
+  with pytest.raises(Killed):
+    _run(data, tmp_path / "latents")
+  folder = tmp_path / "latents" / "train" / "video" / "4x16x16"
+  assert sorted(p.name for p in folder.glob("*.array_record")) == [
+    "shard-00000-of-00003.array_record"
+  ]
+  assert not (tmp_path / "latents" / "manifest.json").exists()
+  read.clear()
+  monkeypatch.setattr(encode_module, "open_sources", opened)
+  assert _run(data, tmp_path / "latents") == whole
+  # Videos of the first shard are there already; each other clip is decoded once for each kind.
+  train = [index for split, index in read if split == "train"]
+  assert sorted(train) == sorted([*range(4, 10), *range(10)])
+  a, b = (latent_sources(tmp_path / f, "train", "video")["4x16x16"] for f in ("whole", "latents"))
+  for index in range(10):
+    np.testing.assert_array_equal(a[index]["latent"], b[index]["latent"])
+
+
+def test_latents_of_something_else_are_refused(data, tmp_path):
+  folder = tmp_path / "latents"
+  _run(data, folder)
+  before = _stamps(folder)
+  with pytest.raises(UserError, match="made with another fingerprint; remove it or use another"):
+    _run(data, folder, {"gain": PARAMS["gain"] + 1})
+  with pytest.raises(UserError, match="made with another data"):
+    _run(dataclasses.replace(data, fps=4.0), folder)
+  with pytest.raises(UserError, match="made with another kinds"):
+    _run(dataclasses.replace(data, image_weight=0), folder)
+  assert _stamps(folder) == before
+  (folder / "manifest.json").unlink()  # as a run leaves it that was interrupted
+  with pytest.raises(UserError, match="records of another recipe"):
+    _run(data, folder, {"gain": PARAMS["gain"] + 1})
+  (folder / "manifest.json").write_text("{")
+  with pytest.raises(UserError, match="cannot be understood"):
+    _run(data, folder)
+
+
+def test_an_autoencoder_that_breaks_is_told_with_the_clip(data, tmp_path):
+  with pytest.raises(UserError, match="not finite for clip 'toy/0'"):
+    _run(data, tmp_path / "latents", {"gain": jnp.full((3,), jnp.nan)})
+  assert not (tmp_path / "latents" / "manifest.json").exists()

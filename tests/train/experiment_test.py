@@ -1,0 +1,311 @@
+"""Experiments: every config builds, every mistake in one is named, and tiny ones run."""
+
+import copy
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import make_mesh
+from mg_jax.core.tree import count_params
+from mg_jax.data.recipe import DataConfig
+from mg_jax.data.records import RecordWriter
+from mg_jax.models.generator import Generator
+from mg_jax.models.tae import TAE
+from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
+from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.sampling.pipeline import Settings
+from mg_jax.train import experiment, export
+from mg_jax.train.experiment import EvalConfig
+from mg_jax.train.export import Role
+from mg_jax.train.loop import TrainConfig
+from mg_jax.train.optim import OptimConfig
+from mg_jax.train.writer import FILE as METRICS
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
+COMMON = {"data": DataConfig, "optim": OptimConfig, "train": TrainConfig, "eval": EvalConfig}
+SECTIONS = {
+  "autoencoding": COMMON | {"model": TAE, "objective": AutoencodingWeights},
+  "flow_matching": COMMON | {
+    "model": Generator, "objective": FlowMatching, "sampling": Settings,
+  },
+}  # fmt: skip
+FREE = {"dtype"}  # annotated as Any, with a check of its own
+
+
+def _load(name, arg=None):
+  return importlib.import_module(f"experiments.{name}").get_config(arg)
+
+
+def _tae(tmp_path, **data):
+  config = _load("tae", "tiny,size=16,frames=4")
+  config.mesh = (1, 1, 1, 1)
+  config.model.update(
+    channels=4, multipliers=(1,), patch=(4, 4, 4), latent=2, groups=2, attention=False,
+    shortcut=False,
+  )
+  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+  config.data.update(data)
+  config.train.update(steps=2, ema=0.0, log_every=1)
+  config.eval.update(batch=2, previews=2)
+  return configs.to_dict(config)
+
+
+def _t2v(tmp_path, **data):
+  config = _load("t2v_256", "tiny,size=16,frames=4")
+  config.mesh = (1, 1, 1, 1)
+  config.autoencoder = str(tmp_path / "tae")
+  width = {"width": 16, "layers": 1, "heads": 1, "mlp_dim": 16}
+  config.model.dit.update(width, channels=2, patch=(1, 1, 1), max_thw=(2, 4, 4))
+  config.model.dit.routes.text.features = 16
+  config.model.encoders.text.update(width, head_dim=8)
+  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+  config.data.update({"text_length": 12, "image_weight": 0} | data)
+  config.train.update(steps=2, log_every=1)
+  config.eval.update(batch=2, previews=2)
+  config.sampling.update(steps=2)
+  return configs.to_dict(config)
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+  """Stands in for a trained autoencoder and the encoding of clips with it."""
+  fields = _tae(tmp_path)["model"]
+  shape = configs.build(TAE, fields).latent_shape(4, 16, 16)
+  encoded = []
+
+  def encode(data, model, params, folder, *, origin, batch):
+    for split, count in (("train", 6), ("validation", 3)):
+      for kind in data.kinds:
+        writer = RecordWriter(Path(folder) / split / kind / "4x16x16", shards=1, compress=False)
+        latent = np.ones(shape, np.float32)
+        record = {"latent": latent, "fps": 8.0, "captions": ["a red star"]}
+        writer.write_shard(0, [record] * count)
+        writer.finish()
+    encoded.append(origin)
+    metadata = {"mean": [0.0] * shape[-1], "std": [1.0] * shape[-1]}
+    (Path(folder) / "manifest.json").write_text(json.dumps({"metadata": metadata}))
+    return metadata
+
+  monkeypatch.setattr(experiment, "encode", encode)
+  model = configs.build(TAE, fields)
+  clip = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), np.uint8)
+  shapes = experiment.abstract_params(Autoencoding(model), {"video": clip})
+  role = Role(shapes["autoencoder"], {"model": fields}, 1, "digest")
+  for module in (experiment, export):
+    monkeypatch.setattr(module, "load_role", lambda folder, name: role)
+  return encoded
+
+
+@pytest.mark.parametrize("arg", [None, "tiny"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_builds_and_prints(name, arg):
+  config = _load(name, arg)
+  plain = configs.to_dict(config)
+  assert plain["train"]["experiment"] == name
+  for section, cls in SECTIONS[plain["stage"]].items():
+    extra = {"model": None} if cls is FlowMatching else {}
+    configs.build(cls, plain[section], where=section, **extra)
+  assert json.loads(experiment.describe(config)) == plain
+  assert (plain["data"]["source"] == "toy") == (arg == "tiny")
+  if plain["stage"] == "flow_matching":
+    assert set(plain["objective"]["drop"]) - {"joint"} <= set(plain["model"]["dit"]["routes"])
+    for side in ("height", "width"):
+      assert plain["sampling"][side] == plain["data"][side]
+
+
+@pytest.mark.parametrize(
+  "name, arg, batch, rate, steps, mesh",
+  [  # [MG Table 3]; mesh is (data, fsdp, context, tensor)
+    ("t2v_256", "", 1536, 6e-5, 113_000, (1, -1, 1, 4)),
+    ("t2v_256", "phase=2", 3072, 6e-5, 72_000, (1, -1, 1, 4)),
+    ("t2v_768", "phase=1", 1536, 6e-5, 19_600, (1, -1, 1, 4)),
+    ("t2v_768", "phase=2", 1536, 3e-5, 11_000, (1, -1, 1, 4)),
+    ("t2v_768", "phase=3", 768, 2e-5, 15_900, (1, -1, 2, 4)),
+    ("t2v_768", "phase=4", 512, 1e-5, 28_000, (1, -1, 2, 4)),
+  ],
+)
+def test_phases_are_the_rows_of_table_3(name, arg, batch, rate, steps, mesh):
+  config = _load(name, arg)
+  assert (config.data.global_batch, config.optim.lr, config.train.steps) == (batch, rate, steps)
+  assert tuple(config.mesh) == mesh
+  # Ten blocks of videos for one of images [MG 3.1.2], and ratios near the paper's sample counts.
+  assert (config.data.image_weight, config.data.video_weight) == (1, 10)
+
+
+def test_table_3_adds_up_to_the_samples_of_the_paper():
+  seen = [_load("t2v_256", f"phase={phase}") for phase in (1, 2)]
+  total = sum(config.data.global_batch * config.train.steps for config in seen)
+  assert abs(total / 395e6 - 1) < 0.02
+
+
+@pytest.mark.parametrize("name, arg", [("t2v_256", "phase=3"), ("t2v_768", "phase=5")])
+def test_an_unknown_phase_is_named(name, arg):
+  with pytest.raises(UserError, match=f"{name} has no phase {arg[-1]}"):
+    _load(name, arg)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_arguments_are_named(name):
+  with pytest.raises(UserError, match="'foo' is unknown"):
+    _load(name, "tiny,foo=3")
+
+
+def _wrong(value):
+  """A value of another type than a config's value, or None where any type may stand."""
+  if isinstance(value, bool):
+    return "maybe"
+  if isinstance(value, (int, float)):
+    return "abc"
+  if isinstance(value, str):
+    return 3
+  return 3 if isinstance(value, (list, dict)) else None
+
+
+@pytest.mark.parametrize("make", [_tae, _t2v], ids=["tae", "t2v"])
+def test_every_field_of_another_type_is_named(make, tmp_path, cached):
+  good = make(tmp_path)
+  tried = 0
+  for section in SECTIONS[good["stage"]]:
+    for field, value in good[section].items():
+      if field in FREE or _wrong(value) is None:
+        continue
+      bad = copy.deepcopy(good)
+      bad[section][field] = _wrong(value)
+      with pytest.raises(UserError) as caught:
+        experiment.run(bad, str(tmp_path / "run"))
+      assert section in str(caught.value) and f"{field}" in str(caught.value), (section, field)
+      tried += 1
+  assert tried > 60 and not cached, "nothing was encoded for a config that cannot run"
+
+
+@pytest.mark.parametrize("make", [_tae, _t2v], ids=["tae", "t2v"])
+def test_every_unknown_field_is_named(make, tmp_path, cached):
+  good = make(tmp_path)
+  for section in SECTIONS[good["stage"]]:
+    bad = copy.deepcopy(good)
+    bad[section]["bogus"] = 1
+    with pytest.raises(UserError, match=f"{section} has no field 'bogus'"):
+      experiment.run(bad, str(tmp_path / "run"))
+    del bad[section]
+    with pytest.raises(UserError, match=f"the config has no '{section}'; there are "):
+      experiment.run(bad, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+  "path, value, words",
+  [
+    ("model.dit.width", "wide", "dit.width is 'wide'"),
+    ("model.dit.wdith", 8, "dit has no field 'wdith'"),
+    ("model.dit.heads", 3, "16 is not divisible by 3 heads"),
+    ("model.dit.channels", 5, "the model has channels=5, the latent 2"),
+    ("model.dit.max_thw", [1, 2, 2], "4 frames of 16x16 do not fit the model"),
+    ("model.encoders.text.layers", "two", "encoders.text.layers is 'two'"),
+    ("model.dit.dtype", "float33", "dtype 'float33'; known are float32"),
+    ("data.height", 18, "18x16 cannot be encoded"),
+    ("sampling.height", 18, "18x16 cannot be encoded"),
+    ("sampling.frames", 0, "frames is 0"),
+    ("eval.every", 0, "eval.every"),
+    ("objective.drop", {"text": 2.0}, "drop.text is 2.0"),
+    ("autoencoder", "", "autoencoder is empty; train one first"),
+    ("stage", "dreaming", "stage 'dreaming' is unknown; known are autoencoding"),
+    ("mesh", [1, 1, "a", 1], "mesh is .* give four whole numbers"),
+    ("mesh", [1, 1, 1], "4 sizes"),
+    ("mesh", [4, 1, 1, 1], "data.global_batch is 2, which does not divide over 4 devices"),
+  ],
+)
+def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
+  path, value, words, tmp_path, cached
+):
+  config = _t2v(tmp_path)
+  *parents, name = path.split(".")
+  node = config
+  for parent in parents:
+    node = node[parent]
+  node[name] = value
+  with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not cached
+
+
+@pytest.mark.parametrize(
+  "changes, words",
+  [
+    ({"groups": 3}, "3 groups do not divide 4 channels"),
+    ({"channels": 0}, "config model makes no network"),
+    ({"multipliers": []}, "config model makes no network"),
+    ({"patch": [4, 4]}, "config model.patch is"),
+    ({"patch": [4, 5, 4]}, "multiples of 5 and 4"),
+    ({"latent": 0}, "config model makes no network"),
+  ],
+)
+def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
+  config = _tae(tmp_path)
+  config["model"].update(changes)
+  with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not (tmp_path / "data").exists(), "no data were built for it"
+
+
+def test_flops_of_an_autoencoder_follow_its_data(tmp_path):
+  mesh = make_mesh((1, 1, 1, 1))
+
+  def flops(**data):
+    config = _tae(tmp_path, **{"frames": 8} | data)
+    return experiment.step_flops(experiment.build(config, str(tmp_path), mesh))
+
+  video, image = flops(), flops(image_weight=1, video_weight=0)
+  assert 0 < image < video
+  assert flops(image_weight=1, video_weight=3) == pytest.approx((image + 3 * video) / 4)
+
+
+def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, cached):
+  config = _t2v(tmp_path)
+  wide = {"width": 128, "mlp_dim": 256, "layers": 4}
+  config["model"]["dit"].update(wide, routes={"text": {"kind": "cross", "features": 16}})
+  built = experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
+  batch = next(built.feed.stream(threads=0))
+  params = experiment.abstract_params(built.objective, batch)["model"]["dit"]["transformer"]
+  # Keys and values of the text are taken at 12 tokens and not at 16, modulation once for a clip.
+  tokens = 2 * 1 * 4 * 4
+  assert 0.5 < experiment.step_flops(built) / (6 * count_params(params) * tokens) < 1.2
+
+
+def test_previews_are_off_at_zero(tmp_path, cached):
+  config = _t2v(tmp_path)
+  config["eval"]["previews"] = 0
+  built = experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
+  assert [hook.name for hook in built.hooks] == ["evaluation"]
+
+
+def test_the_workdir_of_another_experiment_is_refused_untouched(tmp_path, cached):
+  from mg_jax.train.checkpoint import Checkpointer
+
+  saver = Checkpointer(tmp_path / "run", name="other")
+  saver.save(1, {"params": {"a": jax.numpy.ones(2)}}, data={})
+  saver.close()
+  with pytest.raises(UserError, match="holds experiment 'other', this is 't2v_256'"):
+    experiment.run(_t2v(tmp_path), str(tmp_path / "run"))
+  assert not cached and not (tmp_path / "run" / "latents").exists()
+
+
+@pytest.mark.slow
+def test_a_tiny_autoencoder_and_a_tiny_generator_train(tmp_path):
+  result = experiment.run(_tae(tmp_path, image_weight=1), str(tmp_path / "new" / "folder" / "tae"))
+  assert (result.status, result.step) == ("finished", 2)
+  (tmp_path / "new" / "folder" / "tae").rename(tmp_path / "tae")
+  config = _t2v(tmp_path, image_weight=1)
+  config["train"]["steps"] = 1
+  assert experiment.run(config, str(tmp_path / "t2v")).step == 1
+  config["train"]["steps"] = 3
+  assert experiment.run(config, str(tmp_path / "t2v")).step == 3
+  for folder, metric in (("tae", "eval/psnr"), ("t2v", "eval/fm_loss")):
+    lines = [json.loads(x) for x in (tmp_path / folder / METRICS).read_text().splitlines()]
+    assert any(metric in line for line in lines)
+    assert len(list((tmp_path / folder / "previews").glob("*.mp4"))) >= 2
