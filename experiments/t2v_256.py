@@ -42,5 +42,6 @@ def take_phase(arg: str | None) -> tuple[str, int]:
 def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int) -> None:
   """Batch size, learning rate and steps of one row of Table 3."""
   if phase not in phases:
-    raise UserError(f"{config.train.experiment} has no phase {phase}; known are {', '.join(map(str, phases))}")
+    known = ", ".join(map(str, phases))
+    raise UserError(f"{config.train.experiment} has no phase {phase}; known are {known}")
   config.data.global_batch, config.optim.lr, config.train.steps = phases[phase]

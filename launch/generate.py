@@ -45,12 +45,13 @@ def main(argv: list[str]) -> None:
   if not (entries := [(text, None) for text in _PROMPT.value] + listed):
     raise UserError("there is no prompt; give --prompt or --prompts")
   planned, notices = prompts.plan(entries, seed=_SEED.value)
-  for notice in notices:
-    _log.warning(notice)
   pipeline = load_text_to_video(_WORKDIR.value)
   holders = (_FRAMES, _FPS, _HEIGHT, _WIDTH, _GUIDANCE, _STEPS, _SCHEDULE, _METHOD)
   changes = {h.name: h.value for h in holders if h.value is not None}
   settings = pipeline.resolve(**changes | ({"frames": 1} if _IMAGE.value else {}))
+  notices += prompts.cut(planned, length=pipeline.text_length, fps=settings.fps)
+  for notice in notices:
+    _log.warning("%s", notice)
   out = _OUT.value or pathlib.Path(_WORKDIR.value) / "generated"
   folder, planned = outputs.place(out, planned, settings, overwrite=_OVERWRITE.value)
   made = outputs.generate(pipeline, planned, folder, settings, overwrite=_OVERWRITE.value)

@@ -28,8 +28,7 @@ def main(argv: list[str]) -> None:
   if _MINUTES.value <= 0 or _COUNT.value < 1:
     raise UserError("--minutes and --count must be positive")
   from experiments import t2v_256, tae
-  from mg_jax.train import scoring
-  from mg_jax.train import experiment
+  from mg_jax.train import experiment, scoring
   from mg_jax.train.export import load_text_to_video
 
   workdir = pathlib.Path(_WORKDIR.value)
@@ -43,7 +42,9 @@ def main(argv: list[str]) -> None:
     if experiment.run(settings, str(workdir / name)).status == "interrupted":
       return
   pipeline = load_text_to_video(workdir / "t2v")
-  report = scoring.score(pipeline, workdir / "samples", world=generator.data.world, count=_COUNT.value)
+  report = scoring.score(
+    pipeline, workdir / "samples", world=generator.data.world, count=_COUNT.value
+  )
   _log.info("\n%s", report.table)
   _log.info("clips, contact sheet and scores.json: %s", workdir / "samples")
 

@@ -17,7 +17,9 @@ from mg_jax.core.errors import UserError
 AXES = ("data", "fsdp", "context", "tensor")
 
 
-def make_mesh(shape: Sequence[int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+  shape: Sequence[int] | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """A mesh over (data, fsdp, context, tensor).
 
   Args:
@@ -35,7 +37,9 @@ def make_mesh(shape: Sequence[int] | None = None, devices: Sequence[jax.Device] 
   if -1 in sizes:
     rest = math.prod(s for s in sizes if s != -1)
     if len(devices) % rest:
-      raise UserError(f"mesh {tuple(sizes)} does not divide {len(devices)} devices; change its sizes")
+      raise UserError(
+        f"mesh {tuple(sizes)} does not divide {len(devices)} devices; change its sizes"
+      )
     sizes[sizes.index(-1)] = len(devices) // rest
   count = math.prod(sizes)
   if count > len(devices) or min(sizes) < 1:

@@ -110,13 +110,21 @@ def unbox(tree):
   return meta.unbox(tree)
 
 
+def _is_pair(node) -> bool:
+  return isinstance(node, tuple) and len(node) == 2 and isinstance(node[1], PartitionSpec)
+
+
+def _is_box(node) -> bool:
+  return isinstance(node, meta.AxisMetadata)
+
+
 def _leaves(abstract_tree):
-  boxed = lambda leaf: isinstance(leaf, meta.AxisMetadata)  # noqa: E731
-  return jax.tree.map(
-    lambda leaf: (leaf.unbox(), _spec(tuple(leaf.names))) if boxed(leaf) else (leaf, PartitionSpec()),
-    abstract_tree,
-    is_leaf=boxed,
-  )
+  """Every leaf as (unboxed leaf, spec)."""
+
+  def pair(leaf):
+    return (leaf.unbox(), _spec(tuple(leaf.names))) if _is_box(leaf) else (leaf, PartitionSpec())
+
+  return jax.tree.map(pair, abstract_tree, is_leaf=_is_box)
 
 
 def state_shardings(abstract_tree, mesh: Mesh):
@@ -124,19 +132,15 @@ def state_shardings(abstract_tree, mesh: Mesh):
   return jax.tree.map(
     lambda pair: NamedSharding(mesh, _fit(pair[1], pair[0].shape, mesh, "parameter")),
     _leaves(abstract_tree),
-    is_leaf=lambda node: isinstance(node, tuple) and len(node) == 2 and isinstance(node[1], PartitionSpec),
+    is_leaf=_is_pair,
   )
 
 
 def spec_table(abstract_tree) -> list[str]:
   """One line per parameter: path, shape, dtype, partition spec. The golden dump of a model."""
   lines = []
-  for path, (leaf, spec) in sorted(
-    flatten_paths(
-      _leaves(abstract_tree),
-      is_leaf=lambda n: isinstance(n, tuple) and len(n) == 2 and isinstance(n[1], PartitionSpec),
-    ).items()
-  ):
+  pairs = flatten_paths(_leaves(abstract_tree), is_leaf=_is_pair)
+  for path, (leaf, spec) in sorted(pairs.items()):
     shape = "x".join(map(str, leaf.shape)) or "scalar"
     axes = ", ".join("+".join(a) if isinstance(a, tuple) else str(a or "-") for a in spec)
     lines.append(f"{path} {shape} {leaf.dtype} ({axes})")

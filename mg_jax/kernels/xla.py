@@ -78,14 +78,18 @@ def _attend_block(q, k, v, keep, scale):
 
 
 def _gradient_block(q, k, v, keep, scale, do, delta, lse):
-  """Gradients of a block of queries; dk and dv in float32, to be summed over blocks."""
+  """Gradients of a block of queries; dk and dv in float32 and transposed, (..., K, S), to be summed.
+
+  The large factors ds and p then come second. First, they would have to be transposed themselves,
+  which made the whole backward pass take 1.5 times as long on CPUs.
+  """
   s = _dot(q, k, (-1, -1)) * scale
   if keep is not None:
     s = jnp.where(keep, s, _MASKED)
   p = jnp.exp(s - lse)
   ds = (p * (_dot(do, v, (-1, -1)) - delta) * scale).astype(q.dtype)
   dq = _dot(ds, k, (-1, -2)).astype(q.dtype)
-  return dq, _dot(ds, q, (-2, -2)), _dot(p.astype(q.dtype), do, (-2, -2))
+  return dq, _dot(q, ds, (-2, -2)), _dot(do, p.astype(q.dtype), (-2, -2))
 
 
 def _heads_first(x_BLNK: Array, groups: int) -> Array:
@@ -169,7 +173,7 @@ def _blocked_backward(scale, saved, do):
       dq, dk, dv = gradient(q_GCK, do=do_GCK, delta=delta_GC1, lse=lse_GC1)
       return (sums[0] + dk, sums[1] + dv), dq
 
-    zeros = jnp.zeros(k_GSK.shape, jnp.float32)
+    zeros = jnp.zeros_like(jnp.swapaxes(k_GSK, 1, 2), jnp.float32)
     # Queries that only fill up the last block have a zero cotangent, and so no effect.
     queries = tuple(_split(x, blocks) for x in (q_GLK, do_GLK, delta_GL1, lse_GL1))
     (dk, dv), dq = lax.scan(block, (zeros, zeros), queries)
@@ -177,6 +181,7 @@ def _blocked_backward(scale, saved, do):
 
   inputs = tuple(_heads_first(x, groups) for x in (q, k, v, do, delta))
   dq, dk, dv = _over_groups(group, (*inputs, lse, _keep(mask, q.shape[2], groups)), groups)
+  dk, dv = (jnp.swapaxes(x, -1, -2) for x in (dk, dv))
   return _heads_last(dq, q), _heads_last(dk, k), _heads_last(dv, v), None
 
 

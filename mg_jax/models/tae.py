@@ -20,6 +20,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import shard
 from mg_jax.core.typing import Array, Float
 from mg_jax.kernels.attention import attend
+from mg_jax.models import patches
 from mg_jax.nn.conv import SpatialConv, TemporalConv
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import GroupNorm
@@ -38,16 +39,14 @@ def _frames(module, x_BTHWC):
 
 def space_to_depth(x_BTHWC: Array, patch: tuple[int, int, int]) -> Array:
   """Moves blocks of (time, height, width) into channels; T, H, W must divide."""
-  (b, t, h, w, c), (p, q, r) = x_BTHWC.shape, patch
-  x = x_BTHWC.reshape(b, t // p, p, h // q, q, w // r, r, c)
-  return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, t // p, h // q, w // r, p * q * r * c)
+  tokens = patches.grid(x_BTHWC.shape[1:4], patch)
+  return patches.patchify(x_BTHWC, patch).reshape(x_BTHWC.shape[0], *tokens, -1)
 
 
 def depth_to_space(x_BTHWC: Array, patch: tuple[int, int, int]) -> Array:
   """The inverse of `space_to_depth`."""
-  (b, t, h, w, c), (p, q, r) = x_BTHWC.shape, patch
-  x = x_BTHWC.reshape(b, t, h, w, p, q, r, c // (p * q * r))
-  return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t * p, h * q, w * r, -1)
+  b, *tokens, c = x_BTHWC.shape
+  return patches.unpatchify(x_BTHWC.reshape(b, -1, c), tuple(tokens), patch)
 
 
 def _fill(video_BTHWC: Array, multiple: int) -> Array:
@@ -97,8 +96,9 @@ class ResBlock(nn.Module):
       y = nn.silu(_frames(GroupNorm(self.groups, dtype=self.dtype, name=f"norm{i}"), y))
       y = Conv25(self.features, self.temporal, dtype=self.dtype, name=f"conv{i}")(y)
     if x_BTHWC.shape[-1] != self.features:
+      logical = ("conv_in", "conv_out")
       x_BTHWC = Linear(
-        self.features, use_bias=True, logical=("conv_in", "conv_out"), dtype=self.dtype, name="shortcut"
+        self.features, use_bias=True, logical=logical, dtype=self.dtype, name="shortcut"
       )(x_BTHWC)
     return shard(x_BTHWC + y, "batch", "time", "height", "width", "channels")
 
@@ -197,7 +197,8 @@ class TAE(nn.Module):
     ft, fh, fw = self.factors
     if height % fh or width % fw:
       raise UserError(
-        f"a frame of {height}x{width} cannot be encoded: its sides must be multiples of {fh} and {fw}"
+        f"a frame of {height}x{width} cannot be encoded: its sides must be multiples of {fh} and "
+        f"{fw}"
       )
     return math.ceil(frames / ft), height // fh, width // fw, self.latent
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.text import fps_tag
 from mg_jax.data.toy import VALIDATION_START
 from mg_jax.world import captions, sampling
 
@@ -106,3 +107,20 @@ def plan(entries: list[tuple[str, int | None]], *, seed: int) -> tuple[list[Prom
     digest = hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:8]
     prompts.append(Prompt(text, used, f"{i:04d}-{digest}-seed{used}"))
   return prompts, notices
+
+
+def cut(prompts: list[Prompt], *, length: int, fps: float) -> list[str]:
+  """A sentence for every prompt of which the model reads a part only.
+
+  Args:
+    prompts: as planned.
+    length: tokens of the model's text input, one of them the end token.
+    fps: of the clips, told in front of the text.
+  """
+  room = length - 1 - len(fps_tag("", fps))
+  sizes = [len(prompt.text.encode("utf-8", errors="replace")) for prompt in prompts]
+  return [
+    f"Prompt {i}: it has {size} bytes; the model reads only the first {room}."
+    for i, size in enumerate(sizes)
+    if size > room
+  ]

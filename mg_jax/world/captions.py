@@ -41,7 +41,7 @@ TEMPLATES = (
 
 
 def short_caption(scene: Scene) -> str:
-  """Canonical sentence without punctuation: "a red star moves left"; see `_canonical_background`."""
+  """Canonical sentence without punctuation: "a red star moves left on a light background"."""
   parts = []
   for group in groups(scene):
     verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]

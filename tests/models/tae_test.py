@@ -126,3 +126,30 @@ def test_one_device_equals_eight(small, shape):
   np.testing.assert_allclose(sharded, value, rtol=1e-5)
   for a, b in zip(jax.tree.leaves(sharded_grads), jax.tree.leaves(grads), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
+def test_shortcut_starts_as_the_best_linear_autoencoder():
+  model = TAE(**(SMALL | {"multipliers": (1, 1), "patch": (4, 4, 4), "shortcut": True}))
+  # Blocks of four fixed patterns with random weights: four channels can hold them exactly.
+  patterns = jax.random.normal(jax.random.key(5), (4, 8 * 8 * 8 * 3)) * 0.1
+  weights = jax.random.normal(jax.random.key(6), (16, 2, 2, 2, 4))
+  video = depth_to_space(weights @ patterns, (8, 8, 8))
+  params = jax.jit(model.init)(jax.random.key(0), video[:1])["params"]
+  fitted = unbox(model.fit_shortcut(params, video))
+  decoded, mean, _ = jax.jit(model.apply)({"params": fitted}, video)
+  np.testing.assert_allclose(decoded, video, atol=1e-3)
+  np.testing.assert_allclose(jnp.std(mean, axis=(0, 1, 2, 3)), 1.0, atol=1e-3)
+  unfitted, _, _ = jax.jit(model.apply)({"params": unbox(params)}, video)
+  assert float(jnp.mean(jnp.square(unfitted - video))) > 0.01
+
+
+def test_shortcut_fits_under_tracing_and_keeps_its_logical_axes():
+  model = TAE(**(SMALL | {"multipliers": (1, 1), "patch": (4, 4, 4), "shortcut": True}))
+  video = jax.ShapeDtypeStruct((2, 8, 16, 16, 3), jnp.float32)
+
+  def init(video):
+    params = model.init(jax.random.key(0), video[:1])["params"]
+    return params, model.fit_shortcut(params, video)
+
+  before, after = jax.eval_shape(init, video)
+  assert jax.tree.structure(before) == jax.tree.structure(after)

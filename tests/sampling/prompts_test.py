@@ -89,3 +89,12 @@ def test_held_out_captions_are_those_of_the_validation_split():
   recipe = toy.ToyRecipe(frames=2, height=24, width=24, train=1, validation=4, world=world)
   validation = toy.ToySource(recipe, "validation")
   assert [text for text, _ in held] == [validation[i].caption for i in range(4)]
+
+
+def test_a_prompt_that_the_model_reads_in_part_is_told():
+  # 16 tokens: "FPS-8 ", nine bytes, the end.
+  texts = ["a red ba", "a red bal", "a red ball", "ééééé", ""]
+  planned, _ = prompts.plan([(text, None) for text in texts], seed=0)
+  notices = prompts.cut(planned, length=16, fps=8.0)
+  assert len(notices) == 2 and notices[0].startswith("Prompt 2: it has 10 bytes")
+  assert notices[1].startswith("Prompt 3") and notices[1].endswith("only the first 9.")

@@ -25,7 +25,8 @@ def test_inverts_short_and_image_captions():
   for index in range(200):
     scene = sample(8, index, WorldConfig.full())
     truth = facts(scene)
-    told = {**truth, "size": None, "camera": None}
+    background = None if truth["background"] == "dark" else truth["background"]
+    told = {**truth, "size": None, "camera": None, "background": background}
     assert parse_prompt(short_caption(scene)) == told
     assert parse_prompt(image_caption(scene)) == {**told, "motion": None}
 

@@ -13,7 +13,7 @@ from mg_jax.world.shapes import SHAPES
 
 STILL = Motion()
 GOLDEN_FULL = [50.1, 62.51, 55.45]
-GOLDEN_SIMPLE = [163.54, 168.35, 158.83]
+GOLDEN_SIMPLE = (27.19, 39.59, 33.47)
 
 
 def _one(kind="circle", motion=STILL, **kwargs) -> Scene:
