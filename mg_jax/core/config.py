@@ -176,6 +176,12 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 
+def settle_flags() -> None:
+  """Lets libraries read absl's flags at their defaults where no command parses them: a notebook."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
 def run(main: Callable[[list[str]], Any]) -> None:
   """Runs an absl main; a mistake of the user becomes one line on stderr and exit code 2.
 

@@ -21,6 +21,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Batch, Source
 from mg_jax.data.transforms import Transform
@@ -94,6 +95,8 @@ class Feed:
         f"a global batch of {self.global_batch} does not divide over {process_count} processes; "
         "make it a multiple."
       )
+    if workers:
+      config.settle_flags()  # Grain's worker processes read some.
     elastic = grain.experimental.ElasticIterator(
       self.dataset(),
       self.global_batch,

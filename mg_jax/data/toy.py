@@ -7,6 +7,7 @@ their sizes, so a validation scene is never trained on.
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import hashlib
 import json
@@ -144,7 +145,13 @@ def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:
   with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
     waiting = [pool.submit(_chunk, source, chunk) for chunk in chunks[: 4 * processes]]
     for position in range(len(chunks)):
-      ready = waiting[position].result()
+      try:
+        ready = waiting[position].result()
+      except concurrent.futures.process.BrokenProcessPool as e:
+        raise UserError(
+          "the processes that render the toy world died; in a script of your own, build it under "
+          "`if __name__ == '__main__':`"
+        ) from e
       waiting[position] = None
       if len(waiting) < len(chunks):
         waiting.append(pool.submit(_chunk, source, chunks[len(waiting)]))

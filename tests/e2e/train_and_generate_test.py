@@ -16,12 +16,12 @@ from mg_jax.data.video import probe, read_clip, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {
-  "channels": 4, "multipliers": "(1,)", "latent": 2, "groups": 2, "attention": False,
+  "channels": 4, "multipliers": "(1,)", "latent": 16, "groups": 2, "attention": False,
   "shortcut": False,
 }  # fmt: skip
 DIT = {
-  "channels": 2, "patch": "(1,1,1)", "width": 16, "layers": 1, "heads": 1, "mlp_dim": 16,
-  "max_thw": "(2,4,4)", "routes.text.features": 16,
+  "width": 16, "layers": 1, "heads": 1, "mlp_dim": 16, "max_thw": "(2,4,4)",
+  "routes.text.features": 16,
 }  # fmt: skip
 TEXT = {"width": 16, "layers": 1, "heads": 1, "head_dim": 8, "mlp_dim": 16}
 
