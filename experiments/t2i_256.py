@@ -1,4 +1,4 @@
-"""Text to image at 256 px, the first stage of the generator [MG 3.3, Table 3].
+"""Text to image at 256 px, the first stage of the generator [MG 3.2.2, Table 3].
 
 Every later stage of the generator derives from this config. `:tiny` trains on single frames of the
 toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`.

@@ -1,4 +1,4 @@
-"""Joint text to image and video at 256 px, the second stage [MG 3.3, Table 3].
+"""Joint text to image and video at 256 px, the second stage [MG 3.2.2, Table 3].
 
 Starts from the images-only stage: spatial position tables grow two-fold, temporal ones appear.
 """

@@ -1,4 +1,4 @@
-"""Joint text to image and video at 768 px, the last stage of pre-training [MG 3.3, Table 3].
+"""Joint text to image and video at 768 px, the last stage of pre-training [MG 3.2.2, Table 3].
 
 Four phases: the learning rate falls at each plateau, and context parallelism 2 halves the batch in
 the last two. Spatial position tables grow three-fold from the 256 px stage.

@@ -1,8 +1,9 @@
 """The same networks in plain PyTorch: one layer of the generator, and the 2.5D autoencoder.
 
-They are written as one writes fast PyTorch for a CPU: fused projections, fused attention, and every
-video kept in channels-last memory, so that frames and sequences are views. Parameters are named as
-in mg_jax, which lets a test copy weights over and compare the outputs.
+They are written as one writes fast PyTorch for a CPU: fused projections, fused attention, every
+video kept in channels-last memory, so that frames and sequences are views, and in the autoencoder,
+which is timed forward only, sums and activations in place. A test copies weights over from mg_jax
+and compares the outputs.
 
 tokens (B, L, D); video (B, 3, T, H, W) and latent (B, C, T, H, W) in channels_last_3d memory.
 """
@@ -96,8 +97,9 @@ class ResBlock(nn.Module):
     self.shortcut = nn.Conv3d(channels, features, 1) if channels != features else nn.Identity()
 
   def forward(self, x):
-    y = self.conv1(F.silu(self.norm1(x)))
-    return self.shortcut(x) + self.conv2(F.silu(self.norm2(y)))
+    y = self.conv1(F.silu(self.norm1(x), inplace=True))
+    y = self.conv2(F.silu(self.norm2(y), inplace=True))
+    return y.add_(self.shortcut(x))
 
 
 class AxisAttention(nn.Module):
@@ -116,7 +118,7 @@ class AxisAttention(nn.Module):
     y = y.flatten(2, 3).flatten(0, 1) if self.axis == "space" else y.flatten(0, 2)
     q, k, v = (t.unsqueeze(1) for t in self.qkv(y).chunk(3, -1))
     y = self.out(F.scaled_dot_product_attention(q, k, v).squeeze(1)).view(shape)
-    return x + y.permute([order.index(axis) for axis in range(5)])
+    return y.permute([order.index(axis) for axis in range(5)]) + x
 
 
 def _middle(channels, groups):
@@ -141,7 +143,7 @@ class Encoder(nn.Module):
         last = width
       if i < len(widths) - 1:
         layers.append(Conv25(width, width, "down"))
-    layers += [_middle(last, groups), GroupNorm(groups, last), nn.SiLU()]
+    layers += [_middle(last, groups), GroupNorm(groups, last), nn.SiLU(inplace=True)]
     self.layers = nn.Sequential(*layers, Conv25(last, 2 * latent))
 
   def forward(self, video):

@@ -2,7 +2,7 @@
 
 Models name dimensions by what they are; only this table says where they live. A name missing
 from the table is an error at the line that used it, because Linen itself would leave a misspelt
-name silently unsharded. [MG 5.3]
+name silently unsharded. [MG 3.1.6]
 """
 
 import logging

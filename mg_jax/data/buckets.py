@@ -1,4 +1,4 @@
-"""Duration and aspect buckets: which shape a clip trains at [MG 6.2, Table 2].
+"""Duration and aspect buckets: which shape a clip trains at [MG 3.2.1, Table 2].
 
 Every bucket holds one frame count and one frame size, so that its clips stack. The frame count is
 fixed and the frame rate follows: it is whatever spreads the frames over the clip, and it is told to

@@ -1,4 +1,4 @@
-"""A folder of video files with captions as a random-access source of clips [MG 6.2].
+"""A folder of video files with captions as a random-access source of clips [MG 3.2.1].
 
 Captions stand in `name.txt` beside `name.mp4`, or for many files in one `captions.jsonl` with a
 line {"file": ..., "caption": ...} each. `scan` probes every file once and cuts it into windows that

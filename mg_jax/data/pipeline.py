@@ -1,4 +1,4 @@
-"""The Grain graph: sources and weights in, endless batches of one shape out [MG 6.2, 6.4].
+"""The Grain graph: sources and weights in, endless batches of one shape out [MG 3.2.1, 3.2.2].
 
 A `Feed` lists entries, each a source of one bucket with its row transform and an integer weight
 (images to videos as 1 to 10, say). Every consecutive block of `global_batch` elements comes from
@@ -162,7 +162,7 @@ class Stream:
 
 
 def volume_weights(sizes: Sequence[int], *, window: int = 100) -> tuple[int, ...]:
-  """Weights in proportion to source sizes, about `window` in sum, each at least 1 [MG 6.4]."""
+  """Weights in proportion to source sizes, about `window` in sum, each at least 1 [MG 3.2.2]."""
   if not sizes or min(sizes) < 1:
     raise ValueError(f"every source must hold something, got sizes {sizes}")
   shares = [max(1, math.floor(window * size / sum(sizes) + 0.5)) for size in sizes]

@@ -2,7 +2,7 @@
 
 One recipe serves every stage: the autoencoder reads the clips, the encoder of latents walks them
 once, and the generator reads the latents. Single-bucket recipes give `frames`, `height`, `width`
-and `fps`; bucketed ones name a duration table and a base resolution instead [MG 6.2].
+and `fps`; bucketed ones name a duration table and a base resolution instead [MG 3.2.1].
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class DataConfig:
     holdout: how a folder is split: "file" by name, "tail" the last fifth of each file, "none".
     caption_required: whether a clip without a caption is an error.
     image_weight, video_weight: blocks of image and video batches per window of the stream; the
-      paper's joint stages use 1 and 10, image stages 1 and 0 [MG 6.4].
+      paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
     global_batch: rows of a batch over all processes.
     text_length: byte tokens per prompt.
     seed: of the world and of every order.

@@ -1,4 +1,4 @@
-"""Captions to byte tokens, and the tag that tells the generator its frame rate [MG 3.6].
+"""Captions to byte tokens, and the tag that tells the generator its frame rate [MG 3.1.4].
 
 The vocabulary is ByT5's: 0 pads, 1 ends the sequence, 2 is unknown, and byte b of the UTF-8 text is
 b + 3. A caption becomes ids (S,) int32 and a mask (S,) bool that is True on real tokens, the end
@@ -48,7 +48,7 @@ def decode_bytes(ids: np.ndarray) -> str:
 
 
 def fps_tag(prompt: str, fps: float) -> str:
-  """Prefixes the frame rate, rounded to a whole number, as in "FPS-16 a dog runs" [MG 3.6]."""
+  """Prefixes the frame rate, rounded to a whole number, as in "FPS-16 a dog runs" [MG 3.1.4]."""
   if not fps > 0:
     raise ValueError(f"fps must be positive, got {fps}")
   return f"FPS-{int(fps + 0.5)} {prompt}"

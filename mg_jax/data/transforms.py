@@ -48,7 +48,7 @@ class LatentRow:
 
   The record holds "latent" (t, h, w, C) of any float type, "fps", and "captions" (list of wordings)
   or "caption". One wording is drawn at random. The frame rate is told in the prompt of videos, not
-  of images [MG 3.6].
+  of images [MG 3.1.4].
 
   Attributes:
     text_length: S, tokens per prompt.

@@ -1,4 +1,4 @@
-"""Decoding and encoding of video files through PyAV (FFmpeg) [MG 6.2].
+"""Decoding and encoding of video files through PyAV (FFmpeg) [MG 3.2.1].
 
 A clip is read as uint8 (T, H, W, 3) RGB at the asked frame rate and size: frames are picked by
 their timestamps (the nearest one not later than each instant, so a variable frame rate is right by

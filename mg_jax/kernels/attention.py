@@ -1,4 +1,4 @@
-"""Attention by the best kernel for the hardware, without causal mask. [MG 3.2]
+"""Attention by the best kernel for the hardware, without causal mask. [MG 3.1.3]
 
 q_BLNK, k_BSNK, v_BSNK and an optional mask_BS over keys give o_BLNK; self-attention and
 cross-attention are the same call. Every platform has an ordered list of candidates, the reference

@@ -1,4 +1,4 @@
-"""Context parallelism around any attention kernel that runs on one device. [MG 5.3]
+"""Context parallelism around any attention kernel that runs on one device. [MG 3.1.6]
 
 Queries stay split over the "context" axis; keys and values are gathered over it, so the backward
 pass reduce-scatters their gradients, and no other tensor of the layer travels. Batch and heads are

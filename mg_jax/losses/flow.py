@@ -1,4 +1,4 @@
-"""Flow matching: path, velocity, time sampler, time schedules and loss [MG 3.1.2, 3.4.2].
+"""Flow matching: path, velocity, time sampler, time schedules and loss [MG 3.1.2, 3.4].
 
 Time runs from noise (t = 0) to data (t = 1), here and everywhere else. Samples are arrays of any
 rank with the batch first; times are `t_B`, one per sample. Schedules are host-side float64 arrays
@@ -14,8 +14,8 @@ from mg_jax.core.errors import UserError
 SIGMA_MIN = 1e-5  # [MG 3.1.2] spread of the path around the data point at t = 1
 TIME_MEAN = 0.0  # [MG 3.1.2] of the normal under the logit-normal
 TIME_STD = 1.0  # [MG 3.1.2]
-STEPS = 50  # [MG 3.4.2] Euler steps of the final model
-LINEAR_STEPS = 250  # [MG 3.4.2] the linear schedule those 50 steps emulate
+STEPS = 50  # [MG 3.4] Euler steps of the final model
+LINEAR_STEPS = 250  # [MG 3.4] the linear schedule those 50 steps emulate
 
 
 def _expand(a: jax.Array, x: jax.Array) -> jax.Array:
@@ -81,7 +81,7 @@ def linear_schedule(steps: int) -> np.ndarray:
 
 
 def linear_quadratic_schedule(steps: int = STEPS, n: int = LINEAR_STEPS) -> np.ndarray:
-  """`steps + 1` times: half of them `n`-step linear, the rest quadratic [MG 3.4.2].
+  """`steps + 1` times: half of them `n`-step linear, the rest quadratic [MG 3.4].
 
   The paper prints no formula. With h = steps // 2 and k = 1 .. steps - h,
 

@@ -1,6 +1,6 @@
 """Named sizes of the generator, as plain fields an experiment can change before it builds them.
 
-"30b" is the paper's model and "5b" that of its ablations [MG 3.1.3, 3.6]; "1b" is a third party's.
+"30b" is the paper's model and "5b" that of its ablations [MG 3.1.3]; "1b" is a third party's.
 "7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
 shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
 128. "tiny" trains on a CPU and reads its text with an encoder of its own.

@@ -1,4 +1,4 @@
-"""Classifier-free guidance for any set of conditions, as weighted branches [MG 3.4.2].
+"""Classifier-free guidance for any set of conditions, as weighted branches [MG 3.4].
 
 A branch says which named conditions are kept and what weight its velocity has; all branches of a
 step run in one batched call of the network. For text alone,
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array
 
-GUIDANCE = 7.5  # [MG 3.4.2] text scale of the final model
+GUIDANCE = 7.5  # [MG 3.4] text scale of the final model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,7 +148,7 @@ class TextToVideo:
   def tokens(self, texts: Sequence[str], settings: Settings) -> dict[str, np.ndarray]:
     """The text condition: ids int32 (B, S) and mask bool (B, S).
 
-    As in training, the frame rate is told where there is more than one latent frame [MG 3.6]. An
+    As in training, the frame rate is told where there is more than one latent frame [MG 3.1.4]. An
     empty prompt goes without it, and so equals the null that guidance contrasts with.
     """
     video = self._latent_shape(settings)[0] > 1 and self.tag_fps

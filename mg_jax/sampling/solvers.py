@@ -1,4 +1,4 @@
-"""Integration of the velocity field from noise to data, as one `lax.scan` [MG 3.4.2].
+"""Integration of the velocity field from noise to data, as one `lax.scan` [MG 3.4].
 
 In: a velocity function, x0 of any shape at t = times[0], and the list of times. Out: the sample at
 times[-1], in float32 whatever the network computes in. Euler is the paper's solver, which it found

@@ -1,4 +1,4 @@
-"""Optimizers for one role: AdamW, or Muon for small runs [MG spec 14, Backbone / training].
+"""Optimizers for one role: AdamW, or Muon for small runs; the paper is silent on both.
 
 The transform yields updates for a learning rate of one; the step multiplies them by the rate of
 the moment, which is a traced scalar. So a schedule over steps or over wall-clock time never

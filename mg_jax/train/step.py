@@ -3,7 +3,7 @@
 `Step(state, batch, key, clock) -> (state, metrics)`, jitted, with the state donated. Roles see the
 parameters from before the step, so their order only matters for what they hand on in `carry`. A
 step whose loss or gradient is not finite, or which stands out as a spike, leaves parameters,
-optimizer and averages bit-unchanged and is counted. [MG spec 14: clip 1.0, float32 master, EMA]
+optimizer and averages bit-unchanged and is counted. The paper names none of them.
 """
 
 import dataclasses

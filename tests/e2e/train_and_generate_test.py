@@ -156,32 +156,39 @@ def _wait_for(process, reached, seconds=240):
     time.sleep(0.02)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_is_the_run_that_was_not(runs, tmp_path, clips, how):
-  paths = Paths(tmp_path, clips)
-  paths.t2v_command = [
-    x.replace(str(paths.tae), str(runs.tae)) for x in paths.t2v_command
-  ] + ["--config.train.steps=400", "--config.optim.schedule=constant"]
-  process = _start("train.py", *paths.t2v_command)
-  file = paths.t2v / "metrics.jsonl"
-  _wait_for(process, lambda: file.is_file() and len(file.read_text().splitlines()) >= 6)
+END = 120
+
+
+def _interruptible(runs, root, clips, *, steps):
+  """The command of a generator's run that saves often, and its workdir."""
+  paths = Paths(root, clips)
+  command = [text.replace(str(paths.tae), str(runs.tae)) for text in paths.t2v_command]
+  train = {"steps": steps, "checkpoint_every": 10, "log_every": 1}
+  return [*command, *_flags("train", train), "--config.optim.schedule=constant"], paths.t2v
+
+
+@pytest.fixture(scope="module")
+def straight(runs, clips, tmp_path_factory):
+  """The losses of a run that nobody interrupts."""
+  command, workdir = _interruptible(runs, tmp_path_factory.mktemp("straight"), clips, steps=END)
+  _run("train.py", *command)
+  return _losses(workdir)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_an_interrupted_run_is_the_run_that_was_not(runs, straight, tmp_path, clips, how):
+  command, workdir = _interruptible(runs, tmp_path, clips, steps=100_000)
+  process = _start("train.py", *command)
+  _wait_for(process, lambda: (workdir / "checkpoints").is_dir() and _steps(workdir))
   process.send_signal(how)
   _, err = process.communicate(timeout=100)
   assert "Traceback" not in err
-  stopped = _steps(paths.t2v)[-1]
-  assert 4 <= stopped < 400
+  stopped = _steps(workdir)[-1]
+  assert 10 <= stopped < END
   if how == signal.SIGTERM:
     assert process.returncode == 0 and f"stopped by SIGTERM at step {stopped}" in err
-  first = _losses(paths.t2v)
-  end = stopped + 3
-  paths.t2v_command[-2] = f"--config.train.steps={end}"
-  err = _run("train.py", *paths.t2v_command)
-  assert f"step {stopped} of {end}" in err
-  # A run that nobody stopped has the same losses.
-  whole = Paths(tmp_path / "whole", clips)
-  command = [x.replace(str(paths.t2v), str(whole.t2v)) for x in paths.t2v_command]
-  _run("train.py", *command)
-  resumed, straight = _losses(paths.t2v), _losses(whole.t2v)
-  assert sorted(resumed) == sorted(straight) == list(range(1, end + 1))
-  assert all(resumed[step] == straight[step] for step in straight)
-  assert all(first[step] == straight[step] for step in first if step in straight)
+  before = _losses(workdir)
+  command, _ = _interruptible(runs, tmp_path, clips, steps=END)
+  assert f"step {stopped} of {END}" in _run("train.py", *command)
+  assert _losses(workdir) == straight and sorted(straight) == list(range(1, END + 1))
+  assert all(straight[step] == loss for step, loss in before.items() if step <= END)
