@@ -24,8 +24,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.model = model_fields(dtype="bfloat16")
   config.objective = section(AutoencodingWeights)
   config.data = section(
-    DataConfig, source="folder", frames=32, height=256, width=256, fps=16.0, windows=8,
-    image_weight=1, video_weight=3, global_batch=64,
+    DataConfig, source="folder", caption_required=False, frames=32, height=256, width=256,
+    fps=16.0, windows=8, image_weight=1, video_weight=3, global_batch=64,
   )
   config.optim = section(OptimConfig, lr=1e-4, warmup=1000)
   config.train = section(

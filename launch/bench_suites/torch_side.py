@@ -1,4 +1,4 @@
-"""The torch side of every suite: our networks in PyTorch, and published autoencoders of diffusers."""
+"""The torch side of every suite: our networks in PyTorch, and autoencoders of diffusers."""
 
 import time
 from typing import Any

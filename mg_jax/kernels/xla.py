@@ -78,7 +78,7 @@ def _attend_block(q, k, v, keep, scale):
 
 
 def _gradient_block(q, k, v, keep, scale, do, delta, lse):
-  """Gradients of a block of queries; dk and dv in float32 and transposed, (..., K, S), to be summed.
+  """Gradients of a block of queries; dk and dv in float32, transposed (..., K, S), to be summed.
 
   The large factors ds and p then come second. First, they would have to be transposed themselves,
   which made the whole backward pass take 1.5 times as long on CPUs.

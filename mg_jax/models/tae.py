@@ -280,10 +280,12 @@ class TAE(nn.Module):
     x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     mean = jnp.mean(x, axis=0)
     _, scale, components = jnp.linalg.svd(x - mean, full_matrices=False)
-    rows = self.latent
-    # A batch of a few still clips has fewer directions than channels: the rest starts at noise.
-    std = jnp.maximum(scale[:rows] / math.sqrt(len(x)), 1e-3)
-    into, out = components[:rows].T / std, components[:rows] * std[:, None]
+    # A batch of few positions has fewer directions than there are channels: the rest start empty.
+    missing = max(0, self.latent - len(scale))
+    scale = jnp.pad(scale[: self.latent], (0, missing))
+    components = jnp.pad(components[: self.latent], ((0, missing), (0, 0)))
+    std = jnp.maximum(scale / math.sqrt(len(x)), 1e-3)
+    into, out = components.T / std, components * std[:, None]
     fitted = {
       "shortcut_in": {"kernel": into, "bias": -mean @ into},
       "shortcut_out": {"kernel": out, "bias": mean},

@@ -56,7 +56,7 @@ def score(
   scores, clips = Scores(), []
   # Every clip is made anew, because it is measured as generated and not as compressed.
   made = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
-  for prompt, video in tqdm(made, total=len(planned), desc="clips", leave=False):
+  for prompt, video in tqdm(made, total=len(planned), desc="clips", leave=False, disable=None):
     result = oracles.score(video, parse_prompt(prompt.text))
     scores.add(result)
     clips.append({"clip": prompt.name, "prompt": prompt.text, "result": result})

@@ -143,6 +143,16 @@ def test_shortcut_starts_as_the_best_linear_autoencoder():
   assert float(jnp.mean(jnp.square(unfitted - video))) > 0.01
 
 
+def test_shortcut_fits_a_batch_of_fewer_positions_than_channels():
+  model = TAE(**(SMALL | {"multipliers": (1, 1), "patch": (4, 4, 4), "shortcut": True}))
+  video = video_of(8, size=8, batch=2)
+  params = jax.jit(model.init)(jax.random.key(0), video[:1])["params"]
+  fitted = unbox(model.fit_shortcut(params, video))
+  shapes = jax.tree.map(jnp.shape, unbox(params))
+  assert jax.tree.map(jnp.shape, fitted) == shapes
+  assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(fitted))
+
+
 def test_shortcut_fits_under_tracing_and_keeps_its_logical_axes():
   model = TAE(**(SMALL | {"multipliers": (1, 1), "patch": (4, 4, 4), "shortcut": True}))
   video = jax.ShapeDtypeStruct((2, 8, 16, 16, 3), jnp.float32)

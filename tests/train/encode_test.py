@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -132,6 +133,25 @@ def test_a_killed_run_goes_on_with_the_missing_shards(data, tmp_path, monkeypatc
   a, b = (latent_sources(tmp_path / f, "train", "video")["4x16x16"] for f in ("whole", "latents"))
   for index in range(10):
     np.testing.assert_array_equal(a[index]["latent"], b[index]["latent"])
+
+
+def test_clips_are_let_go_of_once_they_are_encoded(data, tmp_path, monkeypatch):
+  held = []
+
+  class Counted(list):
+    def __getitem__(self, index):
+      clip = dataclasses.replace(super().__getitem__(index))  # one that nobody else holds
+      held.append(weakref.ref(clip))
+      # A batch of four, and the one that is being written.
+      assert sum(ref() is not None for ref in held) <= 5
+      return clip
+
+  def opened(config, split):
+    return {n: Counted(s[i] for i in range(len(s))) for n, s in open_sources(config, split).items()}
+
+  monkeypatch.setattr(encode_module, "open_sources", opened)
+  _run(data, tmp_path / "latents")
+  assert len(held) == 2 * 13
 
 
 def test_latents_of_something_else_are_refused(data, tmp_path):

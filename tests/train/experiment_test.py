@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.core.tree import count_params
-from mg_jax.data.recipe import DataConfig
+from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
@@ -21,7 +22,7 @@ from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import experiment, export
-from mg_jax.train.experiment import EvalConfig
+from mg_jax.train.experiment import EvalConfig, Experiment
 from mg_jax.train.export import Role
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
@@ -253,16 +254,28 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
   assert not (tmp_path / "data").exists(), "no data were built for it"
 
 
-def test_flops_of_an_autoencoder_follow_its_data(tmp_path):
-  mesh = make_mesh((1, 1, 1, 1))
+class Mixer:
+  """A 3 x 3 matrix over colours: 2 * 9 FLOPs for a pixel forward, as many for its gradient."""
 
+  roles = ("model",)
+
+  def init(self, key, batch):
+    return {"model": {"kernel": jnp.zeros((3, 3))}}
+
+  def loss(self, role, params, batch, key, step, carry):
+    mixed = batch["video"].astype(jnp.float32) @ params[role]["kernel"]
+    return jnp.mean(mixed**2), ({}, carry)
+
+
+def test_flops_are_averaged_over_the_kinds_of_batches(tmp_path):
   def flops(**data):
-    config = _tae(tmp_path, **{"frames": 8} | data)
-    return experiment.step_flops(experiment.build(config, str(tmp_path), mesh))
+    config = configs.build(DataConfig, _tae(tmp_path, **data)["data"])
+    return experiment.step_flops(Experiment(Mixer(), clip_feed(config), ()))
 
-  video, image = flops(), flops(image_weight=1, video_weight=0)
-  assert 0 < image < video
-  assert flops(image_weight=1, video_weight=3) == pytest.approx((image + 3 * video) / 4)
+  video = 2 * 2 * 9 * (2 * 4 * 16 * 16)
+  assert flops() == video
+  assert flops(image_weight=1, video_weight=0) == video / 4
+  assert flops(image_weight=1, video_weight=3) == (3 * video + video / 4) / 4
 
 
 def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, cached):
@@ -288,7 +301,7 @@ def test_the_workdir_of_another_experiment_is_refused_untouched(tmp_path, cached
   from mg_jax.train.checkpoint import Checkpointer
 
   saver = Checkpointer(tmp_path / "run", name="other")
-  saver.save(1, {"params": {"a": jax.numpy.ones(2)}}, data={})
+  saver.save(1, {"params": {"a": jnp.ones(2)}}, data={})
   saver.close()
   with pytest.raises(UserError, match="holds experiment 'other', this is 't2v_256'"):
     experiment.run(_t2v(tmp_path), str(tmp_path / "run"))
