@@ -56,7 +56,7 @@ def test_sizes_by_the_rule_of_the_family(name, billions):
 
 
 def test_tiny_is_tiny():
-  assert 1.5e6 < count_params(unbox(abstract_params("tiny"))) < 3e6
+  assert 3e6 < count_params(unbox(abstract_params("tiny"))) < 6e6
 
 
 def test_an_unknown_name_is_a_user_error():
@@ -66,7 +66,7 @@ def test_an_unknown_name_is_a_user_error():
 
 def test_fields_are_fresh():
   zoo.generator("tiny")["dit"]["width"] = 1
-  assert zoo.generator("tiny")["dit"]["width"] == 128
+  assert zoo.generator("tiny")["dit"]["width"] == 256
 
 
 @pytest.mark.parametrize("name", ["30b", "5b", "tiny"])

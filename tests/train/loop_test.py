@@ -157,11 +157,11 @@ def test_the_time_budget_ends_the_run_and_its_schedule(toy, tmp_path):
       time.sleep(0.05)
       return super().__next__()
 
-  config = dataclasses.replace(_CONFIG, steps=100_000, max_seconds=4.0, checkpoint_every=10**6)
+  config = dataclasses.replace(_CONFIG, steps=100_000, max_seconds=15.0, checkpoint_every=10**6)
   first = _train(toy, tmp_path, config, Slow(), hooks=[Hook("stop", 1, _Stop(2))])
   assert first.status == "interrupted" and 0 < first.elapsed
   result = _train(toy, tmp_path, config, Slow())
-  assert result.status == "out of time" and 4.0 <= result.elapsed < 6.0
+  assert result.status == "out of time" and 15.0 <= result.elapsed < 25.0
   rates = [line["model/lr"] for line in read_metrics(tmp_path) if line["step"] > 2]
   assert len(rates) > 3 and rates == sorted(rates, reverse=True)
   assert rates[-1] < 0.02 * _OPTIM.lr, "the cosine has come to its end"
