@@ -19,7 +19,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything g
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "Training time of both models together.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score.")
 
-TAE_SHARE = 0.5  # of the training time
+TAE_SHARE = 0.35  # of the training time
 
 
 def main(argv: list[str]) -> None:
