@@ -12,6 +12,22 @@ from mg_jax.core.typing import Array, Float
 from mg_jax.nn.linear import Linear
 
 
+@jax.custom_vjp
+def _gated(gate: Array, value: Array) -> Array:
+  return jax.nn.silu(gate) * value
+
+
+def _gated_backward(saved, g):
+  # Autodiff would also keep the sigmoid and its product with the gate.
+  gate, value = saved
+  sigmoid = jax.nn.sigmoid(gate)
+  silu = gate * sigmoid
+  return g * value * (sigmoid + silu * (1 - sigmoid)), g * silu
+
+
+_gated.defvjp(lambda gate, value: (_gated(gate, value), (gate, value)), _gated_backward)
+
+
 class SwiGLU(nn.Module):
   """w2(silu(w1 x) * w3 x), without biases; keeps the width of x. [MG 3.1.3]
 
@@ -35,7 +51,7 @@ class SwiGLU(nn.Module):
     # on the sizes the toy models use.
     gate = linear("w1", self.mlp_dim, ("embed", "mlp"), self.init)(x)
     value = linear("w3", self.mlp_dim, ("embed", "mlp"), self.init)(x)
-    y = linear("w2", x.shape[-1], ("mlp", "embed"), self.out_init)(jax.nn.silu(gate) * value)
+    y = linear("w2", x.shape[-1], ("mlp", "embed"), self.out_init)(_gated(gate, value))
     return remat.name(y, "mlp")
 
 

@@ -1,5 +1,6 @@
 """Normalisations over channels, which come last; statistics are float32 whatever the input is."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,30 @@ def _vector(module: nn.Module, name: str, init: Callable, size: int) -> Array:
   return module.param(name, partitioned(init, "norm"), (size,), jnp.float32)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rms_norm(x: Array, scale_D: Array, eps: float, dtype: Any) -> Array:
+  return _rms_forward(x, scale_D, eps, dtype)[0]
+
+
+def _rms_forward(x, scale_D, eps, dtype):
+  x32 = x.astype(jnp.float32)
+  inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+  return (x32 * inverse * scale_D).astype(dtype), (x, scale_D, inverse)
+
+
+def _rms_backward(eps, dtype, saved, g):
+  # Autodiff would keep several arrays of the size of x for this; it needs x and one number a row.
+  x, scale_D, inverse = saved
+  x32, g = x.astype(jnp.float32), g.astype(jnp.float32)
+  normal = x32 * inverse
+  along = jnp.mean(g * scale_D * normal, axis=-1, keepdims=True)
+  dx = inverse * (g * scale_D - normal * along)
+  return dx.astype(x.dtype), jnp.sum(g * normal, axis=tuple(range(x.ndim - 1)))
+
+
+_rms_norm.defvjp(_rms_forward, _rms_backward)
+
+
 class RMSNorm(nn.Module):
   """x / rms(x) * scale over the last dimension. [MG Table 9]"""
 
@@ -25,9 +50,7 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     scale_D = _vector(self, "scale", nn.initializers.ones, x.shape[-1])
-    x = x.astype(jnp.float32)
-    power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    return (x * jax.lax.rsqrt(power + self.eps) * scale_D).astype(self.dtype)
+    return _rms_norm(x, scale_D, self.eps, self.dtype)
 
 
 class LayerNorm(nn.Module):

@@ -44,4 +44,5 @@ def test_psnr_is_twenty_log_of_range_over_rmse(noise):
   prediction = np.clip(target + noise * rng.normal(size=target.shape), -1, 1).astype(np.float32)
   rmse = np.sqrt(np.mean(np.square(target - prediction), axis=(1, 2, 3, 4)))
   wanted = 20 * np.log10(2.0 / rmse)
-  np.testing.assert_allclose(losses.psnr(jnp.asarray(prediction), jnp.asarray(target)), wanted, rtol=1e-5)
+  got = losses.psnr(jnp.asarray(prediction), jnp.asarray(target))
+  np.testing.assert_allclose(got, wanted, rtol=1e-5)
