@@ -17,8 +17,15 @@ def test_swiglu():
   params = create(SwiGLU(6), jax.random.key(1), x)
   p = unbox(params)["params"]
   assert set(p) == {"w1", "w2", "w3"} and all(set(layer) == {"kernel"} for layer in p.values())
-  want = (jax.nn.silu(x @ p["w1"]["kernel"]) * (x @ p["w3"]["kernel"])) @ p["w2"]["kernel"]
-  np.testing.assert_allclose(SwiGLU(6).apply(params, x), want, atol=1e-5)
+
+  def plain(p, x):
+    return (jax.nn.silu(x @ p["w1"]["kernel"]) * (x @ p["w3"]["kernel"])) @ p["w2"]["kernel"]
+
+  got, pull = jax.vjp(lambda p, x: SwiGLU(6).apply({"params": p}, x), p, x)
+  want, pull_plain = jax.vjp(plain, p, x)
+  ct = jax.random.normal(jax.random.key(2), x.shape)
+  for a, b in zip(*map(jax.tree.leaves, ((got, pull(ct)), (want, pull_plain(ct)))), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_swiglu_splits_its_inner_width():
