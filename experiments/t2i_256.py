@@ -6,6 +6,7 @@ toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`.
 
 from ml_collections import ConfigDict
 
+from experiments import tae
 from mg_jax.core.config import parse_arg, section
 from mg_jax.data.recipe import DataConfig
 from mg_jax.models import zoo
@@ -49,10 +50,12 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   """A model that learns the toy world in minutes on two cores."""
   config.objective.update(drop={"text": 0.1}, time="stratified")
   config.data.update(
-    source="toy", durations="single", frames=frames, height=size, width=size, fps=8.0,
-    global_batch=64, text_length=40,
+    source="toy", durations="single", frames=frames, height=size, width=size,
+    fps=tae.tiny_fps(frames), global_batch=64, text_length=40,
   )
   config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)
   config.train.update(steps=2000, ema=0.99, checkpoint_every=500)
   config.eval.update(every=500, previews=8)
-  config.sampling.update(height=size, width=size, fps=8.0, steps=16, guidance=3.0)
+  config.sampling.update(
+    height=size, width=size, fps=config.data.fps, steps=16, guidance=3.0
+  )

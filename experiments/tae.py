@@ -43,6 +43,11 @@ def model_fields(**overrides) -> ConfigDict:
   return ConfigDict({k: v for k, v in fields.items() if k not in ("parent", "name")})
 
 
+def tiny_fps(frames: int) -> float:
+  """Frame rate of tiny clips: simple scenes last two seconds, which many frames share."""
+  return max(8.0, frames / 2)
+
+
 def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   """A model that learns the toy world in minutes on two cores."""
   config.model.update(
@@ -52,7 +57,7 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   # A median is the background wherever a moving object might be: squared error learns faster.
   config.objective.update(l1=0.0, mse=2.0)
   config.data.update(
-    source="toy", frames=frames, height=size, width=size, fps=8.0, windows=4,
+    source="toy", frames=frames, height=size, width=size, fps=tiny_fps(frames), windows=4,
     image_weight=0, video_weight=1, global_batch=16,
   )
   config.optim.update(lr=1e-3, warmup=20, schedule="linear", weight_decay=1e-4)

@@ -17,9 +17,10 @@ from mg_jax.core.errors import UserError
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "Training time of both models together.")
+_SIZE = flags.DEFINE_integer("size", 32, "Side of the frames, in pixels.")
+_FRAMES = flags.DEFINE_integer("frames", 16, "Frames of a clip, two seconds long.")
+_SHARE = flags.DEFINE_float("tae_share", 0.35, "Part of the time that the autoencoder gets.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score.")
-
-TAE_SHARE = 0.35  # of the training time
 
 
 def main(argv: list[str]) -> None:
@@ -27,14 +28,17 @@ def main(argv: list[str]) -> None:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _MINUTES.value <= 0 or _COUNT.value < 1:
     raise UserError("--minutes and --count must be positive")
+  if not 0 < _SHARE.value < 1:
+    raise UserError("--tae_share must lie between 0 and 1")
   from experiments import t2v_256, tae
   from mg_jax.train import experiment, scoring
   from mg_jax.train.export import load_text_to_video
 
   workdir = pathlib.Path(_WORKDIR.value)
-  autoencoder, generator = tae.get_config("tiny"), t2v_256.get_config("tiny")
+  size = f"tiny,size={_SIZE.value},frames={_FRAMES.value}"
+  autoencoder, generator = tae.get_config(size), t2v_256.get_config(size)
   generator.autoencoder = str(workdir / "tae")
-  shares = {"tae": (autoencoder, TAE_SHARE), "t2v": (generator, 1 - TAE_SHARE)}
+  shares = {"tae": (autoencoder, _SHARE.value), "t2v": (generator, 1 - _SHARE.value)}
   for name, (settings, share) in shares.items():
     settings.data.cache = str(workdir / "data")
     settings.train.compile_cache = str(workdir / "compiled")

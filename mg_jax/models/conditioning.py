@@ -181,6 +181,20 @@ def drop(
   return out
 
 
+def repeat(cond: Mapping[str, Any], times: int, *, routes: Table) -> dict[str, Any]:
+  """Every row `times` times, one after the other, but for what only cross-attention reads.
+
+  Cross-attention shares one row of its context among the rows of x that it divides into.
+  """
+  shared = {name for name, entries in routes.items() if {e.kind for e in entries} == {"cross"}}
+  return {
+    name: entry
+    if name in shared
+    else jax.tree.map(lambda a: jnp.repeat(a, times, axis=0), entry)
+    for name, entry in cond.items()
+  }
+
+
 class Conditioner(nn.Module):
   """The learned side of the table: projections of every route to the model width.
 
@@ -207,11 +221,13 @@ class Conditioner(nn.Module):
     if route.kind == "add":
       return GatedLinear(self.width, dtype=self.dtype, name=name)
     if route.kind == "concat":
-      return Linear(self.width, logical=("patch", "embed"), init=zeros, dtype=self.dtype, name=name)
+      return Linear(
+        self.width, logical=("patch", "embed"), kernel_init=zeros, dtype=self.dtype, name=name
+      )
     if route.classes:
       return ClassTable(route.classes, self.width, name=name)
     return Linear(
-      self.width, logical=("features", "embed"), init=zeros, dtype=jnp.float32, name=name
+      self.width, logical=("features", "embed"), kernel_init=zeros, dtype=jnp.float32, name=name
     )
 
   def _each(self, *kinds: str):

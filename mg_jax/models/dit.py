@@ -87,7 +87,7 @@ class VideoDiT(nn.Module):
     embed = Linear(
       self.width,
       logical=("patch", "embed"),
-      init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+      kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
       dtype=self.dtype,
       name="patch",
     )
@@ -121,7 +121,7 @@ class VideoDiT(nn.Module):
     head = Linear(
       self.patch[0] * self.patch[1] * self.patch[2] * self.channels,
       logical=("embed", "patch"),
-      init=nn.initializers.zeros,
+      kernel_init=nn.initializers.zeros,
       dtype=self.dtype,
       name="head",
     )

@@ -64,19 +64,19 @@ class Conv25(nn.Module):
   features: int
   temporal: bool = True
   resample: Literal["none", "down", "up"] = "none"
-  init: Any = nn.initializers.lecun_normal()
+  kernel_init: Any = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTHWC):
     how = {"stride": 2 if self.resample == "down" else 1, "upsample": self.resample == "up"}
     spatial = SpatialConv(
-      self.features, init=self.init, dtype=self.dtype, name="spatial", **how
+      self.features, kernel_init=self.kernel_init, dtype=self.dtype, name="spatial", **how
     )
     x = _frames(spatial, x_BTHWC)
     if self.temporal:
       x = TemporalConv(
-        self.features, init="identity", dtype=self.dtype, name="temporal", **how
+        self.features, kernel_init="identity", dtype=self.dtype, name="temporal", **how
       )(x)
     return x
 
@@ -126,7 +126,7 @@ class AxisAttention(nn.Module):
       c, use_bias=True, logical=("conv_in", "conv_out"), dtype=self.dtype, name=name, **kw
     )
     y = attend(project("query")(y), project("key")(y), project("value")(y))
-    zero = {"init": nn.initializers.zeros} if self.axis == "time" else {}
+    zero = {"kernel_init": nn.initializers.zeros} if self.axis == "time" else {}
     y = project("out", **zero)(y)
     if self.axis == "space":
       return x_BTHWC + y.reshape(b, t, h, w, c)
@@ -213,7 +213,7 @@ class TAE(nn.Module):
     linear = lambda c, **kw: Linear(  # noqa: E731
       c, use_bias=True, logical=("conv_in", "conv_out"), dtype=self.dtype, **kw
     )
-    last = {"init": nn.initializers.zeros} if self.shortcut else {}
+    last = {"kernel_init": nn.initializers.zeros} if self.shortcut else {}
     stem = conv if math.prod(self.patch) == 1 else linear
     self.encoder_in = stem(widths[0])
     self.encoder_blocks = [[res(c) for _ in range(self.blocks)] for c in widths]

@@ -53,7 +53,7 @@ class TextBlock(nn.Module):
 
     def linear(features, name, *, fan_in, axes):
       init = nn.initializers.normal(fan_in**-0.5)
-      return Linear(features, logical=axes, init=init, dtype=self.dtype, name=name)
+      return Linear(features, logical=axes, kernel_init=init, dtype=self.dtype, name=name)
 
     def heads(name, fan_in):
       y = linear(inner, name, fan_in=fan_in, axes=("embed", "heads"))(h_BSD)

@@ -40,7 +40,8 @@ class Surroundings:
     modulation: (B, M, D), the M vectors of a token at the sample's time.
     clean_modulation: the same at t = 1, for the tokens of `clean`.
     clean: (B, L), tokens that are data already; None when there are none.
-    context, context_mask: (B, S, D) and (B, S); None for a model without cross-attention.
+    context, context_mask: (G, S, D) and (G, S), where G divides B; None for a model without
+      cross-attention.
   """
 
   positions: Array
@@ -141,8 +142,8 @@ class Transformer(nn.Module):
     *,
     positions: Float[Array, "*B L D"],
     time_BD: Float[Array, "B D"],
-    context_BSD: Float[Array, "B S D"] | None = None,
-    context_mask_BS: Bool[Array, "B S"] | None = None,
+    context_BSD: Float[Array, "G S D"] | None = None,
+    context_mask_BS: Bool[Array, "G S"] | None = None,
     clean_BL: Bool[Array, "B L"] | None = None,
     clean_time_BD: Float[Array, "B D"] | None = None,
   ) -> Float[Array, "B L D"]:
@@ -152,8 +153,8 @@ class Transformer(nn.Module):
       x_BLD: tokens.
       positions: position embeddings, (L, D) or (B, L, D).
       time_BD: embedding of t and of everything that modulates.
-      context_BSD, context_mask_BS: cross-attention context; without it there are no
-        cross-attention parameters.
+      context_BSD, context_mask_BS: cross-attention context, of B rows or of fewer that are shared
+        (see `nn.attention`); without it there are no cross-attention parameters.
       clean_BL: tokens modulated by `clean_time_BD`, the embedding at t = 1, instead.
       clean_time_BD: given together with clean_BL.
     """
@@ -162,7 +163,7 @@ class Transformer(nn.Module):
     shared = Linear(
       6 * width,
       logical=("embed", "modulation"),
-      init=nn.initializers.zeros,
+      kernel_init=nn.initializers.zeros,
       dtype=jnp.float32,
       name="modulation",
     )

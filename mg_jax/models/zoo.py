@@ -6,10 +6,13 @@ shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per l
 128. "tiny" trains on a CPU and reads its text with an encoder of its own.
 """
 
+import dataclasses
 from typing import Any
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.models.dit import VideoDiT
+from mg_jax.models.text import ByteT5
 
 # layers, width, MLP width, heads
 _SIZES = {
@@ -50,7 +53,7 @@ def generator(name: str) -> dict[str, Any]:
       "max_thw": (16, 16, 16),
       "routes": {"text": {"kind": "cross", "features": text["width"]}},
     }
-    return {"dit": dit, "encoders": {"text": text}}
+    return {"dit": _complete(VideoDiT, dit), "encoders": {"text": _complete(ByteT5, text)}}
   if name not in _SIZES:
     raise UserError(f"no model is named {name!r}; known are {', '.join(names())}")
   layers, width, mlp_dim, heads = _SIZES[name]
@@ -63,7 +66,15 @@ def generator(name: str) -> dict[str, Any]:
     "routes": {n: {"kind": "cross", "features": size} for n, size in _FROZEN_TEXT.items()},
     "dtype": "bfloat16",
   }
-  return {"dit": dit, "encoders": {}}
+  return {"dit": _complete(VideoDiT, dit), "encoders": {}}
+
+
+def _complete(cls: type, fields: dict[str, Any]) -> dict[str, Any]:
+  """All fields of a Linen module, so that a flag can set any of them; types go by their names."""
+  defaults = {
+    f.name: f.default for f in dataclasses.fields(cls) if f.name not in ("parent", "name")
+  }
+  return defaults | {"dtype": "float32"} | fields
 
 
 def block_parameters(params: Any) -> int:

@@ -31,7 +31,7 @@ class Attention(nn.Module):
     heads: N.
     head_dim: K.
     qk_norm: RMSNorm of every query and key, with one scale per head dimension.
-    init: initializer of wq, wk and wv.
+    kernel_init: initializer of wq, wk and wv.
     out_init: initializer of wo.
     kernel: attention kernel by name, "auto" for the best one.
     dtype: of products and of the result.
@@ -40,7 +40,7 @@ class Attention(nn.Module):
   heads: int
   head_dim: int
   qk_norm: bool = False
-  init: Callable = _INTO_HEADS
+  kernel_init: Callable = _INTO_HEADS
   out_init: Callable = _OUT_OF_HEADS
   kernel: str = "auto"
   dtype: Any = jnp.float32
@@ -49,22 +49,23 @@ class Attention(nn.Module):
   def __call__(
     self,
     x_BLD: Float[Array, "B L D"],
-    context: Float[Array, "B S E"] | None = None,
+    context: Float[Array, "G S E"] | None = None,
     *,
-    mask_BS: Bool[Array, "B S"] | None = None,
+    mask_BS: Bool[Array, "G S"] | None = None,
   ) -> Float[Array, "B L D"]:
     """Attends.
 
     Args:
       x_BLD: what asks.
-      context: what is attended to, (B, S, E); None is x itself.
+      context: what is attended to, (G, S, E); None is x itself. G divides B: each of its rows
+        serves B / G rows of x that follow each other, and is projected once for all of them.
       mask_BS: True marks the real tokens of the context. Without any, the result is zero.
     """
     source = x_BLD if context is None else context
     tokens = "length" if context is None else "text_length"
 
     def project(name, x, length):
-      init = partitioned(self.init, "embed", "heads", "head_dim")
+      init = partitioned(self.kernel_init, "embed", "heads", "head_dim")
       w = self.param(name, init, (x.shape[-1], self.heads, self.head_dim), jnp.float32)
       y = dense(x.astype(self.dtype), w.astype(self.dtype))
       return shard(y, "batch", length, "heads", "head_dim")
@@ -77,7 +78,10 @@ class Attention(nn.Module):
       k_BSNK = RMSNorm(dtype=self.dtype, name="k_norm")(k_BSNK)
     # The kernel itself marks what it keeps as "attention" for rematerialisation: its softmax
     # statistics are needed beside its output, or the backward pass would run it once more.
-    o_BLNK = attend(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, kernel=self.kernel)
+    rows = q_BLNK.shape
+    if k_BSNK.shape[0] != rows[0]:
+      q_BLNK = q_BLNK.reshape(k_BSNK.shape[0], -1, *rows[2:])
+    o_BLNK = attend(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, kernel=self.kernel).reshape(rows)
     o_BLNK = shard(o_BLNK, "batch", "length", "heads", "head_dim")
     init = partitioned(self.out_init, "heads", "head_dim", "embed")
     wo_NKD = self.param("wo", init, (self.heads, self.head_dim, x_BLD.shape[-1]), jnp.float32)

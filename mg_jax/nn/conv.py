@@ -49,21 +49,21 @@ class SpatialConv(nn.Module):
     stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2).
     upsample: convolves x repeated twice along height and width, at the cost of far fewer
       products than doing just that. Same parameters.
-    init: initializer of the kernel.
+    kernel_init: initializer of the kernel.
   """
 
   features: int
   kernel: int = 3
   stride: int = 1
   upsample: bool = False
-  init: Callable = nn.initializers.lecun_normal()
+  kernel_init: Callable = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_NHWC: Float[Array, "N H W I"]) -> Float[Array, "N H2 W2 O"]:
     _check(self, self.kernel)
     shape = (self.kernel, self.kernel, x_NHWC.shape[-1], self.features)
-    w_HWIO, b_O = _parameters(self, self.init, shape)
+    w_HWIO, b_O = _parameters(self, self.kernel_init, shape)
     x = x_NHWC.astype(self.dtype)
     if self.upsample:
       return conv.nearest2_spatial_conv(x, w_HWIO) + b_O
@@ -78,22 +78,22 @@ class TemporalConv(nn.Module):
     kernel: frames it spans, odd.
     stride: 1 or 2; gives ceil(T / stride) frames.
     upsample: convolves x with every frame repeated twice. Same parameters.
-    init: "identity" leaves frames as they are, so that an image network inflated by such layers
-      acts on each frame as before; "normal" is a random one.
+    kernel_init: "identity" leaves frames as they are, so that an image network inflated by such
+      layers acts on each frame as before; "normal" is a random one.
   """
 
   features: int
   kernel: int = 3
   stride: int = 1
   upsample: bool = False
-  init: Literal["identity", "normal"] = "normal"
+  kernel_init: Literal["identity", "normal"] = "normal"
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTHWC: Float[Array, "B T H W I"]) -> Float[Array, "B T2 H W O"]:
     _check(self, self.kernel)
     shape = (self.kernel, x_BTHWC.shape[-1], self.features)
-    w_TIO, b_O = _parameters(self, _INIT[self.init], shape)
+    w_TIO, b_O = _parameters(self, _INIT[self.kernel_init], shape)
     x = x_BTHWC.astype(self.dtype)
     if self.upsample:
       return conv.nearest2_temporal_conv(x, w_TIO) + b_O

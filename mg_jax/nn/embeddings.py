@@ -53,7 +53,7 @@ class TimeEmbedding(nn.Module):
       self.features,
       self.features,
       logical=("features", "mlp", "embed"),
-      init=nn.initializers.normal(TIME_STD),
+      kernel_init=nn.initializers.normal(TIME_STD),
       name="mlp",
     )
     return network(timestep_embedding(t_B, self.frequencies))

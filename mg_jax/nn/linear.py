@@ -18,19 +18,19 @@ class Linear(nn.Module):
     features: size of the last dimension of the result.
     use_bias: adds a bias that starts at zero.
     logical: axis names of the kernel; the bias has the second.
-    init: initializer of the kernel.
+    kernel_init: initializer of the kernel.
     dtype: of the product and of the result.
   """
 
   features: int
   use_bias: bool = False
   logical: tuple[str | None, str | None] = ("embed", "features")
-  init: Callable = nn.initializers.lecun_normal()
+  kernel_init: Callable = nn.initializers.lecun_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
-    init = partitioned(self.init, *self.logical)
+    init = partitioned(self.kernel_init, *self.logical)
     w_DF = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
     y = dense(x.astype(self.dtype), w_DF.astype(self.dtype))
     if self.use_bias:

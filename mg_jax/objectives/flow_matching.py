@@ -35,6 +35,8 @@ class FlowMatching:
       no rates for text.
     time: "random" draws the times of a batch independently, "stratified" spreads their quantiles.
     time_mean, time_std: of the normal under the logit-normal.
+    draws: times and noises of every sample in a step. They share its encoded text, which is most
+      of the work where clips have fewer tokens than captions.
     bins: times at which `evaluate` measures, the centres of equal bins of [0, 1].
   """
 
@@ -43,6 +45,7 @@ class FlowMatching:
   time: Literal["random", "stratified"] = "random"
   time_mean: float = flow.TIME_MEAN
   time_std: float = flow.TIME_STD
+  draws: int = 1
   bins: int = 8
   roles: tuple[str, ...] = ("model",)
 
@@ -52,8 +55,8 @@ class FlowMatching:
         raise UserError(f"drop.{name} is {rate}; a probability lies in 0..1.")
     if self.drop.get(JOINT) and len(self.drop) == 1:
       raise UserError("drop.joint drops the conditions listed in drop; list them, if only at 0.0.")
-    if self.bins < 1:
-      raise UserError(f"bins is {self.bins}; evaluate needs at least one time.")
+    if self.bins < 1 or self.draws < 1:
+      raise UserError(f"bins is {self.bins} and draws {self.draws}; both are at least 1.")
 
   def init(self, key, batch):
     def blank(a):
@@ -70,12 +73,15 @@ class FlowMatching:
     del role, step
     keys = streams(key, ("noise", "time", "drop"))
     x1 = jnp.asarray(batch["latent"], jnp.float32)
+    routes = self.model.routes()
+    keep = self._keep(keys["drop"], x1.shape[0])
+    cond = conditioning.drop(self._conditions(batch), keep, routes=routes)
+    if self.draws > 1:
+      x1 = jnp.repeat(x1, self.draws, axis=0)
+      cond = conditioning.repeat(cond, self.draws, routes=routes)
     t_B = flow.sample_time(
       keys["time"], x1.shape[:1], mean=self.time_mean, std=self.time_std, spacing=self.time
     )
-    keep = self._keep(keys["drop"], x1.shape[0])
-    routes = self.model.routes()
-    cond = conditioning.drop(self._conditions(batch), keep, routes=routes)
     loss = jnp.mean(self._loss_B(params, x1, jax.random.normal(keys["noise"], x1.shape), t_B, cond))
     return loss, ({"loss": loss}, carry)
 

@@ -3,8 +3,9 @@
 The paper caches the latents of its high-resolution videos [MG 3.1.6]; here every stage does, images
 included. Layout: `<folder>/<split>/<video|image>/<bucket>/` holds records {"latent" float32
 (t, h, w, C), "fps", "captions"}, and `<folder>/manifest.json` the per-channel mean and standard
-deviation over the training videos (or images) and the fingerprint of the autoencoder. An
+deviation over the training videos (or images), the step and the fingerprint of the autoencoder. An
 interrupted run goes on with the shards that are missing; a finished folder is left as it is.
+Several processes share the shards out among themselves; they must see the same folder.
 """
 
 import functools
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
@@ -41,6 +43,7 @@ def encode(
   folder: str | os.PathLike[str],
   *,
   origin: str,
+  step: int,
   batch: int = 32,
 ) -> dict:
   """Encodes both splits of a recipe; returns the manifest's metadata.
@@ -51,6 +54,7 @@ def encode(
     params: its parameters, unboxed.
     folder: where latents go, or already are.
     origin: workdir of the autoencoder's run, for the record.
+    step: of that run, which samplers load although the run may have gone on.
     batch: clips per call.
 
   Raises:
@@ -79,10 +83,25 @@ def encode(
       for kind in data.kinds:
         target = folder / split / kind / bucket
         _encode_source(source, kind, target, functools.partial(run, params), identity, batch)
-  mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
-  metadata = identity | {"autoencoder": origin, "mean": mean, "std": std}
-  atomic.write_json(path, {"metadata": metadata})
-  return metadata
+  if jax.process_index() == 0:
+    mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
+    source = {"autoencoder": origin, "step": step}
+    atomic.write_json(path, {"metadata": identity | source | {"mean": mean, "std": std}})
+  _meet(f"latents {folder}")
+  return _metadata(path)
+
+
+def pinned_step(folder: str | os.PathLike[str], origin: str) -> int | None:
+  """Step of the autoencoder that made the latents of a folder; None without latents of `origin`."""
+  path = pathlib.Path(folder) / MANIFEST
+  metadata = _metadata(path) if path.is_file() else {}
+  return metadata.get("step") if metadata.get("autoencoder") == origin else None
+
+
+def _meet(name: str) -> None:
+  """Waits until every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def _metadata(path: pathlib.Path) -> dict:
@@ -108,18 +127,20 @@ def _encode_source(source: Source, kind: str, target, run, identity: dict, batch
   shards = -(-len(source) // SHARD)
   writer = RecordWriter(target, shards=shards, metadata=identity, compress=False)
   done = writer.finished_shards()
-  if len(done) == shards and (target / MANIFEST).is_file():
-    return
   name = f"latents {'/'.join(target.parts[-3:])}"
   progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
-  for shard in range(shards):
+  # Nobody writes before everybody has seen what there is.
+  _meet(f"{target} begins")
+  for shard in range(jax.process_index(), shards, jax.process_count()):
     indices = range(shard * SHARD, min((shard + 1) * SHARD, len(source)))
     if shard not in done:
       writer.write_shard(shard, _records(_Slice(source, indices), kind, run, batch, progress))
     else:
       progress.update(len(indices))
   progress.close()
-  writer.finish()
+  _meet(f"{target} ends")
+  if jax.process_index() == 0 and not (target / MANIFEST).is_file():
+    writer.finish()
 
 
 def _records(source: "_Slice", kind: str, run, batch: int, progress: tqdm) -> Iterator[dict]:

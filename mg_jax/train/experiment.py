@@ -34,7 +34,7 @@ from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import flops, previews
 from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
 from mg_jax.train.checkpoint import Checkpointer
-from mg_jax.train.encode import encode
+from mg_jax.train.encode import encode, pinned_step
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.export import load_role
 from mg_jax.train.loop import Hook, Result, TrainConfig, train
@@ -181,13 +181,13 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
       "config autoencoder is empty; train one first (experiments/tae.py) and give its workdir with "
       "--config.autoencoder=DIR"
     )
-  tae = load_role(config["autoencoder"], "autoencoder")
+  latents, origin = os.path.join(workdir, LATENTS), config["autoencoder"]
+  tae = load_role(origin, "autoencoder", step=pinned_step(latents, origin))
   autoencoder = _build(TAE, tae.config, "model")
   # Before the clips are encoded, which may take long.
   params = _check_generator(objective, autoencoder, data, _build(Settings, config, "sampling"))
-  latents = os.path.join(workdir, LATENTS)
   metadata = encode(
-    data, autoencoder, tae.params, latents, origin=config["autoencoder"], batch=evals.batch
+    data, autoencoder, tae.params, latents, origin=origin, step=tae.step, batch=evals.batch
   )
   mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
   kind = next(iter(data.kinds))

@@ -3,7 +3,7 @@
 A text-to-video run's config names what is needed: "model", the fields of the generator;
 "autoencoder", the workdir of the autoencoder's run; "sampling", fields of sampling.pipeline's
 Settings; "data", with "text_length". The statistics that normalised the latents lie in
-`<workdir>/latents/manifest.json`, with the fingerprint of the autoencoder that made them.
+`<workdir>/latents/manifest.json`, with step and fingerprint of the autoencoder that made them.
 """
 
 import dataclasses
@@ -90,7 +90,8 @@ def pipeline(
   folder = resolve(workdir)
   statistics = _statistics(folder)
   tae_folder = _autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
-  tae = load_role(tae_folder, "autoencoder")
+  # The step that made the latents: the autoencoder's run may have gone on since.
+  tae = load_role(tae_folder, "autoencoder", step=statistics.get("step"))
   expected = statistics.get("fingerprint")
   if expected and fingerprint(tae.params) != expected:
     raise UserError(

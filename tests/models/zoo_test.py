@@ -6,12 +6,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import spec_table, unbox
 from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.models import zoo
+from mg_jax.models.dit import VideoDiT
 from mg_jax.models.generator import Generator
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
@@ -67,6 +69,14 @@ def test_an_unknown_name_is_a_user_error():
 def test_fields_are_fresh():
   zoo.generator("tiny")["dit"]["width"] = 1
   assert zoo.generator("tiny")["dit"]["width"] == 256
+
+
+@pytest.mark.parametrize("name", ["30b", "tiny"])
+def test_every_field_can_be_set_by_a_flag(name):
+  fields = ConfigDict(zoo.generator(name))
+  fields.dit.update(remat="full", unroll=2, patch=(1, 1, 1), max_thw=(8, 8, 8))
+  dit = config.build(VideoDiT, fields.dit)
+  assert (dit.remat, dit.unroll, dit.patch, dit.max_thw) == ("full", 2, (1, 1, 1), (8, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["30b", "5b", "tiny"])

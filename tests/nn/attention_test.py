@@ -4,15 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from mg_jax.core import remat
 from mg_jax.core.mesh import make_mesh, use_mesh
 from mg_jax.core.sharding import unbox
 from mg_jax.nn.attention import Attention
-
-# The field `init` of these layers hides the method.
-create = nn.Module.init
 
 
 def normal(seed, shape):
@@ -30,7 +26,7 @@ def plain(p, x, context, mask):
 def test_self_attention():
   x = normal(0, (2, 5, 12))
   module = Attention(heads=3, head_dim=4)
-  params = create(module, jax.random.key(1), x)
+  params = module.init(jax.random.key(1), x)
   want = plain(unbox(params)["params"], x, x, jnp.ones((2, 5), bool))
   np.testing.assert_allclose(module.apply(params, x), want, atol=1e-5)
 
@@ -39,9 +35,19 @@ def test_cross_attention_with_a_mask():
   x, context = normal(0, (2, 5, 12)), normal(1, (2, 7, 6))
   mask = jnp.arange(7) < jnp.array([[7], [3]])
   module = Attention(heads=3, head_dim=4)
-  params = create(module, jax.random.key(1), x, context, mask_BS=mask)
+  params = module.init(jax.random.key(1), x, context, mask_BS=mask)
   want = plain(unbox(params)["params"], x, context, mask)
   np.testing.assert_allclose(module.apply(params, x, context, mask_BS=mask), want, atol=1e-5)
+
+
+def test_a_context_of_fewer_rows_serves_rows_that_follow_each_other():
+  x, context = normal(0, (6, 5, 12)), normal(1, (2, 7, 6))
+  mask = jnp.arange(7) < jnp.array([[7], [3]])
+  module = Attention(heads=3, head_dim=4)
+  params = module.init(jax.random.key(1), x, context, mask_BS=mask)
+  repeated = {"context": jnp.repeat(context, 3, 0), "mask_BS": jnp.repeat(mask, 3, 0)}
+  shared = module.apply(params, x, context, mask_BS=mask)
+  np.testing.assert_allclose(shared, module.apply(params, x, **repeated), atol=1e-6)
 
 
 def test_empty_context_adds_nothing():
@@ -55,7 +61,7 @@ def test_empty_context_adds_nothing():
 def test_qk_norm_makes_queries_and_keys_scale_free():
   x = normal(0, (2, 5, 12))
   module = Attention(heads=3, head_dim=4, qk_norm=True)
-  params = unbox(create(module, jax.random.key(1), x))["params"]
+  params = unbox(module.init(jax.random.key(1), x))["params"]
   assert params["q_norm"]["scale"].shape == params["k_norm"]["scale"].shape == (4,)
   larger = params | {"wq": 10 * params["wq"], "wk": 10 * params["wk"]}
   apply = lambda p: module.apply({"params": p}, x)  # noqa: E731
@@ -64,7 +70,7 @@ def test_qk_norm_makes_queries_and_keys_scale_free():
 
 def test_logical_names_and_shapes():
   module = Attention(heads=3, head_dim=4)
-  params = create(module, jax.random.key(1), normal(0, (1, 2, 12)), normal(0, (1, 2, 6)))["params"]
+  params = module.init(jax.random.key(1), normal(0, (1, 2, 12)), normal(0, (1, 2, 6)))["params"]
   assert set(params) == {"wq", "wk", "wv", "wo"}
   assert params["wq"].names == params["wk"].names == ("embed", "heads", "head_dim")
   assert params["wo"].names == ("heads", "head_dim", "embed")
@@ -73,21 +79,21 @@ def test_logical_names_and_shapes():
 
 def test_initial_scale_is_that_of_fan_in():
   x = normal(0, (1, 2, 256))
-  params = unbox(create(Attention(heads=8, head_dim=16), jax.random.key(1), x))["params"]
+  params = unbox(Attention(heads=8, head_dim=16).init(jax.random.key(1), x))["params"]
   assert float(params["wq"].std()) == pytest.approx(256**-0.5, rel=0.05)
   assert float(params["wo"].std()) == pytest.approx(128**-0.5, rel=0.05)
 
 
 def test_unknown_kernel_is_refused():
   with pytest.raises(ValueError, match="unknown attention kernel"):
-    create(Attention(heads=1, head_dim=4, kernel="none"), jax.random.key(0), normal(0, (1, 2, 4)))
+    Attention(heads=1, head_dim=4, kernel="none").init(jax.random.key(0), normal(0, (1, 2, 4)))
 
 
 def softmaxes(policy):
   """How many score matrices are exponentiated in a forward and backward pass."""
   x = normal(0, (2, 8, 8))
   module = remat.remat(Attention, policy)(heads=2, head_dim=4)
-  params = unbox(create(module, jax.random.key(1), x))
+  params = unbox(module.init(jax.random.key(1), x))
   step = jax.value_and_grad(lambda p: jnp.sum(module.apply(p, x)))
   text = jax.jit(step).lower(params).as_text()
   return text.count("stablehlo.exponential")
@@ -101,7 +107,7 @@ def test_attention_policy_does_not_run_the_kernel_again():
 def test_gradients_are_the_same_on_a_mesh():
   x, context = normal(0, (4, 8, 8)), normal(1, (4, 6, 8))
   module = Attention(heads=2, head_dim=4)
-  params = unbox(create(module, jax.random.key(1), x, context))
+  params = unbox(module.init(jax.random.key(1), x, context))
 
   def loss(params, x):
     return jnp.sum(jnp.square(module.apply(params, module.apply(params, x), context)))
@@ -115,6 +121,6 @@ def test_gradients_are_the_same_on_a_mesh():
 
 def test_compute_type():
   module = Attention(heads=2, head_dim=4, dtype=jnp.bfloat16)
-  params = create(module, jax.random.key(1), normal(0, (1, 2, 8)))
+  params = module.init(jax.random.key(1), normal(0, (1, 2, 8)))
   assert module.apply(params, normal(0, (1, 2, 8))).dtype == jnp.bfloat16
   assert unbox(params)["params"]["wq"].dtype == jnp.float32

@@ -4,13 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from mg_jax.core.sharding import unbox
 from mg_jax.nn.conv import SpatialConv, TemporalConv
-
-# The field `init` of these layers hides the method.
-create = nn.Module.init
 
 
 def normal(seed, shape):
@@ -18,7 +14,7 @@ def normal(seed, shape):
 
 
 def with_bias(module, x):
-  params = unbox(create(module, jax.random.key(1), x))["params"]
+  params = unbox(module.init(jax.random.key(1), x))["params"]
   return {"params": params | {"bias": normal(2, params["bias"].shape)}}
 
 
@@ -48,15 +44,15 @@ def test_temporal_conv_replicates_edge_frames():
 @pytest.mark.parametrize("frames", [1, 4])
 def test_identity_init_passes_frames_on(frames):
   x = normal(0, (2, frames, 3, 2, 4))
-  y, _ = TemporalConv(4, init="identity").init_with_output(jax.random.key(0), x)
+  y, _ = TemporalConv(4, kernel_init="identity").init_with_output(jax.random.key(0), x)
   np.testing.assert_allclose(y, x, atol=1e-6)
-  half, _ = TemporalConv(4, stride=2, init="identity").init_with_output(jax.random.key(0), x)
+  half, _ = TemporalConv(4, stride=2, kernel_init="identity").init_with_output(jax.random.key(0), x)
   np.testing.assert_allclose(half, x[:, ::2], atol=1e-6)
 
 
 def test_logical_names():
-  spatial = create(SpatialConv(4), jax.random.key(0), normal(0, (1, 4, 4, 3)))["params"]
-  temporal = create(TemporalConv(4), jax.random.key(0), normal(0, (1, 2, 2, 2, 3)))["params"]
+  spatial = SpatialConv(4).init(jax.random.key(0), normal(0, (1, 4, 4, 3)))["params"]
+  temporal = TemporalConv(4).init(jax.random.key(0), normal(0, (1, 2, 2, 2, 3)))["params"]
   assert spatial["kernel"].names == ("kernel", "kernel", "conv_in", "conv_out")
   assert temporal["kernel"].names == ("kernel", "conv_in", "conv_out")
   assert spatial["bias"].names == temporal["bias"].names == ("conv_out",)
@@ -78,7 +74,7 @@ def test_temporal_upsampling_is_repeat_then_convolve():
 
 def test_upsampling_with_a_stride_is_refused():
   with pytest.raises(ValueError, match="upsampling goes with kernel 3 and stride 1"):
-    create(SpatialConv(4, stride=2, upsample=True), jax.random.key(0), normal(0, (1, 4, 4, 3)))
+    SpatialConv(4, stride=2, upsample=True).init(jax.random.key(0), normal(0, (1, 4, 4, 3)))
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from mg_jax.core.sharding import unbox
 from mg_jax.nn.mlp import MLP, SwiGLU
 
-# The field `init` of these layers hides the method.
-create = nn.Module.init
-
 
 def test_swiglu():
   x = jax.random.normal(jax.random.key(0), (2, 3, 4))
-  params = create(SwiGLU(6), jax.random.key(1), x)
+  params = SwiGLU(6).init(jax.random.key(1), x)
   p = unbox(params)["params"]
   assert set(p) == {"w1", "w2", "w3"} and all(set(layer) == {"kernel"} for layer in p.values())
 
@@ -29,14 +25,14 @@ def test_swiglu():
 
 
 def test_swiglu_splits_its_inner_width():
-  params = create(SwiGLU(6), jax.random.key(1), jnp.zeros((2, 4)))["params"]
+  params = SwiGLU(6).init(jax.random.key(1), jnp.zeros((2, 4)))["params"]
   assert params["w1"]["kernel"].names == params["w3"]["kernel"].names == ("embed", "mlp")
   assert params["w2"]["kernel"].names == ("mlp", "embed")
 
 
 def test_swiglu_initialisers():
-  module = SwiGLU(6, init=jax.nn.initializers.ones, out_init=jax.nn.initializers.zeros)
-  p = unbox(create(module, jax.random.key(1), jnp.zeros((2, 4))))["params"]
+  module = SwiGLU(6, kernel_init=jax.nn.initializers.ones, out_init=jax.nn.initializers.zeros)
+  p = unbox(module.init(jax.random.key(1), jnp.zeros((2, 4))))["params"]
   assert float(p["w1"]["kernel"].min()) == float(p["w3"]["kernel"].min()) == 1
   assert float(jnp.abs(p["w2"]["kernel"]).max()) == 0
 
@@ -48,7 +44,7 @@ def test_swiglu_output_is_named():
 
 def test_mlp():
   x = jax.random.normal(jax.random.key(0), (2, 4))
-  params = create(MLP(6, 3), jax.random.key(1), x)
+  params = MLP(6, 3).init(jax.random.key(1), x)
   p = jax.tree.map(lambda leaf: leaf + 0.1, unbox(params)["params"])
   hidden = jax.nn.silu(x @ p["w1"]["kernel"] + p["w1"]["bias"])
   want = hidden @ p["w2"]["kernel"] + p["w2"]["bias"]

@@ -109,6 +109,27 @@ def test_dropped_conditions_are_null_in_the_loss():
   assert loss(FlowMatching(Field()), batch) != loss(FlowMatching(Field()), other)
 
 
+def test_draws_of_a_sample_share_its_text_and_nothing_else():
+  seen = {}
+
+  class Spy(Field):
+    @nn.compact
+    def __call__(self, x, t_B, cond):
+      seen.update(x=x, t=t_B, cond=cond)
+      return jnp.zeros_like(x)
+
+  batch = _batch(4)
+  objective, params = _setup(batch, model=Spy(), draws=3)
+  objective.loss("model", params, batch, jax.random.key(1), 0, {})
+  assert seen["x"].shape == (12, 2, 4, 4, 3) and len(np.unique(seen["t"])) == 12
+  assert seen["cond"]["text"]["features"].shape == (4, 5, 4)
+  np.testing.assert_array_equal(seen["cond"]["style"], np.repeat(batch["style"], 3, axis=0))
+  # Rows of one sample lie side by side: near t = 1 they show its data.
+  near = np.asarray(seen["t"]).argmax()
+  distance = np.square(batch["latent"] - seen["x"][near]).sum((1, 2, 3, 4))
+  assert distance.argmin() == near // 3
+
+
 def test_clean_positions_keep_their_data_and_carry_no_loss():
   mask = np.zeros((4, 2, 4, 4), bool)
   mask[:, 0] = True
@@ -172,6 +193,8 @@ def test_perfect_field_has_no_validation_loss():
 def test_misuse_is_a_user_error():
   with pytest.raises(UserError, match="0..1"):
     FlowMatching(Field(), drop={"text": 1.5})
+  with pytest.raises(UserError, match="draws 0"):
+    FlowMatching(Field(), draws=0)
   with pytest.raises(UserError, match="joint"):
     FlowMatching(Field(), drop={"joint": 0.1})
   batch = _batch()

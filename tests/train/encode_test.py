@@ -46,7 +46,7 @@ def data(tmp_path):
 
 
 def _run(data, folder, params=PARAMS):
-  return encode(data, Pool(), params, folder, origin="runs/tae", batch=4)
+  return encode(data, Pool(), params, folder, origin="runs/tae", step=7, batch=4)
 
 
 def _stamps(folder):
@@ -74,7 +74,7 @@ def test_videos_and_images_of_both_splits_are_encoded(data, tmp_path):
   train = np.stack([x for key, x in latents.items() if key[:2] == ("train", "video")])
   np.testing.assert_allclose(metadata["mean"], train.mean((0, 1, 2, 3)), rtol=1e-5)
   np.testing.assert_allclose(metadata["std"], train.std((0, 1, 2, 3)), rtol=1e-5)
-  assert metadata["autoencoder"] == "runs/tae"
+  assert metadata["autoencoder"] == "runs/tae" and metadata["step"] == 7
   manifest = json.loads((tmp_path / "latents" / "manifest.json").read_text())
   assert manifest == {"metadata": metadata}
 

@@ -109,6 +109,18 @@ def test_another_autoencoder_is_refused(run, weights):
     load_text_to_video(run)
 
 
+def test_the_autoencoder_of_the_latents_is_used_though_its_run_went_on(run, weights):
+  manifest = run / "latents" / "manifest.json"
+  content = json.loads(manifest.read_text())
+  content["metadata"]["step"] = 3
+  manifest.write_text(json.dumps(content))
+  later = jax.tree.map(lambda a: a + 1, weights["autoencoder"])
+  _save(run.parent / "tae", "autoencoder", later, {"model": TAE_FIELDS}, step=4)
+  loaded = load_text_to_video(run).autoencoder_params
+  averaged = jax.tree.map(lambda a: a + 0.01, weights["autoencoder"])
+  jax.tree.map(np.testing.assert_array_equal, loaded, averaged)
+
+
 def test_runs_without_an_average_give_their_latest_weights(tmp_path, weights):
   for step in (1, 2):
     params = jax.tree.map(lambda a, step=step: a + step, weights["model"])
