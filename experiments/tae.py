@@ -58,7 +58,7 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   config.objective.update(l1=0.0, mse=2.0)
   config.data.update(
     source="toy", frames=frames, height=size, width=size, fps=tiny_fps(frames), windows=4,
-    image_weight=0, video_weight=1, global_batch=16,
+    image_weight=0, video_weight=1, global_batch=16 if size <= 32 else 8,
   )
   config.optim.update(lr=1e-3, warmup=20, schedule="linear", weight_decay=1e-4)
   config.train.update(steps=2000, ema=0.0, checkpoint_every=500)

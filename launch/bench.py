@@ -24,6 +24,7 @@ _SUITES = flags.DEFINE_list("suites", [], "Suites to run; default all.")
 _SIZE = flags.DEFINE_enum("size", "default", suites.SIZES, "Size of the shapes.")
 _RUNS = flags.DEFINE_integer("runs", 9, "Samples of each program.")
 _THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
+_PEERS = flags.DEFINE_bool("peers", True, "Also time the peers; without, ours on any platform.")
 _JSON = flags.DEFINE_string("json", None, "Also write everything measured to this file.")
 
 
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> None:
     size=_SIZE.value,
     runs=_RUNS.value,
     threads=_THREADS.value,
+    peers=_PEERS.value,
     log=_log.info,
   )
   print(report.table(rows))

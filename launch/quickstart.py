@@ -20,7 +20,9 @@ _MINUTES = flags.DEFINE_float("minutes", 10.0, "Training time of both models tog
 _SIZE = flags.DEFINE_integer("size", 32, "Side of the frames, in pixels.")
 _FRAMES = flags.DEFINE_integer("frames", 16, "Frames of a clip, two seconds long.")
 _SHARE = flags.DEFINE_float("tae_share", 0.35, "Part of the time that the autoencoder gets.")
+_WORLD = flags.DEFINE_enum("world", "simple", ["simple", "pairs", "full"], "Toy world.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score.")
+STEPS = 1_000_000  # more than any machine does in the time, which ends the training
 
 
 def main(argv: list[str]) -> None:
@@ -40,8 +42,10 @@ def main(argv: list[str]) -> None:
   generator.autoencoder = str(workdir / "tae")
   shares = {"tae": (autoencoder, _SHARE.value), "t2v": (generator, 1 - _SHARE.value)}
   for name, (settings, share) in shares.items():
+    settings.data.world = _WORLD.value
     settings.data.cache = str(workdir / "data")
     settings.train.compile_cache = str(workdir / "compiled")
+    settings.train.steps = STEPS
     settings.train.max_seconds = 60 * _MINUTES.value * share
     if experiment.run(settings, str(workdir / name)).status == "interrupted":
       return

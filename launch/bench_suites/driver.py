@@ -124,7 +124,13 @@ def choose(names: Sequence[str]) -> list[Suite]:
 
 
 def run(
-  suites: Sequence[Suite], *, size: str, runs: int, threads: int, log: Callable[[str], None]
+  suites: Sequence[Suite],
+  *,
+  size: str,
+  runs: int,
+  threads: int,
+  log: Callable[[str], None],
+  peers: bool = True,
 ) -> list[Row]:
   """Measures suites, one after the other.
 
@@ -134,12 +140,13 @@ def run(
     runs: samples per program.
     threads: of each side.
     log: takes lines of progress.
+    peers: whether the peers are timed too; they run on the CPU.
   """
   rows = []
   with Side("ours", threads) as ours, Side("torch", threads) as torch:
     for suite in suites:
       programs = [(ours, Row(suite.name, OURS, unit=suite.unit))]
-      for variant in suite.peers:
+      for variant in suite.peers if peers else ():
         row = Row(suite.name, f"torch {variant}", variant in SAME_WORK, unit=suite.unit)
         row.note = "" if installed(variant) else _MISSING
         programs.append((torch, row))

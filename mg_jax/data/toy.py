@@ -22,7 +22,7 @@ from mg_jax.world import captions, facts, render, sampling
 from mg_jax.world.sampling import WorldConfig
 
 Split = Literal["train", "validation"]
-World = Literal["simple", "full"]
+World = Literal["simple", "pairs", "full"]
 SPLITS = ("train", "validation")
 # Scene indices from here on are held out.
 VALIDATION_START = 1 << 30
@@ -79,7 +79,7 @@ class ToyRecipe:
 
 def world(name: World) -> WorldConfig:
   """A named world: "simple" is what a tiny model learns in minutes, "full" all there is."""
-  return {"simple": WorldConfig.simple, "full": WorldConfig.full}[name]()
+  return getattr(WorldConfig, name)()
 
 
 class ToySource:

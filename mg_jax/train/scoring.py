@@ -43,7 +43,7 @@ def score(
   Args:
     pipeline: what generates.
     folder: for the clips, made if missing.
-    world: "simple" or "full", where held-out prompts come from.
+    world: name of a toy world, where held-out prompts come from.
     count: how many held-out prompts.
     texts: entries of `prompts.read` to use instead.
     seed: of the first clip; the next ones count up.

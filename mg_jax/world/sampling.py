@@ -66,6 +66,11 @@ class WorldConfig:
     )
 
   @classmethod
+  def pairs(cls) -> "WorldConfig":
+    """The simple world with one or two objects, so that counting takes reading the prompt."""
+    return dataclasses.replace(cls.simple(), counts=(1, 2))
+
+  @classmethod
   def full(cls) -> "WorldConfig":
     """Everything the world knows: the defaults."""
     return cls()

@@ -43,7 +43,9 @@ def test_another_process_draws_the_same_pixels_with_numpy_alone():
 
 
 @pytest.mark.parametrize(
-  "config", [WorldConfig.simple(), WorldConfig.full()], ids=["simple", "full"]
+  "config",
+  [WorldConfig.simple(), WorldConfig.pairs(), WorldConfig.full()],
+  ids=["simple", "pairs", "full"],
 )
 def test_objects_stay_inside_the_frame_and_apart(config):
   u = np.linspace(0, 1, 17)
