@@ -244,6 +244,23 @@ def _measure(fails=()):
   return rows, log
 
 
+def test_without_peers_only_ours_is_measured(monkeypatch):
+  class Process(_Side):
+    def __init__(self, side, threads):
+      super().__init__([], {"mg_jax": 1.0})
+
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *exc):
+      pass
+
+  monkeypatch.setattr(driver, "Side", Process)
+  suites, options = driver.choose([]), {"size": "tiny", "runs": 1, "threads": 1}
+  rows = driver.run(suites, **options, log=lambda line: None, peers=False)
+  assert [(row.suite, row.name) for row in rows] == [(name, driver.OURS) for name in SUITES]
+
+
 def test_samples_are_taken_in_turns():
   rows, log = _measure()
   names = ["mg_jax", "torch eager", "torch compiled"]

@@ -138,19 +138,22 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
     raise UserError(f"config {where}: {e}") from e
 
 
-def section(cls: Callable, **overrides: Any) -> ConfigDict:
+def section(cls: Callable, *, without: Sequence[str] = (), **overrides: Any) -> ConfigDict:
   """A config section with every field of a dataclass at its default, so that flags can reach all.
 
   Args:
-    cls: a dataclass whose fields all have defaults.
+    cls: a dataclass whose fields have defaults, but for those of `without`.
+    without: fields that do not come from a config.
     **overrides: the values this experiment states itself.
 
   Raises:
     UserError: on an override that is no field.
   """
-  values = dataclasses.asdict(build(cls, overrides))
+  values = dataclasses.asdict(build(cls, overrides, **dict.fromkeys(without)))
   result = ConfigDict()
   for key, value in values.items():
+    if key in without:
+      continue
     # None has no type to hold a later override to.
     result[key] = placeholder(object) if value is None else _plain(value)
   return result

@@ -222,6 +222,14 @@ def _held_out(name: str) -> bool:
   return int.from_bytes(digest, "big") < HELD_OUT * 2**64
 
 
+def content(folder: str | os.PathLike[str]) -> str:
+  """A digest of the names, sizes and captions of a folder's videos, without opening them."""
+  names = _video_files(folder)
+  captions = _captions(folder, names, required=False)
+  rows = [[name, pathlib.Path(folder, name).stat().st_size, captions[name]] for name in names]
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def _video_files(folder: str | os.PathLike[str]) -> list[str]:
   try:
     names = sorted(os.listdir(folder))

@@ -50,6 +50,7 @@ def generator(name: str) -> dict[str, Any]:
       "heads": 4,
       "mlp_dim": 704,
       "qk_norm": True,
+      "unroll": 4,
       "max_thw": (16, 16, 16),
       "routes": {"text": {"kind": "cross", "features": text["width"]}},
     }

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import atomic
+from mg_jax.data.folder import content
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.recipe import DataConfig, open_sources
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
@@ -58,7 +59,7 @@ def encode(
     batch: clips per call.
 
   Raises:
-    UserError: when the folder holds latents of another autoencoder or recipe.
+    UserError: when the folder holds latents of another autoencoder, recipe or set of clips.
   """
   folder = pathlib.Path(folder)
   identity = {
@@ -70,6 +71,9 @@ def encode(
   if path.is_file():
     metadata = _metadata(path)
     changed = [key for key, value in identity.items() if metadata.get(key) != value]
+    # The clips themselves are no longer needed, and may be gone.
+    if not changed and data.source == "folder" and os.path.isdir(data.path):
+      changed = ["clips"] if metadata.get("content") != content(data.path) else []
     if changed:
       raise UserError(
         f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
@@ -86,6 +90,7 @@ def encode(
   if jax.process_index() == 0:
     mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
     source = {"autoencoder": origin, "step": step}
+    source |= {"content": content(data.path)} if data.source == "folder" else {}
     atomic.write_json(path, {"metadata": identity | source | {"mean": mean, "std": std}})
   _meet(f"latents {folder}")
   return _metadata(path)

@@ -11,6 +11,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.recipe import DataConfig, latent_sources, open_sources
+from mg_jax.data.video import write_video
 from mg_jax.train import encode as encode_module
 from mg_jax.train.encode import encode
 
@@ -171,6 +172,23 @@ def test_latents_of_something_else_are_refused(data, tmp_path):
   (folder / "manifest.json").write_text("{")
   with pytest.raises(UserError, match="cannot be understood"):
     _run(data, folder)
+
+
+def test_a_folder_that_changed_is_refused_and_one_that_is_gone_is_not_missed(data, tmp_path):
+  clips, latents = tmp_path / "clips", tmp_path / "latents"
+  clips.mkdir()
+  for name in ("a", "b"):
+    ramp = np.arange(12, dtype=np.uint8)[:, None, None, None] * 20
+    write_video(clips / f"{name}.mp4", np.broadcast_to(ramp, (12, 16, 16, 3)), fps=8)
+    (clips / f"{name}.txt").write_text("a ramp")
+  data = dataclasses.replace(data, source="folder", path=str(clips), holdout="none")
+  metadata = _run(data, latents)
+  assert _run(data, latents) == metadata
+  (clips / "b.txt").write_text("another ramp")
+  with pytest.raises(UserError, match="made with another clips; remove it"):
+    _run(data, latents)
+  clips.rename(tmp_path / "moved")
+  assert _run(data, latents) == metadata
 
 
 def test_an_autoencoder_that_breaks_is_told_with_the_clip(data, tmp_path):
