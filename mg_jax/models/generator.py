@@ -16,7 +16,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array, Bool, Float, Int
 from mg_jax.models import conditioning
 from mg_jax.models.dit import VideoDiT
-from mg_jax.models.text import ByteT5
+from mg_jax.models.text import T5Encoder
 
 
 class Generator(nn.Module):
@@ -24,7 +24,7 @@ class Generator(nn.Module):
 
   Attributes:
     dit: fields of VideoDiT.
-    encoders: condition name -> fields of ByteT5.
+    encoders: condition name -> fields of T5Encoder.
   """
 
   dit: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Generator(nn.Module):
   def setup(self):
     self.velocity = config.build(VideoDiT, self.dit, where="dit", name="dit")
     self.text = {
-      name: config.build(ByteT5, fields, where=f"encoders.{name}", name=f"encoder_{name}")
+      name: config.build(T5Encoder, fields, where=f"encoders.{name}", name=f"encoder_{name}")
       for name, fields in sorted(self.encoders.items())
     }
 

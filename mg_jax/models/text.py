@@ -1,14 +1,15 @@
-"""A T5.1.1 encoder over bytes, small enough to be trained together with the generator.
+"""The T5 encoder [Raffel et al. 2020]: T5 1.0 and 1.1, UL2 and ByT5, frozen or trained along.
 
-[MG 3.1.4] uses frozen UL2, MetaCLIP and ByT5 features; the toy world has its own words, so its
-encoder starts from random weights. The network is the one ByT5 and UL2 share: relative position
-bias in the first-layer table used by all layers, RMSNorm before each branch, gated GELU, no biases,
-no scaling of the attention logits. ids (B, S) and mask (B, S) in, features (B, S, E) out, the same
-{"features", "mask"} a frozen encoder delivers. Features of padding are zero.
+[MG 3.1.4] reads prompts with UL2 and their quoted text with ByT5, [MG 6.2] with T5-base. They are
+one network: a relative position bias whose table all layers share, RMSNorm before each branch, no
+biases, no scaling of the attention logits. They differ in sizes and in the MLP: ReLU without a gate
+(T5 1.0), or a gated GELU (1.1, ByT5) or SiLU (UL2). The toy world has its own words, so its encoder
+is a small one over bytes that starts from random weights. ids (B, S) and mask (B, S) in, features
+(B, S, E) out. Features of padding are zero.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,11 @@ from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import RMSNorm
 
 NORM_EPS = 1e-6
+ACTIVATIONS = {
+  "relu": jax.nn.relu,
+  "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+  "silu": jax.nn.silu,
+}
 
 
 def relative_buckets(length: int, *, buckets: int, max_distance: int) -> Int[np.ndarray, "S S"]:
@@ -40,11 +46,13 @@ def relative_buckets(length: int, *, buckets: int, max_distance: int) -> Int[np.
 
 
 class TextBlock(nn.Module):
-  """Self-attention with an additive bias, then a gated GELU, each behind an RMSNorm."""
+  """Self-attention with an additive bias, then the MLP, each behind an RMSNorm."""
 
   heads: int
   head_dim: int
   mlp_dim: int
+  activation: str
+  gated: bool
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -69,19 +77,24 @@ class TextBlock(nn.Module):
     x_BSD = x_BSD + linear(width, "out", fan_in=inner, axes=("heads", "embed"))(o)
 
     h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="mlp_norm")(x_BSD)
-    gate = linear(self.mlp_dim, "gate", fan_in=width, axes=("embed", "mlp"))(h_BSD)
-    up = linear(self.mlp_dim, "up", fan_in=width, axes=("embed", "mlp"))(h_BSD)
-    hidden = jax.nn.gelu(gate, approximate=True) * up
+    hidden = linear(self.mlp_dim, "up", fan_in=width, axes=("embed", "mlp"))(h_BSD)
+    activate = ACTIVATIONS[self.activation]
+    if self.gated:
+      gate = linear(self.mlp_dim, "gate", fan_in=width, axes=("embed", "mlp"))(h_BSD)
+      hidden = activate(gate) * hidden
+    else:
+      hidden = activate(hidden)
     x_BSD = x_BSD + linear(width, "down", fan_in=self.mlp_dim, axes=("mlp", "embed"))(hidden)
     return shard(x_BSD, "batch", "text_length", "act_embed"), None
 
 
-class ByteT5(nn.Module):
-  """T5.1.1 encoder; the defaults are the toy world's size, ByT5-small is 12 x 1472.
+class T5Encoder(nn.Module):
+  """The encoder; the defaults are the toy world's size. `zoo.text_encoder` knows published ones.
 
   Attributes:
-    vocab: ids, with 0 padding and 1 end of sequence; 256 bytes plus specials, rounded up.
+    vocab: ids, with 0 padding and 1 end of sequence; for bytes 256 plus specials, rounded up.
     width: E.
+    activation, gated: of the MLP, act(x) or, gated, act(gate x) * (up x).
     buckets, max_distance: of the relative position bias.
     remat: policy of core.remat for the layers.
     dtype: of the activations.
@@ -93,6 +106,8 @@ class ByteT5(nn.Module):
   heads: int = 4
   head_dim: int = 32
   mlp_dim: int = 256
+  activation: Literal["relu", "gelu", "silu"] = "gelu"
+  gated: bool = True
   buckets: int = 32
   max_distance: int = 128
   remat: Policy = "none"
@@ -125,7 +140,15 @@ class ByteT5(nn.Module):
       in_axes=nn.broadcast,
       length=self.layers,
       metadata_params={nn.PARTITION_NAME: "layers"},
-    )(self.heads, self.head_dim, self.mlp_dim, self.dtype, name="layers")
+    )(
+      self.heads,
+      self.head_dim,
+      self.mlp_dim,
+      self.activation,
+      self.gated,
+      self.dtype,
+      name="layers",
+    )
     x_BSD, _ = blocks(x_BSD, bias_BNSS)
     x_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="final_norm")(x_BSD)
     return x_BSD * mask_BS[..., None].astype(self.dtype)

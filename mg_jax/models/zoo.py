@@ -12,7 +12,7 @@ from typing import Any
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.models.dit import VideoDiT
-from mg_jax.models.text import ByteT5
+from mg_jax.models.text import T5Encoder
 
 # layers, width, MLP width, heads
 _SIZES = {
@@ -26,6 +26,17 @@ _SIZES = {
 
 # [MG 3.1.4] Feature sizes of the frozen text encoders.
 _FROZEN_TEXT = {"ul2": 4096, "metaclip": 1280, "byt5": 1472}
+
+# vocab, width, layers, heads, head_dim, mlp_dim, activation, gated
+_TEXT = {
+  "t5-base": (32128, 768, 12, 12, 64, 3072, "relu", False),
+  "t5-v1_1-xxl": (32128, 4096, 24, 64, 64, 10240, "gelu", True),
+  "ul2": (32128, 4096, 32, 16, 256, 16384, "silu", True),
+  "byt5-small": (384, 1472, 12, 6, 64, 3584, "gelu", True),
+}
+_TEXT_FIELDS = (
+  "vocab", "width", "layers", "heads", "head_dim", "mlp_dim", "activation", "gated"
+)
 
 # [MG 3.1.3] 32 latent frames, and sides of up to 96 tokens: 1536 px at 8 px by 2 per token.
 _MAX_THW = (32, 96, 96)
@@ -54,7 +65,7 @@ def generator(name: str) -> dict[str, Any]:
       "max_thw": (16, 16, 16),
       "routes": {"text": {"kind": "cross", "features": text["width"]}},
     }
-    return {"dit": _complete(VideoDiT, dit), "encoders": {"text": _complete(ByteT5, text)}}
+    return {"dit": _complete(VideoDiT, dit), "encoders": {"text": _complete(T5Encoder, text)}}
   if name not in _SIZES:
     raise UserError(f"no model is named {name!r}; known are {', '.join(names())}")
   layers, width, mlp_dim, heads = _SIZES[name]
@@ -76,6 +87,20 @@ def _complete(cls: type, fields: dict[str, Any]) -> dict[str, Any]:
     f.name: f.default for f in dataclasses.fields(cls) if f.name not in ("parent", "name")
   }
   return defaults | {"dtype": "float32"} | fields
+
+
+def text_encoder(name: str) -> dict[str, Any]:
+  """Fields of models.text.T5Encoder for a published encoder, fresh at each call.
+
+  "ul2" and "byt5-small" read the prompt [MG 3.1.4], "t5-base" that of the soundtrack [MG 6.2];
+  "t5-v1_1-xxl" is as wide as UL2 at half its depth.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  if name not in _TEXT:
+    raise UserError(f"no text encoder is named {name!r}; known are {', '.join(_TEXT)}")
+  return _complete(T5Encoder, dict(zip(_TEXT_FIELDS, _TEXT[name], strict=True)))
 
 
 def block_parameters(params: Any) -> int:

@@ -1,4 +1,4 @@
-"""The byte encoder: buckets, padding, gradients, one set of parameters for every program."""
+"""The T5 encoder: buckets, padding, gradients, one set of parameters for every program."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from mg_jax.core.mesh import make_mesh, use_mesh
 from mg_jax.core.sharding import batch_sharding, state_shardings, unbox
-from mg_jax.models.text import ByteT5, relative_buckets
+from mg_jax.models.text import T5Encoder, relative_buckets
 
 FIELDS = {"vocab": 32, "width": 16, "layers": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24}
 
@@ -21,7 +21,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def params(batch):
-  return unbox(jax.jit(ByteT5(**FIELDS).init)(jax.random.key(1), *batch))
+  return unbox(jax.jit(T5Encoder(**FIELDS).init)(jax.random.key(1), *batch))
 
 
 def test_buckets_tell_sides_apart_and_saturate():
@@ -33,7 +33,7 @@ def test_buckets_tell_sides_apart_and_saturate():
 
 def test_padding_is_neither_read_nor_written(batch, params):
   ids, mask = batch
-  model = ByteT5(**FIELDS)
+  model = T5Encoder(**FIELDS)
   other = jnp.where(mask, ids, (ids + 7) % 32)
   out, same = (jax.jit(model.apply)(params, i, mask) for i in (ids, other))
   np.testing.assert_array_equal(out, same)
@@ -43,7 +43,7 @@ def test_padding_is_neither_read_nor_written(batch, params):
 
 def test_words_depend_on_their_order(batch, params):
   ids, mask = batch
-  model = ByteT5(**FIELDS)
+  model = T5Encoder(**FIELDS)
   forward = jax.jit(model.apply)(params, ids[:1], mask[:1])
   backward = jax.jit(model.apply)(params, ids[:1, ::-1], mask[:1])[:, ::-1]
   assert np.abs(forward - backward).max() > 1e-2
@@ -51,7 +51,7 @@ def test_words_depend_on_their_order(batch, params):
 
 def test_features_start_near_unit_size_and_every_parameter_learns(batch, params):
   ids, mask = batch
-  model = ByteT5(**FIELDS)
+  model = T5Encoder(**FIELDS)
   out = jax.jit(model.apply)(params, ids, mask)
   assert 0.5 < jnp.std(out[0]) < 2
 
@@ -66,7 +66,7 @@ def test_remat_changes_no_value(batch, params):
   ids, mask = batch
 
   def grads(policy):
-    again = ByteT5(**FIELDS, remat=policy)
+    again = T5Encoder(**FIELDS, remat=policy)
     return jax.jit(jax.grad(lambda p: jnp.sum(again.apply(p, ids, mask) ** 2)))(params)
 
   for a, b in zip(*map(jax.tree.leaves, (grads("none"), grads("full"))), strict=True):
@@ -76,7 +76,7 @@ def test_remat_changes_no_value(batch, params):
 def test_eight_devices_agree_with_one(awaken):
   ids = jax.random.randint(jax.random.key(0), (4, 12), 2, 32)
   mask = jnp.arange(12)[None] < jnp.array([12, 5, 1, 9])[:, None]
-  model = ByteT5(**FIELDS)
+  model = T5Encoder(**FIELDS)
   boxed = jax.eval_shape(model.init, jax.random.key(1), ids, mask)
   params = awaken(boxed)
   step = jax.value_and_grad(lambda p, ids, mask: jnp.sum(jnp.sin(model.apply(p, ids, mask))))

@@ -15,6 +15,7 @@ from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.models import zoo
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.generator import Generator
+from mg_jax.models.text import T5Encoder
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 
@@ -57,6 +58,25 @@ def test_sizes_by_the_rule_of_the_family(name, billions):
   assert round(zoo.block_parameters(params) / 1e9, 1) == billions
 
 
+def abstract_text(name):
+  """Boxed parameters of a published text encoder."""
+  model = config.build(T5Encoder, zoo.text_encoder(name))
+  ids = jax.ShapeDtypeStruct((1, 4), jnp.int32)
+  mask = jax.ShapeDtypeStruct((1, 4), jnp.bool_)
+  return jax.eval_shape(model.init, jax.random.key(0), ids, mask)["params"]
+
+
+# Encoder parameters of the published checkpoints, the embedding included.
+@pytest.mark.parametrize(
+  "name, millions",
+  [("t5-base", 109.6), ("t5-v1_1-xxl", 4762.3), ("ul2", 8721.8), ("byt5-small", 217.7)],
+)
+def test_published_text_encoders(name, millions):
+  assert count_params(unbox(abstract_text(name))) / 1e6 == pytest.approx(millions, abs=0.06)
+  with pytest.raises(UserError, match="ul2"):
+    zoo.text_encoder("ul3")
+
+
 def test_tiny_is_tiny():
   assert 3e6 < count_params(unbox(abstract_params("tiny"))) < 6e6
 
@@ -79,11 +99,12 @@ def test_every_field_can_be_set_by_a_flag(name):
   assert (dit.remat, dit.unroll, dit.patch, dit.max_thw) == ("full", 2, (1, 1, 1), (8, 8, 8))
 
 
-@pytest.mark.parametrize("name", ["30b", "5b", "tiny"])
+@pytest.mark.parametrize("name", ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "text_t5-base"])
 def test_golden_dump(name):
   """Path, shape, dtype and sharding of every parameter; a change here breaks checkpoints."""
-  path = GOLDENS / f"dit_{name}.txt"
-  text = "\n".join(spec_table(abstract_params(name))) + "\n"
+  path = GOLDENS / f"{name}.txt"
+  family, size = name.split("_", 1)
+  text = "\n".join(spec_table({"dit": abstract_params, "text": abstract_text}[family](size))) + "\n"
   if os.environ.get("MG_UPDATE_GOLDENS") == "1":
     path.write_text(text)
   assert text == path.read_text(), (

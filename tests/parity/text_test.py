@@ -1,55 +1,66 @@
-"""The byte encoder against the T5 encoder of transformers, on the same random weights."""
+"""The text encoder against the T5 encoder of transformers, on the same random weights."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.models.text import ByteT5, relative_buckets
+from mg_jax.models.text import T5Encoder, relative_buckets
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
-SIZES = {"vocab": 48, "width": 24, "layers": 3, "heads": 4, "head_dim": 8, "mlp_dim": 40}
+# One of each kind of the family, with heads that do and do not fill the width.
+FIELDS = {
+  "T5 1.0": {
+    "vocab": 48, "width": 24, "layers": 3, "heads": 4, "head_dim": 6, "mlp_dim": 40,
+    "activation": "relu", "gated": False,
+  },
+  "T5 1.1, ByT5": {
+    "vocab": 64, "width": 32, "layers": 2, "heads": 2, "head_dim": 8, "mlp_dim": 56,
+    "activation": "gelu", "gated": True,
+  },
+  "UL2": {
+    "vocab": 40, "width": 16, "layers": 4, "heads": 1, "head_dim": 24, "mlp_dim": 20,
+    "activation": "silu", "gated": True, "buckets": 16, "max_distance": 20,
+  },
+}  # fmt: skip
 
 
-def reference():
+def reference(fields):
   torch.manual_seed(0)
-  cfg = transformers.T5Config(
-    vocab_size=SIZES["vocab"],
-    d_model=SIZES["width"],
-    num_layers=SIZES["layers"],
-    num_heads=SIZES["heads"],
-    d_kv=SIZES["head_dim"],
-    d_ff=SIZES["mlp_dim"],
-    feed_forward_proj="gated-gelu",
+  config = transformers.T5Config(
+    vocab_size=fields["vocab"],
+    d_model=fields["width"],
+    num_layers=fields["layers"],
+    num_heads=fields["heads"],
+    d_kv=fields["head_dim"],
+    d_ff=fields["mlp_dim"],
+    feed_forward_proj=("gated-" if fields["gated"] else "") + fields["activation"],
+    relative_attention_num_buckets=fields.get("buckets", 32),
+    relative_attention_max_distance=fields.get("max_distance", 128),
     dropout_rate=0.0,
   )
-  model = transformers.T5EncoderModel(cfg).eval()
+  model = transformers.T5EncoderModel(config).eval()
   with torch.no_grad():
     for p in model.parameters():
       p.normal_(0, 0.3)
   return model
 
 
-def convert(model):
-  """The reference's weights as the tree of ByteT5."""
+def convert(model, fields):
+  """The reference's weights as the tree of T5Encoder."""
   state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
 
   def stack(suffix, transpose=True):
-    arrays = [state[f"encoder.block.{i}.layer.{suffix}.weight"] for i in range(SIZES["layers"])]
+    arrays = [state[f"encoder.block.{i}.layer.{suffix}.weight"] for i in range(fields["layers"])]
     return jnp.stack([a.T if transpose else a for a in arrays])
 
-  kernels = {
-    "query": "0.SelfAttention.q",
-    "key": "0.SelfAttention.k",
-    "value": "0.SelfAttention.v",
-    "out": "0.SelfAttention.o",
-    "gate": "1.DenseReluDense.wi_0",
-    "up": "1.DenseReluDense.wi_1",
-    "down": "1.DenseReluDense.wo",
-  }
+  attention = {"query": "q", "key": "k", "value": "v", "out": "o"}
+  kernels = {name: f"0.SelfAttention.{theirs}" for name, theirs in attention.items()}
+  mlp = {"gate": "wi_0", "up": "wi_1"} if fields["gated"] else {"up": "wi"}
+  kernels |= {name: f"1.DenseReluDense.{theirs}" for name, theirs in (mlp | {"down": "wo"}).items()}
   layers = {name: {"kernel": stack(suffix)} for name, suffix in kernels.items()}
   layers["attention_norm"] = {"scale": stack("0.layer_norm", transpose=False)}
   layers["mlp_norm"] = {"scale": stack("1.layer_norm", transpose=False)}
@@ -61,18 +72,22 @@ def convert(model):
   }
 
 
-def test_features_match():
-  model = reference()
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("kind", FIELDS)
+def test_features_match(kind, dtype, limit):
+  fields = FIELDS[kind]
+  model = reference(fields)
   rng = np.random.default_rng(0)
-  ids = rng.integers(2, SIZES["vocab"], (2, 37)).astype(np.int32)
-  mask = np.arange(37)[None] < np.array([37, 20])[:, None]
+  ids = rng.integers(2, fields["vocab"], (3, 37)).astype(np.int32)
+  mask = np.arange(37)[None] < np.array([37, 20, 1])[:, None]
   with torch.no_grad():
     theirs = model(torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long())[0].numpy()
-  ours = ByteT5(**SIZES).apply(
-    {"params": jax.tree.map(jnp.asarray, convert(model))}, jnp.asarray(ids), jnp.asarray(mask)
-  )
   theirs = theirs * mask[..., None]
-  assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+  params = jax.tree.map(jnp.asarray, convert(model, fields))
+  ours = T5Encoder(**fields, dtype=jnp.dtype(dtype)).apply(
+    {"params": params}, jnp.asarray(ids), jnp.asarray(mask)
+  )
+  assert np.abs(np.asarray(ours, np.float32) - theirs).max() <= limit * np.abs(theirs).max()
 
 
 def test_buckets_match():
