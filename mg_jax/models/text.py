@@ -19,6 +19,7 @@ import numpy as np
 from mg_jax.core.remat import Policy, remat
 from mg_jax.core.sharding import partitioned, shard
 from mg_jax.core.typing import Array, Bool, Float, Int
+from mg_jax.nn.attention import biased_attention
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import RMSNorm
 
@@ -70,10 +71,7 @@ class TextBlock(nn.Module):
     h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="attention_norm")(x_BSD)
     # The logits carry no 1/sqrt(K), so the query starts that much smaller.
     q, k, v = heads("query", width * self.head_dim), heads("key", width), heads("value", width)
-    logits = jnp.einsum("bqnk,bsnk->bnqs", q, k, preferred_element_type=jnp.float32) + bias_BNSS
-    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-    o = jnp.einsum("bnqs,bsnk->bqnk", weights, v, preferred_element_type=jnp.float32)
-    o = o.astype(self.dtype).reshape(*x_BSD.shape[:-1], inner)
+    o = biased_attention(q, k, v, bias_BNSS, scale=1.0).reshape(*x_BSD.shape[:-1], inner)
     x_BSD = x_BSD + linear(width, "out", fan_in=inner, axes=("heads", "embed"))(o)
 
     h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="mlp_norm")(x_BSD)

@@ -3,7 +3,8 @@
 "30b" is the paper's model and "5b" that of its ablations [MG 3.1.3]; "1b" is a third party's.
 "7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
 shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
-128. "tiny" trains on a CPU and reads its text with an encoder of its own.
+128. "tiny" trains on a CPU and reads its text with an encoder of its own. The published encoders it
+reads with, or is judged by, have names of their own.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.models.clip import TextTower, VisionTower
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.text import T5Encoder
 
@@ -37,6 +39,15 @@ _TEXT = {
 _TEXT_FIELDS = (
   "vocab", "width", "layers", "heads", "head_dim", "mlp_dim", "activation", "gated"
 )
+
+# Text: width, layers, heads, mlp_dim; vision: patch, width, layers, heads, mlp_dim; projection.
+_CLIP = {
+  "b32": ((512, 12, 8, 2048), (32, 768, 12, 12, 3072), 512),
+  "b16": ((512, 12, 8, 2048), (16, 768, 12, 12, 3072), 512),
+  "l14": ((768, 12, 12, 3072), (14, 1024, 24, 16, 4096), 768),
+  "h14": ((1024, 24, 16, 4096), (14, 1280, 32, 16, 5120), 1024),
+  "g14": ((1280, 32, 20, 5120), (14, 1664, 48, 16, 8192), 1280),
+}
 
 # [MG 3.1.3] 32 latent frames, and sides of up to 96 tokens: 1536 px at 8 px by 2 per token.
 _MAX_THW = (32, 96, 96)
@@ -101,6 +112,28 @@ def text_encoder(name: str) -> dict[str, Any]:
   if name not in _TEXT:
     raise UserError(f"no text encoder is named {name!r}; known are {', '.join(_TEXT)}")
   return _complete(T5Encoder, dict(zip(_TEXT_FIELDS, _TEXT[name], strict=True)))
+
+
+def clip(name: str) -> dict[str, Any]:
+  """Fields of models.clip.CLIP for the sizes that MetaCLIP was published in, fresh at each call.
+
+  "g14" is the one whose text features are 1280 wide [MG 3.1.4]. Activations are MetaCLIP's.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  if name not in _CLIP:
+    raise UserError(f"no CLIP is named {name!r}; known are {', '.join(_CLIP)}")
+  text, (patch, *vision), projection = _CLIP[name]
+  names = ("width", "layers", "heads", "mlp_dim")
+  towers = {
+    "text": (TextTower, dict(zip(names, text, strict=True))),
+    "vision": (VisionTower, dict(zip(names, vision, strict=True)) | {"patch": patch}),
+  }
+  return {
+    tower: _complete(cls, fields | {"projection": projection})
+    for tower, (cls, fields) in towers.items()
+  }
 
 
 def block_parameters(params: Any) -> int:

@@ -1,12 +1,14 @@
 """Multi-head attention, self or cross, without biases and without causal mask. [MG 3.1.3]
 
 x_BLD, and for cross-attention a context_BSE with a mask over its tokens, give (B, L, D). The
-parameters are wq (D, N, K), wk and wv (E, N, K), and wo (N, K, D).
+parameters are wq (D, N, K), wk and wv (E, N, K), and wo (N, K, D). `biased_attention` is the inner
+part for the text towers, whose scores carry a bias.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -87,3 +89,25 @@ class Attention(nn.Module):
     wo_NKD = self.param("wo", init, (self.heads, self.head_dim, x_BLD.shape[-1]), jnp.float32)
     y_BLD = dense(o_BLNK, wo_NKD.astype(self.dtype), contract=2)
     return shard(y_BLD, "batch", "length", "act_embed")
+
+
+def biased_attention(
+  q_BLNK: Float[Array, "B L N K"],
+  k_BSNK: Float[Array, "B S N K"],
+  v_BSNK: Float[Array, "B S N K"],
+  bias: Float[Array, "#B #N #L #S"],
+  *,
+  scale: float,
+) -> Float[Array, "B L N K"]:
+  """Softmax attention with something added to every score, for texts: it holds all scores at once.
+
+  Args:
+    q_BLNK, k_BSNK, v_BSNK: queries, keys and values; the result has the type of the values.
+    bias: added to the scaled scores; a large negative number hides a key.
+    scale: multiplies the scores.
+  """
+  f32 = jnp.float32
+  s_BNLS = jnp.einsum("blnk,bsnk->bnls", q_BLNK, k_BSNK, preferred_element_type=f32)
+  p_BNLS = jax.nn.softmax(s_BNLS * scale + bias, axis=-1).astype(v_BSNK.dtype)
+  o_BLNK = jnp.einsum("bnls,bsnk->blnk", p_BNLS, v_BSNK, preferred_element_type=f32)
+  return o_BLNK.astype(v_BSNK.dtype)

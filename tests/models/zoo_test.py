@@ -13,6 +13,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import spec_table, unbox
 from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.models import zoo
+from mg_jax.models.clip import CLIP
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.generator import Generator
 from mg_jax.models.text import T5Encoder
@@ -77,6 +78,26 @@ def test_published_text_encoders(name, millions):
     zoo.text_encoder("ul3")
 
 
+def abstract_clip(name):
+  """Boxed parameters of a published CLIP."""
+  model = config.build(CLIP, zoo.clip(name))
+  size = model.vision.size
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  ids, mask = (jax.ShapeDtypeStruct((1, 4), kind) for kind in (jnp.int32, jnp.bool_))
+  return jax.eval_shape(model.init, jax.random.key(0), image, ids, mask)["params"]
+
+
+# Parameters of the published checkpoints, both towers together.
+@pytest.mark.parametrize(
+  "name, millions",
+  [("b32", 151.3), ("b16", 149.6), ("l14", 427.6), ("h14", 986.1), ("g14", 2539.6)],
+)
+def test_published_clips(name, millions):
+  assert count_params(unbox(abstract_clip(name))) / 1e6 == pytest.approx(millions, abs=0.06)
+  with pytest.raises(UserError, match="g14"):
+    zoo.clip("z14")
+
+
 def test_tiny_is_tiny():
   assert 3e6 < count_params(unbox(abstract_params("tiny"))) < 6e6
 
@@ -99,12 +120,13 @@ def test_every_field_can_be_set_by_a_flag(name):
   assert (dit.remat, dit.unroll, dit.patch, dit.max_thw) == ("full", 2, (1, 1, 1), (8, 8, 8))
 
 
-@pytest.mark.parametrize("name", ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "text_t5-base"])
+@pytest.mark.parametrize("name", ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14"])
 def test_golden_dump(name):
   """Path, shape, dtype and sharding of every parameter; a change here breaks checkpoints."""
   path = GOLDENS / f"{name}.txt"
   family, size = name.split("_", 1)
-  text = "\n".join(spec_table({"dit": abstract_params, "text": abstract_text}[family](size))) + "\n"
+  make = {"dit": abstract_params, "text": abstract_text, "clip": abstract_clip}[family]
+  text = "\n".join(spec_table(make(size))) + "\n"
   if os.environ.get("MG_UPDATE_GOLDENS") == "1":
     path.write_text(text)
   assert text == path.read_text(), (

@@ -1,0 +1,140 @@
+"""Both towers of CLIP against transformers, on the same random weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.models.clip import CLIP, TextTower, VisionTower, unit
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.parity
+
+# Widths, depths, heads and patches that differ between the towers and between the configs.
+CONFIGS = {
+  "small": (
+    {"vocab": 40, "length": 12, "width": 16, "layers": 2, "heads": 2, "mlp_dim": 24},
+    {"size": 32, "patch": 8, "width": 24, "layers": 3, "heads": 3, "mlp_dim": 40},
+    {"projection": 12, "activation": "quick_gelu"},
+  ),
+  "long text": (
+    {"vocab": 64, "length": 50, "width": 24, "layers": 3, "heads": 1, "mlp_dim": 96},
+    {"size": 28, "patch": 14, "width": 16, "layers": 1, "heads": 4, "mlp_dim": 64},
+    {"projection": 20, "activation": "gelu"},
+  ),
+  "deep vision": (
+    {"vocab": 48, "length": 20, "width": 32, "layers": 1, "heads": 4, "mlp_dim": 32},
+    {"size": 48, "patch": 16, "width": 40, "layers": 4, "heads": 5, "mlp_dim": 20},
+    {"projection": 8, "activation": "quick_gelu"},
+  ),
+}
+
+
+def reference(text, vision, both):
+  torch.manual_seed(0)
+  sizes = lambda tower: {  # noqa: E731
+    "hidden_size": tower["width"],
+    "intermediate_size": tower["mlp_dim"],
+    "num_hidden_layers": tower["layers"],
+    "num_attention_heads": tower["heads"],
+    "hidden_act": both["activation"],
+    "projection_dim": both["projection"],
+  }
+  config = transformers.CLIPConfig(
+    text_config=sizes(text) | {
+      "vocab_size": text["vocab"], "max_position_embeddings": text["length"],
+      "eos_token_id": text["vocab"] - 1, "bos_token_id": text["vocab"] - 2,
+    },
+    vision_config=sizes(vision) | {"image_size": vision["size"], "patch_size": vision["patch"]},
+    projection_dim=both["projection"],
+  )  # fmt: skip
+  model = transformers.CLIPModel(config).eval()
+  with torch.no_grad():
+    for p in model.parameters():
+      p.normal_(0, 0.3)
+  return model
+
+
+def _tower(state, prefix, layers):
+  """The layers of one tower and its final norm."""
+  def stack(suffix, kernel):
+    arrays = [state[f"{prefix}.encoder.layers.{i}.{suffix}"] for i in range(layers)]
+    return np.stack([a.T if kernel else a for a in arrays])
+
+  names = {"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
+           "out": "self_attn.out_proj", "up": "mlp.fc1", "down": "mlp.fc2"}  # fmt: skip
+  tree = {
+    ours: {"kernel": stack(f"{theirs}.weight", True), "bias": stack(f"{theirs}.bias", False)}
+    for ours, theirs in names.items()
+  }
+  for ours, theirs in (("attention_norm", "layer_norm1"), ("mlp_norm", "layer_norm2")):
+    tree[ours] = {
+      "scale": stack(f"{theirs}.weight", False), "bias": stack(f"{theirs}.bias", False)
+    }
+  return tree
+
+
+def convert(model, text, vision):
+  """The reference's weights as the tree of CLIP."""
+  state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+  norm = lambda name: {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}  # noqa: E731
+  t, v = "text_model", "vision_model"
+  patch = state[f"{v}.embeddings.patch_embedding.weight"].transpose(2, 3, 1, 0)
+  return {
+    "text": {
+      "embed": state[f"{t}.embeddings.token_embedding.weight"],
+      "positions": state[f"{t}.embeddings.position_embedding.weight"],
+      "layers": _tower(state, t, text["layers"]),
+      "final_norm": norm(f"{t}.final_layer_norm"),
+      "projection": {"kernel": state["text_projection.weight"].T},
+    },
+    "vision": {
+      "class": state[f"{v}.embeddings.class_embedding"],
+      "patch_embed": {"kernel": patch.reshape(-1, patch.shape[-1])},
+      "positions": state[f"{v}.embeddings.position_embedding.weight"],
+      "first_norm": norm(f"{v}.pre_layrnorm"),
+      "layers": _tower(state, v, vision["layers"]),
+      "final_norm": norm(f"{v}.post_layernorm"),
+      "projection": {"kernel": state["visual_projection.weight"].T},
+    },
+    "logit_scale": state["logit_scale"],
+  }
+
+
+def close(ours, theirs, limit, size=None):
+  """Whether two arrays differ by at most `limit` times their largest value, or times `size`."""
+  theirs = theirs.detach().numpy()
+  difference = np.abs(np.asarray(ours, np.float32) - theirs).max()
+  assert difference <= limit * (np.abs(theirs).max() if size is None else size)
+
+
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tokens_pooled_and_logits_match(name, dtype, limit):
+  text, vision, both = CONFIGS[name]
+  theirs = reference(text, vision, both)
+  fields = both | {"dtype": jnp.dtype(dtype)}
+  ours = CLIP(TextTower(**text, **fields, end=text["vocab"] - 1), VisionTower(**vision, **fields))
+  params = {"params": jax.tree.map(jnp.asarray, convert(theirs, text, vision))}
+  rng = np.random.default_rng(0)
+  image = rng.standard_normal((2, vision["size"], vision["size"], 3)).astype(np.float32)
+  ids = rng.integers(0, text["vocab"] - 2, (2, text["length"])).astype(np.int32)
+  lengths = np.array([text["length"], 5])
+  ids[np.arange(2), lengths - 1] = text["vocab"] - 1
+  mask = np.arange(text["length"])[None] < lengths[:, None]
+
+  pixels, tokens = torch.tensor(image).permute(0, 3, 1, 2), torch.tensor(ids).long()
+  attention = torch.tensor(mask).long()
+  with torch.no_grad():
+    out = theirs(input_ids=tokens, pixel_values=pixels, attention_mask=attention)
+  written = ours.apply(params, jnp.asarray(ids), jnp.asarray(mask), method="encode_text")
+  seen = ours.apply(params, jnp.asarray(image), method="encode_image")
+  real = torch.tensor(mask)[..., None]
+  close(written.tokens * mask[..., None], out.text_model_output.last_hidden_state * real, limit)
+  close(seen.tokens, out.vision_model_output.last_hidden_state, limit)
+  close(unit(written.pooled.astype(jnp.float32)), out.text_embeds, limit)
+  close(unit(seen.pooled.astype(jnp.float32)), out.image_embeds, limit)
+  logits = ours.apply(params, jnp.asarray(image), jnp.asarray(ids), jnp.asarray(mask))
+  # Cosines of random vectors are near zero: what counts is their distance on the scale of one.
+  close(logits, out.logits_per_image, limit, size=float(theirs.logit_scale.detach().exp()))
