@@ -24,6 +24,7 @@ REQUIRES = [
   "ml-collections>=1.1.0",
   "absl-py>=2.1",
   "numpy>=2.0",
+  "ml_dtypes>=0.5",
   "jaxtyping>=0.3.2",
   "av>=15.0",
   "pillow>=11.0",
@@ -34,6 +35,7 @@ EXTRAS = {
   "tpu": ["jax[tpu]>=0.10.2,<0.13"],
   "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
   "aot": ["libtpu>=0.0.42"],
+  "import": ["torch>=2.6", "huggingface_hub>=0.30"],
   "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55"],
   "log": ["tensorboardX>=2.6.4"],
   "dev": [

@@ -1,11 +1,11 @@
 """Both towers of CLIP against transformers, on the same random weights."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.models.clip import CLIP, TextTower, VisionTower, unit
+from mg_jax.models import published
+from mg_jax.models.clip import unit
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -56,52 +56,6 @@ def reference(text, vision, both):
   return model
 
 
-def _tower(state, prefix, layers):
-  """The layers of one tower and its final norm."""
-  def stack(suffix, kernel):
-    arrays = [state[f"{prefix}.encoder.layers.{i}.{suffix}"] for i in range(layers)]
-    return np.stack([a.T if kernel else a for a in arrays])
-
-  names = {"query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
-           "out": "self_attn.out_proj", "up": "mlp.fc1", "down": "mlp.fc2"}  # fmt: skip
-  tree = {
-    ours: {"kernel": stack(f"{theirs}.weight", True), "bias": stack(f"{theirs}.bias", False)}
-    for ours, theirs in names.items()
-  }
-  for ours, theirs in (("attention_norm", "layer_norm1"), ("mlp_norm", "layer_norm2")):
-    tree[ours] = {
-      "scale": stack(f"{theirs}.weight", False), "bias": stack(f"{theirs}.bias", False)
-    }
-  return tree
-
-
-def convert(model, text, vision):
-  """The reference's weights as the tree of CLIP."""
-  state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
-  norm = lambda name: {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}  # noqa: E731
-  t, v = "text_model", "vision_model"
-  patch = state[f"{v}.embeddings.patch_embedding.weight"].transpose(2, 3, 1, 0)
-  return {
-    "text": {
-      "embed": state[f"{t}.embeddings.token_embedding.weight"],
-      "positions": state[f"{t}.embeddings.position_embedding.weight"],
-      "layers": _tower(state, t, text["layers"]),
-      "final_norm": norm(f"{t}.final_layer_norm"),
-      "projection": {"kernel": state["text_projection.weight"].T},
-    },
-    "vision": {
-      "class": state[f"{v}.embeddings.class_embedding"],
-      "patch_embed": {"kernel": patch.reshape(-1, patch.shape[-1])},
-      "positions": state[f"{v}.embeddings.position_embedding.weight"],
-      "first_norm": norm(f"{v}.pre_layrnorm"),
-      "layers": _tower(state, v, vision["layers"]),
-      "final_norm": norm(f"{v}.post_layernorm"),
-      "projection": {"kernel": state["visual_projection.weight"].T},
-    },
-    "logit_scale": state["logit_scale"],
-  }
-
-
 def close(ours, theirs, limit, size=None):
   """Whether two arrays differ by at most `limit` times their largest value, or times `size`."""
   theirs = theirs.detach().numpy()
@@ -111,12 +65,13 @@ def close(ours, theirs, limit, size=None):
 
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_tokens_pooled_and_logits_match(name, dtype, limit):
+def test_tokens_pooled_and_logits_match(name, dtype, limit, tmp_path):
   text, vision, both = CONFIGS[name]
   theirs = reference(text, vision, both)
-  fields = both | {"dtype": jnp.dtype(dtype)}
-  ours = CLIP(TextTower(**text, **fields, end=text["vocab"] - 1), VisionTower(**vision, **fields))
-  params = {"params": jax.tree.map(jnp.asarray, convert(theirs, text, vision))}
+  theirs.save_pretrained(tmp_path / "theirs")
+  published.convert(tmp_path / "theirs", tmp_path / "ours", "clip")
+  ours, params = published.load(tmp_path / "ours", dtype=dtype)
+  params = {"params": params}
   rng = np.random.default_rng(0)
   image = rng.standard_normal((2, vision["size"], vision["size"], 3)).astype(np.float32)
   ids = rng.integers(0, text["vocab"] - 2, (2, text["length"])).astype(np.int32)

@@ -1,11 +1,12 @@
 """The text encoder against the T5 encoder of transformers, on the same random weights."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.models.text import T5Encoder, relative_buckets
+from mg_jax.core.errors import UserError
+from mg_jax.models import published
+from mg_jax.models.text import relative_buckets
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -49,45 +50,44 @@ def reference(fields):
   return model
 
 
-def convert(model, fields):
-  """The reference's weights as the tree of T5Encoder."""
-  state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
-
-  def stack(suffix, transpose=True):
-    arrays = [state[f"encoder.block.{i}.layer.{suffix}.weight"] for i in range(fields["layers"])]
-    return jnp.stack([a.T if transpose else a for a in arrays])
-
-  attention = {"query": "q", "key": "k", "value": "v", "out": "o"}
-  kernels = {name: f"0.SelfAttention.{theirs}" for name, theirs in attention.items()}
-  mlp = {"gate": "wi_0", "up": "wi_1"} if fields["gated"] else {"up": "wi"}
-  kernels |= {name: f"1.DenseReluDense.{theirs}" for name, theirs in (mlp | {"down": "wo"}).items()}
-  layers = {name: {"kernel": stack(suffix)} for name, suffix in kernels.items()}
-  layers["attention_norm"] = {"scale": stack("0.layer_norm", transpose=False)}
-  layers["mlp_norm"] = {"scale": stack("1.layer_norm", transpose=False)}
-  return {
-    "embed": state["shared.weight"],
-    "position_bias": state["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"],
-    "layers": layers,
-    "final_norm": {"scale": state["encoder.final_layer_norm.weight"]},
-  }
-
-
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("kind", FIELDS)
-def test_features_match(kind, dtype, limit):
+def test_features_match(kind, dtype, limit, tmp_path):
   fields = FIELDS[kind]
   model = reference(fields)
+  model.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
+  published.convert(tmp_path / "theirs", tmp_path / "ours", "t5")
+  ours, params = published.load(tmp_path / "ours", dtype=dtype)
   rng = np.random.default_rng(0)
   ids = rng.integers(2, fields["vocab"], (3, 37)).astype(np.int32)
   mask = np.arange(37)[None] < np.array([37, 20, 1])[:, None]
   with torch.no_grad():
     theirs = model(torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long())[0].numpy()
   theirs = theirs * mask[..., None]
-  params = jax.tree.map(jnp.asarray, convert(model, fields))
-  ours = T5Encoder(**fields, dtype=jnp.dtype(dtype)).apply(
-    {"params": params}, jnp.asarray(ids), jnp.asarray(mask)
-  )
-  assert np.abs(np.asarray(ours, np.float32) - theirs).max() <= limit * np.abs(theirs).max()
+  features = ours.apply({"params": params}, jnp.asarray(ids), jnp.asarray(mask))
+  assert np.abs(np.asarray(features, np.float32) - theirs).max() <= limit * np.abs(theirs).max()
+
+
+class Malice:
+  def __reduce__(self):
+    return print, ("run",)
+
+
+def test_torch_files_give_the_same_and_run_nothing(tmp_path, capsys):
+  model = reference(FIELDS["UL2"])
+  model.save_pretrained(tmp_path / "theirs")
+  published.convert(tmp_path / "theirs", tmp_path / "ours", "t5")
+  (tmp_path / "theirs" / "model.safetensors").unlink()
+  file = tmp_path / "theirs" / "pytorch_model.bin"
+  torch.save(model.state_dict(), file)
+  published.convert(tmp_path / "theirs", tmp_path / "again", "t5")
+  weights = [(tmp_path / name / published.WEIGHTS).read_bytes() for name in ("ours", "again")]
+  assert weights[0] == weights[1]
+  for content in ({"shared.weight": Malice()}, {"shared.weight": 3}, [1]):
+    torch.save(content, file)
+    with pytest.raises(UserError, match="refused"):
+      published.convert(tmp_path / "theirs", tmp_path / "none", "t5")
+  assert "run" not in capsys.readouterr().out
 
 
 def test_buckets_match():

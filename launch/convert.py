@@ -1,0 +1,37 @@
+"""Converts published weights: a Hugging Face checkpoint folder to a folder of ours.
+
+python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfloat16
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from mg_jax.core import config
+from mg_jax.core.errors import UserError
+
+_FROM = flags.DEFINE_string("from", None, "Folder with config.json and weights, or OWNER/NAME.")
+_TO = flags.DEFINE_string("to", None, "Folder to be made.")
+_KIND = flags.DEFINE_enum("kind", None, ["t5", "clip"], "Family of the model.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; see --help")
+  for name, flag in (("from", _FROM), ("to", _TO), ("kind", _KIND)):
+    if not flag.value:
+      raise UserError(f"--{name} is missing; see --help")
+  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.models import published
+
+  source = published.fetch(_FROM.value)
+  written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
+  print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
+
+
+if __name__ == "__main__":
+  config.run(main)

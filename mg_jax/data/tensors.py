@@ -1,0 +1,146 @@
+"""Files of named arrays in the safetensors layout, checked, and read or written an array at a time.
+
+A file is the length of a header (8 bytes), the header (JSON: name -> dtype, shape, bytes from, to)
+and the bytes. Nothing in it can run. The published reader accepts a header with a name twice; here
+that is an error, as are gaps, overlaps, and a file longer or shorter than its header says.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import atomic
+
+DTYPES = {
+  "BOOL": np.dtype(np.bool_),
+  "U8": np.dtype(np.uint8),
+  "I8": np.dtype(np.int8),
+  "I16": np.dtype(np.int16),
+  "I32": np.dtype(np.int32),
+  "I64": np.dtype(np.int64),
+  "F16": np.dtype(np.float16),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "F32": np.dtype(np.float32),
+  "F64": np.dtype(np.float64),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MAX_HEADER = 100_000_000  # bytes, the limit of the published reader
+_METADATA = "__metadata__"
+
+
+class Entry(NamedTuple):
+  """Where one array lies: its type, shape, and place in the file in bytes."""
+
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  start: int
+
+
+class TensorFile:
+  """The arrays of one file, each read when asked for.
+
+  Raises:
+    UserError: when the file is missing, cut off, or not what its header says.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]):
+    self.path = pathlib.Path(path)
+    try:
+      with open(self.path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER):
+          raise UserError(f"{self.path} is cut off or no safetensors file; fetch it again")
+        header = file.read(length)
+    except OSError as e:
+      raise UserError(f"{self.path} cannot be read ({e.strerror}); give a readable file") from e
+    self.entries, self.metadata = self._parse(header, 8 + length, size)
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.entries)
+
+  def read(self, name: str) -> np.ndarray:
+    """One array, in memory of its own."""
+    dtype, shape, start = self.entries[name]
+    with open(self.path, "rb") as file:
+      file.seek(start)
+      values = np.fromfile(file, dtype, math.prod(shape))
+    if values.size != math.prod(shape):
+      raise UserError(f"{self.path}: {name} is cut off; fetch the file again")
+    return values.reshape(shape)
+
+  def _parse(self, header: bytes, begin: int, size: int):
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+      table = dict(pairs)
+      if len(table) != len(pairs):
+        raise UserError(f"{self.path}: its header names something twice; do not trust this file")
+      return table
+
+    try:
+      table = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
+      metadata = dict(table.pop(_METADATA, {}))
+      rows = {}
+      for name, row in table.items():
+        start, end = row["data_offsets"]
+        shape = tuple(row["shape"])
+        if not all(type(n) is int and n >= 0 for n in (start, end, *shape)):
+          raise ValueError(f"{name} has no proper shape or place")
+        rows[name] = (DTYPES[row["dtype"]], shape, start, end)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+      raise UserError(f"{self.path}: its header cannot be understood ({e!r})") from e
+    position = 0
+    for name, (dtype, shape, start, end) in sorted(rows.items(), key=lambda item: item[1][2:]):
+      if start != position or end - start != dtype.itemsize * math.prod(shape):
+        raise UserError(f"{self.path}: {name} does not lie where its header says")
+      position = end
+    if begin + position != size:
+      raise UserError(
+        f"{self.path} has {size} bytes where its header asks for {begin + position}; fetch it again"
+      )
+    entries = {name: Entry(row[0], row[1], begin + row[2]) for name, row in rows.items()}
+    return entries, metadata
+
+
+def write(
+  path: str | os.PathLike[str],
+  shapes: Mapping[str, tuple[tuple[int, ...], Any]],
+  parts: Iterable[tuple[str, Iterable[np.ndarray]]],
+) -> None:
+  """Writes a file whose arrays come in parts, so that none needs to be in memory as a whole.
+
+  Args:
+    path: appears whole or not at all.
+    shapes: name -> (shape, dtype), in the order of the file.
+    parts: for every name, in the same order, arrays that make it up when their bytes are joined.
+
+  Raises:
+    ValueError: when names or sizes differ from `shapes`.
+  """
+  header, position = {}, 0
+  for name, (shape, dtype) in shapes.items():
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    header[name] = {
+      "dtype": _NAMES[np.dtype(dtype)], "shape": list(shape),
+      "data_offsets": [position, position + size],
+    }  # fmt: skip
+    position += size
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % 8)
+  with atomic.replacing(path) as partial, open(partial, "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    for (name, arrays), (wanted, (_, dtype)) in zip(parts, shapes.items(), strict=True):
+      if name != wanted:
+        raise ValueError(f"{name} comes where {wanted} belongs")
+      start = file.tell()
+      for array in arrays:
+        file.write(np.ascontiguousarray(array, np.dtype(dtype)).reshape(-1).view(np.uint8).data)
+      begin, end = header[name]["data_offsets"]
+      if file.tell() - start != end - begin:
+        raise ValueError(f"{name} has {file.tell() - start} bytes instead of {end - begin}")

@@ -1,0 +1,235 @@
+"""Converting checkpoints: every array finds its place, and what is wrong with a folder is told."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import make_mesh
+from mg_jax.data import tensors
+from mg_jax.models import published
+from mg_jax.models.layouts import KINDS
+from mg_jax.models.text import T5Encoder
+
+T5 = {
+  "vocab_size": 20, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_kv": 8, "d_ff": 24,
+  "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+CLIP = {
+  "projection_dim": 8,
+  "text_config": {
+    "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "max_position_embeddings": 9, "eos_token_id": 2,
+  },
+  "vision_config": {
+    "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 20,
+    "image_size": 16, "patch_size": 8,
+  },
+}  # fmt: skip
+
+
+def _arrays(kind, config):
+  """Random arrays under the published names, in the published shapes."""
+  family = KINDS[kind]
+  fields = family.fields(config)
+  shapes = published.flatten_paths(published._abstract(family, fields))
+  rng, out = np.random.default_rng(0), {}
+  for path, place in family.places(fields).items():
+    shape = shapes[path].shape[1:] if place.stacked else shapes[path].shape
+    if path == "vision/patch_embed/kernel":
+      shape = (fields["vision"]["width"], 3, *[fields["vision"]["patch"]] * 2)
+    elif path.endswith("kernel"):
+      shape = shape[::-1]
+    for name in place.names:
+      out[name] = rng.standard_normal(shape).astype(np.float32)
+  return out
+
+
+def _save(path, arrays):
+  shapes = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+  tensors.write(path, shapes, [(name, [a]) for name, a in arrays.items()])
+
+
+@pytest.fixture
+def t5(tmp_path):
+  """A folder as transformers saves a T5 in two shards, and its arrays."""
+  folder, arrays = tmp_path / "t5", _arrays("t5", T5)
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(T5))
+  (folder / "spiece.model").write_bytes(b"words")
+  names = sorted(arrays)
+  shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+  for shard, part in shards.items():
+    _save(folder / shard, {name: arrays[name] for name in part})
+  where = {name: shard for shard, part in shards.items() for name in part}
+  (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+  return folder, arrays
+
+
+def test_every_array_finds_its_place(t5, tmp_path):
+  folder, arrays = t5
+  published.convert(folder, tmp_path / "ours", "t5")
+  assert (tmp_path / "ours" / "spiece.model").read_bytes() == b"words"
+  model, params = published.load(tmp_path / "ours")
+  assert model == T5Encoder(
+    vocab=20, width=16, layers=2, heads=2, head_dim=8, mlp_dim=24, dtype="float32"
+  )
+  np.testing.assert_array_equal(params["embed"], arrays["shared.weight"])
+  for layer in range(2):
+    theirs = arrays[f"encoder.block.{layer}.layer.1.DenseReluDense.wi_0.weight"]
+    np.testing.assert_array_equal(params["layers"]["gate"]["kernel"][layer], theirs.T)
+  ids = jnp.array([[3, 4, 1]])
+  assert np.isfinite(model.apply({"params": params}, ids, ids > 0)).all()
+
+
+def test_both_towers_of_a_clip_load(tmp_path):
+  folder, arrays = tmp_path / "clip", _arrays("clip", CLIP)
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(CLIP))
+  _save(folder / "model.safetensors", arrays)
+  published.convert(folder, tmp_path / "ours", "clip", dtype="bfloat16")
+  model, params = published.load(tmp_path / "ours", dtype="float32")
+  assert (model.text.end, model.text.projection, model.vision.patch) == (19, 8, 8)
+  image, ids = jnp.zeros((1, 16, 16, 3)), jnp.array([[3, 19]])
+  assert model.apply({"params": params}, image, ids, ids > 0).shape == (1, 1)
+  assert published.load(tmp_path / "ours")[1]["vision"]["class"].dtype == jnp.bfloat16
+
+
+def test_weights_spread_over_a_mesh(t5, tmp_path):
+  published.convert(t5[0], tmp_path / "ours", "t5")
+  mesh = make_mesh((1, 4, 1, 2))
+  _, params = published.load(tmp_path / "ours", mesh=mesh)
+  kernel = params["layers"]["up"]["kernel"]
+  assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 4, 12)}
+  one = published.load(tmp_path / "ours")[1]
+  jax.tree.map(np.testing.assert_array_equal, params, one)
+
+
+def _no_config(folder):
+  (folder / "config.json").unlink()
+
+
+def _foreign_config(folder):
+  (folder / "config.json").write_text('{"hidden_size": 4}')
+
+
+def _broken_config(folder):
+  (folder / "config.json").write_text("{")
+
+
+def _no_network(folder):
+  (folder / "config.json").write_text(json.dumps(T5 | {"d_model": "wide"}))
+
+
+def _other_width(folder):
+  (folder / "config.json").write_text(json.dumps(T5 | {"d_model": 24}))
+
+
+def _lost_shard(folder):
+  (folder / "model-2.safetensors").unlink()
+
+
+def _short_index(folder):
+  index = {"weight_map": {"x": "model-1.safetensors"}}
+  (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _cut_shard(folder):
+  shard = folder / "model-2.safetensors"
+  shard.write_bytes(shard.read_bytes()[:-5])
+
+
+def _doubled(folder):
+  first = (folder / "model-1.safetensors").read_bytes()
+  (folder / "model-2.safetensors").write_bytes(first)
+
+
+def _not_a_number(folder):
+  name = "encoder.block.1.layer.0.SelfAttention.q.weight"
+  for shard in folder.glob("*.safetensors"):
+    file = tensors.TensorFile(shard)
+    arrays = {n: file.read(n) for n in file}
+    if name in arrays:
+      arrays[name][0, 0] = np.nan
+      _save(shard, arrays)
+
+
+def _pickle(folder):
+  (folder / "model-1.safetensors").write_bytes(b"\x80\x04\x95" + bytes(40))
+
+
+def _no_weights(folder):
+  for path in folder.glob("model*"):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+  "damage, message",
+  [
+    (_no_config, "has no config.json"),
+    (_foreign_config, "is no config of a t5"),
+    (_broken_config, "cannot be understood"),
+    (_no_network, "width"),
+    (_other_width, "of another shape"),
+    (_lost_shard, "lacks model-2.safetensors"),
+    (_short_index, "arrays are missing"),
+    (_cut_shard, "fetch it again"),
+    (_doubled, "another shard holds too"),
+    (_not_a_number, "SelfAttention.q.weight holds values that are not finite"),
+    (_pickle, "cut off or no safetensors"),
+    (_no_weights, "holds neither"),
+  ],
+)
+def test_what_is_wrong_with_a_folder_is_told_and_nothing_is_left(t5, tmp_path, damage, message):
+  damage(t5[0])
+  with pytest.raises(UserError, match=message):
+    published.convert(t5[0], tmp_path / "ours", "t5")
+  assert [path.name for path in tmp_path.iterdir()] == ["t5"]
+
+
+def test_each_array_that_does_not_fit_has_a_line(t5, tmp_path, caplog):
+  folder, arrays = t5
+  for path in folder.glob("model*"):
+    path.unlink()
+  del arrays["encoder.final_layer_norm.weight"]
+  arrays["shared.weight"] = arrays["shared.weight"][:, :3]
+  arrays |= {"decoder.x": np.zeros(1, np.float32), "extra": np.zeros((2, 5), np.float32)}
+  _save(folder / "model.safetensors", arrays)
+  with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="2 arrays"):
+    published.convert(folder, tmp_path / "ours", "t5")
+  assert [record.message for record in caplog.records] == [
+    "unexpected: extra (2, 5)",
+    "wrong shape: shared.weight (20, 3), for embed (20, 16)",
+    "missing: encoder.final_layer_norm.weight, for final_norm/scale (16,)",
+  ]
+
+
+def test_values_beyond_the_range_of_a_type_are_refused(t5, tmp_path):
+  folder, arrays = t5
+  for path in folder.glob("model*"):
+    path.unlink()
+  arrays["shared.weight"][0, 0] = 1e5
+  _save(folder / "model.safetensors", arrays)
+  with pytest.raises(UserError, match="does not fit float16; use bfloat16"):
+    published.convert(folder, tmp_path / "ours", "t5", dtype="float16")
+
+
+def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
+  with pytest.raises(UserError, match="exists already"):
+    published.convert(t5[0], t5[0], "t5")
+  with pytest.raises(UserError, match="no converted weights"):
+    published.load(t5[0])
+  with pytest.raises(UserError, match="no such folder"):
+    published.convert(tmp_path / "none", tmp_path / "ours", "t5")
+  with pytest.raises(UserError, match="OWNER/NAME"):
+    published.fetch(str(tmp_path / "none"))
+  published.convert(t5[0], tmp_path / "ours", "t5")
+  described = json.loads((tmp_path / "ours" / "config.json").read_text())
+  described["model"]["width"] = 32
+  (tmp_path / "ours" / "config.json").write_text(json.dumps(described))
+  with pytest.raises(UserError, match="does not fit the config"):
+    published.load(tmp_path / "ours")
