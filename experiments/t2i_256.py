@@ -55,7 +55,7 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
   config.data.update(
     source="toy", durations="single", frames=frames, height=size, width=size,
-    fps=tae.tiny_fps(frames), global_batch=16, text_length=40,
+    fps=tae.tiny_fps(frames), windows=4, global_batch=16, text_length=40,
   )
   config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)
   config.train.update(steps=2000, ema=0.99, checkpoint_every=500)

@@ -119,8 +119,8 @@ def test_draws_of_a_sample_share_its_text_and_nothing_else():
       return jnp.zeros_like(x)
 
   batch = _batch(4)
-  objective, params = _setup(batch, model=Spy(), draws=3)
-  objective.loss("model", params, batch, jax.random.key(1), 0, {})
+  objective = FlowMatching(Spy(), draws=3)
+  objective.loss("model", {"model": {}}, batch, jax.random.key(1), 0, {})
   assert seen["x"].shape == (12, 2, 4, 4, 3) and len(np.unique(seen["t"])) == 12
   assert seen["cond"]["text"]["features"].shape == (4, 5, 4)
   np.testing.assert_array_equal(seen["cond"]["style"], np.repeat(batch["style"], 3, axis=0))

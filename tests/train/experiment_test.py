@@ -81,7 +81,7 @@ def cached(tmp_path, monkeypatch):
   shape = configs.build(TAE, fields).latent_shape(4, 16, 16)
   encoded = []
 
-  def encode(data, model, params, folder, *, origin, batch):
+  def encode(data, model, params, folder, *, origin, step, batch):
     for split, count in (("train", 6), ("validation", 3)):
       for kind in data.kinds:
         writer = RecordWriter(Path(folder) / split / kind / "4x16x16", shards=1, compress=False)
@@ -100,7 +100,7 @@ def cached(tmp_path, monkeypatch):
   shapes = experiment.abstract_params(Autoencoding(model), {"video": clip})
   role = Role(shapes["autoencoder"], {"model": fields}, 1, "digest")
   for module in (experiment, export):
-    monkeypatch.setattr(module, "load_role", lambda folder, name: role)
+    monkeypatch.setattr(module, "load_role", lambda folder, name, step=None: role)
   return encoded
 
 
@@ -280,6 +280,7 @@ def test_flops_are_averaged_over_the_kinds_of_batches(tmp_path):
 
 def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, cached):
   config = _t2v(tmp_path)
+  config["objective"]["draws"] = 1
   wide = {"width": 128, "mlp_dim": 256, "layers": 4}
   config["model"]["dit"].update(wide, routes={"text": {"kind": "cross", "features": 16}})
   built = experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
