@@ -4,6 +4,7 @@ Everything that is compared comes from one run: ours, peer, ours, peer, and so o
 slows the machine slows both. Compilation is never inside a sample.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -95,7 +96,9 @@ class Side:
     return self
 
   def __exit__(self, *exc):
-    self._process.stdin.close()
+    # A side that ended by itself, such as that of a library that is missing, reads no more.
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
     try:
       self._process.wait(timeout=10)
     except subprocess.TimeoutExpired:
