@@ -51,7 +51,7 @@ def drop(model: ConfigDict) -> dict[str, float]:
 
 def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   """A model that learns the toy world in minutes on two cores."""
-  # Most of the work of a small clip is its caption: four draws share it.
+  # Much of the work of a small clip is its caption: four draws share it.
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
   config.data.update(
     source="toy", durations="single", frames=frames, height=size, width=size,

@@ -6,7 +6,7 @@ rate and resolution are the choices of the open latent-diffusion family.
 
 from ml_collections import ConfigDict
 
-from mg_jax.core.config import parse_arg, section
+from mg_jax.core.config import module_fields, parse_arg, section
 from mg_jax.data.recipe import DataConfig
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import AutoencodingWeights
@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.stage = "autoencoding"
   config.mesh = (-1, 1, 1, 1)
-  config.model = model_fields(dtype="bfloat16")
+  config.model = ConfigDict(module_fields(TAE, dtype="bfloat16"))
   config.objective = section(AutoencodingWeights)
   config.data = section(
     DataConfig, source="folder", caption_required=False, frames=32, height=256, width=256,
@@ -37,12 +37,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return config
 
 
-def model_fields(**overrides) -> ConfigDict:
-  """Fields of the TAE; the defaults are the paper's shape."""
-  fields = {f: v for f, v in vars(TAE(**overrides)).items() if f in TAE.__dataclass_fields__}
-  return ConfigDict({k: v for k, v in fields.items() if k not in ("parent", "name")})
-
-
 def tiny_fps(frames: int) -> float:
   """Frame rate of tiny clips: simple scenes last two seconds, which many frames share."""
   return max(8.0, frames / 2)
@@ -56,6 +50,7 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   )
   # A median is the background wherever a moving object might be: squared error learns faster.
   config.objective.update(l1=0.0, mse=2.0)
+  # A large frame has more patches to learn from: more steps of fewer clips.
   config.data.update(
     source="toy", frames=frames, height=size, width=size, fps=tiny_fps(frames), windows=4,
     image_weight=0, video_weight=1, global_batch=16 if size <= 32 else 8,

@@ -13,15 +13,14 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.data.toy import WORLDS
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
 _OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/evaluation.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts to use instead.")
-_WORLD = flags.DEFINE_enum(
-  "world", "simple", ["simple", "pairs", "full"], "Toy world of the prompts."
-)
+_WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the prompts.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Text guidance; 1 is none.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")

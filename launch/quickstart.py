@@ -13,6 +13,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.data.toy import WORLDS
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
@@ -20,7 +21,7 @@ _MINUTES = flags.DEFINE_float("minutes", 10.0, "Training time of both models tog
 _SIZE = flags.DEFINE_integer("size", 32, "Side of the frames, in pixels.")
 _FRAMES = flags.DEFINE_integer("frames", 16, "Frames of a clip, two seconds long.")
 _SHARE = flags.DEFINE_float("tae_share", 0.4, "Part of the time that the autoencoder gets.")
-_WORLD = flags.DEFINE_enum("world", "simple", ["simple", "pairs", "full"], "Toy world.")
+_WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score.")
 STEPS = 1_000_000  # more than any machine does in the time, which ends the training
 

@@ -119,8 +119,7 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
     UserError: on a key that is no field, and on a value of another type.
   """
   where = where or cls.__name__
-  hidden = ("parent", "name") if hasattr(cls, "apply") else ()  # of Linen modules
-  fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in hidden}
+  fields = _fields(cls)
   hints = typing.get_type_hints(cls)
   values = _plain(config or {})
   for key, value in values.items():
@@ -136,6 +135,21 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
     return cls(**values, **extra)
   except TypeError as e:
     raise UserError(f"config {where}: {e}") from e
+
+
+def module_fields(cls: Callable, **overrides: Any) -> dict[str, Any]:
+  """Every field of a Linen module by its default or override, so that a flag can set any of them.
+
+  Types go by their names, as flags give them.
+  """
+  defaults = {name: f.default for name, f in _fields(cls).items()}
+  return defaults | {"dtype": "float32"} | overrides
+
+
+def _fields(cls: Callable) -> dict[str, dataclasses.Field]:
+  """The fields that a config may set."""
+  hidden = ("parent", "name") if hasattr(cls, "apply") else ()  # of Linen modules
+  return {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in hidden}
 
 
 def section(cls: Callable, *, without: Sequence[str] = (), **overrides: Any) -> ConfigDict:

@@ -61,7 +61,7 @@ class TensorFile:
         header = file.read(length)
     except OSError as e:
       raise UserError(f"{self.path} cannot be read ({e.strerror}); give a readable file") from e
-    self.entries, self.metadata = self._parse(header, 8 + length, size)
+    self.entries = self._parse(header, 8 + length, size)
 
   def __iter__(self) -> Iterator[str]:
     return iter(self.entries)
@@ -76,7 +76,7 @@ class TensorFile:
       raise UserError(f"{self.path}: {name} is cut off; fetch the file again")
     return values.reshape(shape)
 
-  def _parse(self, header: bytes, begin: int, size: int):
+  def _parse(self, header: bytes, begin: int, size: int) -> dict[str, Entry]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
       table = dict(pairs)
       if len(table) != len(pairs):
@@ -85,7 +85,7 @@ class TensorFile:
 
     try:
       table = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
-      metadata = dict(table.pop(_METADATA, {}))
+      table.pop(_METADATA, None)
       rows = {}
       for name, row in table.items():
         start, end = row["data_offsets"]
@@ -104,8 +104,7 @@ class TensorFile:
       raise UserError(
         f"{self.path} has {size} bytes where its header asks for {begin + position}; fetch it again"
       )
-    entries = {name: Entry(row[0], row[1], begin + row[2]) for name, row in rows.items()}
-    return entries, metadata
+    return {name: Entry(row[0], row[1], begin + row[2]) for name, row in rows.items()}
 
 
 def write(

@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Clip
@@ -24,6 +24,7 @@ from mg_jax.world.sampling import WorldConfig
 Split = Literal["train", "validation"]
 World = Literal["simple", "pairs", "full"]
 SPLITS = ("train", "validation")
+WORLDS: tuple[World, ...] = get_args(World)
 # Scene indices from here on are held out.
 VALIDATION_START = 1 << 30
 # A core draws some ten million pixels a second; below this many, starting processes costs more.
@@ -78,7 +79,8 @@ class ToyRecipe:
 
 
 def world(name: World) -> WorldConfig:
-  """A named world: "simple" is what a tiny model learns in minutes, "full" all there is."""
+  """A named world: "simple" is what a tiny model learns in minutes, "full" all there is; "pairs"
+  lies between."""
   return getattr(WorldConfig, name)()
 
 

@@ -5,8 +5,8 @@ frames of a video with its vision tower. Both towers are pre-norm transformers w
 causal and pooled at its end token, an image is cut into patches behind a class token and pooled
 there. OpenAI's and MetaCLIP's weights want "quick_gelu", most of OpenCLIP's "gelu".
 
-ids (B, S) and mask (B, S) -> tokens (B, S, E) and pooled (B, P);
-images (B, H, W, 3) -> tokens (B, 1 + patches, E) and pooled (B, P).
+ids (B, S) and mask (B, S) -> tokens (B, S, D) and pooled (B, E);
+images (B, H, W, 3) -> tokens (B, 1 + patches, D) and pooled (B, E); E is that of the common space.
 """
 
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.remat import Policy, remat
+from mg_jax.core.remat import Policy
 from mg_jax.core.sharding import partitioned, shard
 from mg_jax.core.typing import Array, Bool, Float, Int
 from mg_jax.kernels.attention import attend
@@ -25,6 +25,7 @@ from mg_jax.models.patches import patchify
 from mg_jax.nn.attention import biased_attention
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import LayerNorm
+from mg_jax.nn.stack import stacked
 
 ACTIVATIONS = {
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -42,9 +43,9 @@ class Features:
   """What a tower gives.
 
   Attributes:
-    tokens: (B, L, E) of the last layer; after the final norm for text, before it for images, as in
+    tokens: (B, L, D) of the last layer; after the final norm for text, before it for images, as in
       the published code.
-    pooled: (B, P), the tower's point in the common space, not normalised.
+    pooled: (B, E), the tower's point in the common space, not normalised.
   """
 
   tokens: Array
@@ -86,14 +87,7 @@ class Layer(nn.Module):
 def _layers(tower: "TextTower | VisionTower", x_BLD: Array, bias_BNLL: Array | None) -> Array:
   if tower.width % tower.heads:
     raise UserError(f"a tower of width {tower.width} is not divisible by {tower.heads} heads")
-  stack = nn.scan(
-    remat(Layer, tower.remat),
-    variable_axes={"params": 0},
-    split_rngs={"params": True},
-    in_axes=nn.broadcast,
-    length=tower.layers,
-    metadata_params={nn.PARTITION_NAME: "layers"},
-  )
+  stack = stacked(Layer, tower.layers, policy=tower.remat)
   layers = stack(tower.heads, tower.mlp_dim, tower.activation, tower.dtype, name="layers")
   return layers(x_BLD, bias_BNLL)[0]
 
@@ -103,13 +97,18 @@ def _positions(tower: nn.Module, length: int, std: float) -> Array:
   return tower.param("positions", init, (length, tower.width), jnp.float32).astype(tower.dtype)
 
 
+def _project(tower: "TextTower | VisionTower", pooled_BD: Array) -> Array:
+  axes = ("embed", "features")
+  return Linear(tower.projection, logical=axes, dtype=tower.dtype, name="projection")(pooled_BD)
+
+
 class TextTower(nn.Module):
   """Causal transformer over tokens; the defaults are those of B/32.
 
   Attributes:
     vocab: ids; the last one ends a text in the published vocabulary.
     length: most tokens of a text, 77, or 256 for long prompts.
-    projection: P.
+    projection: E.
     end: id of the end token, which a text is pooled at; its first one counts.
   """
 
@@ -145,10 +144,7 @@ class TextTower(nn.Module):
     x_BSD = LayerNorm(dtype=self.dtype, name="final_norm")(x_BSD)
     last_B = jnp.argmax((ids_BS == self.end) & mask_BS, axis=1)
     pooled = jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
-    project = Linear(
-      self.projection, logical=("embed", "features"), dtype=self.dtype, name="projection"
-    )
-    return Features(x_BSD, project(pooled))
+    return Features(x_BSD, _project(self, pooled))
 
 
 class VisionTower(nn.Module):
@@ -157,7 +153,7 @@ class VisionTower(nn.Module):
   Attributes:
     size: side of the square image, in pixels.
     patch: side of a patch.
-    projection: P.
+    projection: E.
   """
 
   size: int = 224
@@ -183,7 +179,7 @@ class VisionTower(nn.Module):
         f"images are {image_BHWC.shape[1]}x{image_BHWC.shape[2]}, the tower takes "
         f"{self.size}x{self.size}"
       )
-    # Values of a patch run row, column, colour: a convolution kernel (P, P, 3, D), flattened.
+    # Values of a patch run row, column, colour: a kernel (rows, columns, 3, D), flattened.
     x = patchify(image_BHWC[:, None].astype(self.dtype), (1, self.patch, self.patch))[:, 0]
     x_BLD = Linear(self.width, logical=("patch", "embed"), dtype=self.dtype, name="patch_embed")(x)
     init = partitioned(nn.initializers.normal(self.width**-0.5), "embed")
@@ -194,10 +190,7 @@ class VisionTower(nn.Module):
     x_BLD = LayerNorm(dtype=self.dtype, name="first_norm")(x_BLD)
     x_BLD = _layers(self, shard(x_BLD, "batch", None, "act_embed"), None)
     pooled = LayerNorm(dtype=self.dtype, name="final_norm")(x_BLD[:, 0])
-    project = Linear(
-      self.projection, logical=("embed", "features"), dtype=self.dtype, name="projection"
-    )
-    return Features(x_BLD, project(pooled))
+    return Features(x_BLD, _project(self, pooled))
 
 
 class CLIP(nn.Module):
@@ -218,7 +211,7 @@ class CLIP(nn.Module):
     return self.vision(image_BHWC)
 
   @nn.compact
-  def __call__(self, image_BHWC, ids_BS, mask_BS) -> Float[Array, "B B"]:
+  def __call__(self, image_BHWC, ids_BS, mask_BS) -> Float[Array, "images texts"]:
     """Logits of every image (rows) with every text (columns): scaled cosines, in float32."""
     init = partitioned(nn.initializers.constant(LOGIT_SCALE))
     scale = self.param("logit_scale", init, (), jnp.float32)
@@ -229,7 +222,7 @@ class CLIP(nn.Module):
     return jnp.exp(scale) * image @ text.T
 
 
-def unit(x: Float[Array, "*B P"]) -> Float[Array, "*B P"]:
+def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
   """Vectors of length one, in the same directions."""
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 

@@ -184,9 +184,13 @@ def drop(
 def repeat(cond: Mapping[str, Any], times: int, *, routes: Table) -> dict[str, Any]:
   """Every row `times` times, one after the other, but for what only cross-attention reads.
 
-  Cross-attention shares one row of its context among the rows of x that it divides into.
+  Cross-attention shares one row of its context among the rows of x that it divides into. Where a
+  condition is read by another route as well, all are repeated: the streams of a context are joined,
+  so they have equally many rows.
   """
-  shared = {name for name, entries in routes.items() if {e.kind for e in entries} == {"cross"}}
+  kinds = {name: {entry.kind for entry in entries} for name, entries in routes.items()}
+  crossing = {name for name in kinds if "cross" in kinds[name]}
+  shared = crossing if all(kinds[name] == {"cross"} for name in crossing) else set()
   return {
     name: entry
     if name in shared

@@ -230,9 +230,8 @@ def load(
 
 
 def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
-  nested = {k: v | {"dtype": dtype} if isinstance(v, Mapping) else v for k, v in fields.items()}
-  outer = {} if nested != fields else {"dtype": dtype}
-  return configs.build(family.module, nested | outer)
+  towers = {k: v | {"dtype": dtype} for k, v in fields.items() if isinstance(v, Mapping)}
+  return configs.build(family.module, {**fields, **(towers or {"dtype": dtype})})
 
 
 def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -> PyTree:
@@ -288,15 +287,15 @@ def _parts(
 
   def arrays(place: Place) -> Iterator[np.ndarray]:
     for name in place.names:
-      values = checkpoint.read(name)
-      if not np.isfinite(values.astype(np.float32, copy=False)).all():
-        raise UserError(f"{checkpoint.folder}: {name} holds values that are not finite")
+      theirs = checkpoint.read(name)
       with np.errstate(over="ignore"):
-        values = place.change(values).astype(jnp.dtype(dtype))
-      if not np.isfinite(values.astype(np.float32, copy=False)).all():
-        raise UserError(f"{checkpoint.folder}: {name} does not fit {dtype}; use bfloat16")
+        ours = place.change(theirs).astype(jnp.dtype(dtype))
+      if not np.isfinite(ours).all():
+        if np.isfinite(theirs).all():
+          raise UserError(f"{checkpoint.folder}: {name} does not fit {dtype}; use bfloat16")
+        raise UserError(f"{checkpoint.folder}: {name} holds values that are not finite")
       progress.update()
-      yield values
+      yield ours
 
   for path in shapes:
     yield path, arrays(places[path])

@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mg_jax.core.remat import Policy, remat
+from mg_jax.core.remat import Policy
 from mg_jax.core.sharding import partitioned, shard
 from mg_jax.core.typing import Array, Bool, Float, Int
 from mg_jax.nn.attention import biased_attention
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import RMSNorm
+from mg_jax.nn.stack import stacked
 
 NORM_EPS = 1e-6
 ACTIVATIONS = {
@@ -131,14 +132,7 @@ class T5Encoder(nn.Module):
     # A finite value: rows of an all-padding prompt must not become NaN.
     bias_BNSS = jnp.where(mask_BS[:, None, None, :], bias_BNSS, jnp.finfo(jnp.float32).min)
     x_BSD = shard(embed[ids_BS].astype(self.dtype), "batch", "text_length", "act_embed")
-    blocks = nn.scan(
-      remat(TextBlock, self.remat),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=nn.broadcast,
-      length=self.layers,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )(
+    blocks = stacked(TextBlock, self.layers, policy=self.remat)(
       self.heads,
       self.head_dim,
       self.mlp_dim,

@@ -20,13 +20,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from mg_jax.core.remat import Policy, remat
+from mg_jax.core.remat import Policy
 from mg_jax.core.sharding import partitioned, shard
 from mg_jax.core.typing import Array, Bool, Float
 from mg_jax.nn.attention import Attention
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.mlp import SwiGLU
 from mg_jax.nn.norms import RMSNorm
+from mg_jax.nn.stack import stacked
 
 _STREAM = ("batch", "length", "act_embed")
 
@@ -179,15 +180,7 @@ class Transformer(nn.Module):
       context=context_BSD,
       context_mask=context_mask_BS,
     )
-    stack = nn.scan(
-      remat(Block, self.remat),
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=nn.broadcast,
-      length=self.layers,
-      unroll=self.unroll,
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )
+    stack = stacked(Block, self.layers, policy=self.remat, unroll=self.unroll)
     blocks = stack(
       heads=self.heads,
       mlp_dim=self.mlp_dim,

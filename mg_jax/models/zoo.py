@@ -7,9 +7,9 @@ shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per l
 reads with, or is judged by, have names of their own.
 """
 
-import dataclasses
 from typing import Any
 
+from mg_jax.core.config import module_fields
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.models.clip import TextTower, VisionTower
@@ -76,7 +76,8 @@ def generator(name: str) -> dict[str, Any]:
       "max_thw": (16, 16, 16),
       "routes": {"text": {"kind": "cross", "features": text["width"]}},
     }
-    return {"dit": _complete(VideoDiT, dit), "encoders": {"text": _complete(T5Encoder, text)}}
+    encoders = {"text": module_fields(T5Encoder, **text)}
+    return {"dit": module_fields(VideoDiT, **dit), "encoders": encoders}
   if name not in _SIZES:
     raise UserError(f"no model is named {name!r}; known are {', '.join(names())}")
   layers, width, mlp_dim, heads = _SIZES[name]
@@ -89,15 +90,7 @@ def generator(name: str) -> dict[str, Any]:
     "routes": {n: {"kind": "cross", "features": size} for n, size in _FROZEN_TEXT.items()},
     "dtype": "bfloat16",
   }
-  return {"dit": _complete(VideoDiT, dit), "encoders": {}}
-
-
-def _complete(cls: type, fields: dict[str, Any]) -> dict[str, Any]:
-  """All fields of a Linen module, so that a flag can set any of them; types go by their names."""
-  defaults = {
-    f.name: f.default for f in dataclasses.fields(cls) if f.name not in ("parent", "name")
-  }
-  return defaults | {"dtype": "float32"} | fields
+  return {"dit": module_fields(VideoDiT, **dit), "encoders": {}}
 
 
 def text_encoder(name: str) -> dict[str, Any]:
@@ -111,7 +104,7 @@ def text_encoder(name: str) -> dict[str, Any]:
   """
   if name not in _TEXT:
     raise UserError(f"no text encoder is named {name!r}; known are {', '.join(_TEXT)}")
-  return _complete(T5Encoder, dict(zip(_TEXT_FIELDS, _TEXT[name], strict=True)))
+  return module_fields(T5Encoder, **dict(zip(_TEXT_FIELDS, _TEXT[name], strict=True)))
 
 
 def clip(name: str) -> dict[str, Any]:
@@ -131,7 +124,7 @@ def clip(name: str) -> dict[str, Any]:
     "vision": (VisionTower, dict(zip(names, vision, strict=True)) | {"patch": patch}),
   }
   return {
-    tower: _complete(cls, fields | {"projection": projection})
+    tower: module_fields(cls, projection=projection, **fields)
     for tower, (cls, fields) in towers.items()
   }
 

@@ -35,7 +35,7 @@ class FlowMatching:
       no rates for text.
     time: "random" draws the times of a batch independently, "stratified" spreads their quantiles.
     time_mean, time_std: of the normal under the logit-normal.
-    draws: times and noises of every sample in a step. They share its encoded text, which is most
+    draws: times and noises of every sample in a step. They share its encoded text, which is much
       of the work where clips have fewer tokens than captions.
     bins: times at which `evaluate` measures, the centres of equal bins of [0, 1].
   """

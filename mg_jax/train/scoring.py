@@ -11,13 +11,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mg_jax.data import toy
 from mg_jax.data.atomic import write_json
 from mg_jax.metrics.scores import Scores
 from mg_jax.sampling import outputs, prompts
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.world import oracles
 from mg_jax.world.prompts import parse_prompt
-from mg_jax.world.sampling import WorldConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def score(
     **changes: settings other than the pipeline's own.
   """
   folder = pathlib.Path(folder)
-  entries = texts or prompts.held_out(getattr(WorldConfig, world)(), count)
+  entries = texts or prompts.held_out(toy.world(world), count)
   planned, _ = prompts.plan(entries, seed=seed)
   settings = pipeline.resolve(**changes)
   scores, clips = Scores(), []

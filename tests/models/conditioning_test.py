@@ -186,3 +186,18 @@ def test_a_table_does_not_depend_on_the_order_of_its_keys():
   names = ["b", "a", "c"]
   one, two = ({n: Route("cross", features=2) for n in order} for order in (names, sorted(names)))
   assert list(table(one)) == list(table(two)) == ["a", "b", "c"]
+
+
+def test_repeated_rows_keep_the_streams_of_a_context_equally_long():
+  """A context is shared only where every stream of it is."""
+  cross = {"kind": "cross", "features": 4}
+  entry = {"features": jnp.ones((2, 3, 4)), "mask": jnp.ones((2, 3), bool)}
+  cond = {"text": entry, "face": entry, "style": jnp.ones((2, 5))}
+  style = {"kind": "modulate", "features": 5}
+  rows = lambda routes: {  # noqa: E731
+    name: jax.tree.leaves(value)[0].shape[0]
+    for name, value in conditioning.repeat(cond, 3, routes=conditioning.table(routes)).items()
+  }
+  assert rows({"text": cross, "face": cross, "style": style}) == {"text": 2, "face": 2, "style": 6}
+  both = [cross, {"kind": "modulate", "features": 4}]
+  assert rows({"text": cross, "face": both, "style": style}) == {"text": 6, "face": 6, "style": 6}
