@@ -50,7 +50,10 @@ _HOMES = {
 _NEVER = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
 _NO_JAX = ("mg_jax/data/", "mg_jax/world/")
 _JAX = {"jax", "jaxlib", "flax", "optax"}
-_HEAVY = ("torch", "tensorflow", "av", "apache_beam", "transformers", "diffusers")
+_HEAVY = (
+  "torch", "tensorflow", "av", "apache_beam", "transformers", "diffusers", "sentencepiece",
+  "tokenizers",
+)  # fmt: skip
 _DRAWERS = {"utils.py", "util.py", "helpers.py", "misc.py", "common.py"}
 _MAX_LINES = 500
 _MAX_MAIN = 60
