@@ -1,7 +1,8 @@
 """Text to image at 256 px, the first stage of the generator [MG 3.2.2, Table 3].
 
 Every later stage of the generator derives from this config. `:tiny` trains on single frames of the
-toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`.
+toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`, the folders of the
+frozen text encoders with `--config.text.ul2.encoder=DIR` and so on (`launch/convert.py`).
 """
 
 from ml_collections import ConfigDict
@@ -9,11 +10,19 @@ from ml_collections import ConfigDict
 from experiments import tae
 from mg_jax.core.config import parse_arg, section
 from mg_jax.data.recipe import DataConfig
+from mg_jax.data.streams import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.train.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
+
+# [MG 3.1.4] 256 tokens for MetaCLIP are the paper's; the other two lengths are usual choices.
+TEXT = {
+  "ul2": vars(TextConfig(tokenizer="sentencepiece", length=512)),
+  "metaclip": vars(TextConfig(tokenizer="clip", length=256)),
+  "byt5": vars(TextConfig(tokenizer="bytes", length=100, reads="quoted")),
+}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -23,14 +32,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.stage = "flow_matching"
   config.autoencoder = ""
   config.mesh = (-1, 1, 1, 1)
+  config.latents = ""
   config.model = ConfigDict(zoo.generator("tiny" if args.tiny else args.model))
+  config.text = ConfigDict(TEXT)
   # The paper gives no dropout rates for text: 10 % of each stream, 10 % of all together.
   config.objective = section(
     FlowMatching, without=("model", "roles"), drop=drop(config.model)
   )
   config.data = section(
     DataConfig, source="folder", durations="paper", height=256, width=256, image_weight=1,
-    video_weight=0, global_batch=9216, text_length=512,
+    video_weight=0, global_batch=9216, camera_tags=True,
   )
   # The paper gives only the learning rate of the video model's optimizer.
   config.optim = section(OptimConfig, lr=1e-4, warmup=2000)
@@ -51,11 +62,12 @@ def drop(model: ConfigDict) -> dict[str, float]:
 
 def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   """A model that learns the toy world in minutes on two cores."""
+  config.text = ConfigDict({"text": vars(TextConfig(length=40))})
   # Much of the work of a small clip is its caption: four draws share it.
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
   config.data.update(
     source="toy", durations="single", frames=frames, height=size, width=size,
-    fps=tae.tiny_fps(frames), windows=4, global_batch=16, text_length=40,
+    fps=tae.tiny_fps(frames), windows=4, global_batch=16, camera_tags=False,
   )
   config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)
   config.train.update(steps=2000, ema=0.99, checkpoint_every=500)

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
   holders = (_FRAMES, _FPS, _HEIGHT, _WIDTH, _GUIDANCE, _STEPS, _SCHEDULE, _METHOD)
   changes = {h.name: h.value for h in holders if h.value is not None}
   settings = pipeline.resolve(**changes | ({"frames": 1} if _IMAGE.value else {}))
-  notices += prompts.cut(planned, length=pipeline.text_length, fps=settings.fps)
+  notices += prompts.cut(planned, pipeline.text.readers, tags=pipeline.tags(settings))
   for notice in notices:
     _log.warning("%s", notice)
   out = _OUT.value or pathlib.Path(_WORKDIR.value) / "generated"

@@ -12,8 +12,11 @@ import numpy as np
 from experiments import t2v_256, tae
 from launch.bench_suites.suites import Program
 from mg_jax.core.sharding import unbox
+from mg_jax.models.clip import TextTower
 from mg_jax.models.generator import Generator
+from mg_jax.models.streams import open_streams
 from mg_jax.models.tae import TAE
+from mg_jax.models.text import T5Encoder
 from mg_jax.models.transformer import Block, Surroundings
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.train import flops
@@ -84,11 +87,23 @@ def _tae(shapes, method):
   return apply, (params, x), shapes["batch"] * frames
 
 
+def _text(shapes, tower):
+  module = tower(**shapes["model"])
+  b, s = shapes["batch"], shapes["tokens"]
+  ids = jax.random.randint(jax.random.key(1), (b, s), 3, shapes["model"]["vocab"] - 1)
+  mask = jnp.arange(s) < jnp.where(jnp.arange(b) % 2, s // 2, s)[:, None]
+  params = _init(lambda key: module.init(key, ids, mask))
+  apply = lambda params, ids, mask: module.apply({"params": params}, ids, mask)  # noqa: E731
+  return apply, (params, ids, mask), b
+
+
 _FUNCTIONS = {
   "block_forward": _block_forward,
   "block_step": _block_step,
   "tae_encode": functools.partial(_tae, method="encode"),
   "tae_decode": functools.partial(_tae, method="decode"),
+  "text_t5": functools.partial(_text, tower=T5Encoder),
+  "text_clip": functools.partial(_text, tower=TextTower),
 }
 
 
@@ -118,8 +133,10 @@ def pipeline(shapes: dict[str, Any]) -> TextToVideo:
   size = (settings.frames, settings.height, settings.width)
   latent = jnp.zeros((1, *autoencoder.latent_shape(*size)))
   model = Generator(**config.model.to_dict())
-  ids = jnp.zeros((1, config.data.text_length), jnp.int32)
-  cond = {"text": {"ids": ids, "mask": ids == 0}}
+  text = open_streams(
+    config.text.to_dict(), routes=model.routes(), trained=config.model.encoders.to_dict()
+  )
+  cond = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), text.abstract(1, model.routes()))
   return TextToVideo(
     model=model,
     params=_init(lambda key: model.init(key, latent, jnp.zeros((1,)), cond)),
@@ -128,7 +145,7 @@ def pipeline(shapes: dict[str, Any]) -> TextToVideo:
     mean=np.zeros(autoencoder.latent, np.float32),
     std=np.ones(autoencoder.latent, np.float32),
     settings=settings,
-    text_length=config.data.text_length,
+    text=text,
     batch=shapes["clips"],
   )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.bench_suites.driver import OURS, Row
 
-_LIBRARIES = ("jax", "flax", "torch", "diffusers")
+_LIBRARIES = ("jax", "flax", "torch", "diffusers", "transformers")
 _HEAD = ("", "median ms", "min", "max", "GFLOP", "GFLOP/s", "rate", "first s", "x ours")
 _NOISE = 0.05  # share of the machine used by others from which a sample is called noisy
 

@@ -1,8 +1,8 @@
 """What is measured: the shapes of every suite at every size, read by both sides.
 
-A suite is one piece of work. The same-work peers ("eager", "compiled") compute the same function;
-the others are published autoencoders of about the same purpose, comparable per frame and by their
-arithmetic rate only.
+A suite is one piece of work. The same-work peers ("eager", "compiled") compute the same function,
+for text encoders by transformers; the others are published autoencoders of about the same purpose,
+comparable per frame and by their arithmetic rate only.
 """
 
 import dataclasses
@@ -33,6 +33,43 @@ _TAE = {
   "default": {"batch": 1, "frames": 16, "side": 128, "model": _PAPER},
   "large": {"batch": 1, "frames": 16, "side": 256, "model": _PAPER},
 }  # fmt: skip
+
+# ByT5-small, and the text tower of CLIP B/32 with a table for long prompts. Half of the prompts are
+# half as long.
+_T5 = {
+  "tiny": {
+    "batch": 2, "tokens": 8,
+    "model": {
+      "vocab": 40, "width": 16, "layers": 1, "heads": 2, "head_dim": 8, "mlp_dim": 24,
+      "activation": "gelu",
+    },
+  },
+  "default": {
+    "batch": 32, "tokens": 128,
+    "model": {
+      "vocab": 384, "width": 1472, "layers": 12, "heads": 6, "head_dim": 64, "mlp_dim": 3584,
+      "activation": "gelu",
+    },
+  },
+}  # fmt: skip
+_T5["large"] = _T5["default"] | {"batch": 128}
+_CLIP = {
+  "tiny": {
+    "batch": 2, "tokens": 8,
+    "model": {
+      "vocab": 40, "length": 16, "width": 16, "layers": 1, "heads": 2, "mlp_dim": 24,
+      "projection": 8, "end": 39,
+    },
+  },
+  "default": {
+    "batch": 32, "tokens": 128,
+    "model": {
+      "vocab": 49408, "length": 256, "width": 512, "layers": 12, "heads": 8, "mlp_dim": 2048,
+      "projection": 512, "end": 49407,
+    },
+  },
+}  # fmt: skip
+_CLIP["large"] = _CLIP["default"] | {"batch": 128}
 
 _SAMPLING = {
   "tiny": {"clips": 1, "steps": 2},
@@ -67,6 +104,8 @@ SUITES = {
     Suite("dit_block_step", "block_step", _BLOCK, SAME_WORK),
     Suite("tae_encode", "tae_encode", _TAE, SAME_WORK + PUBLISHED, "frames"),
     Suite("tae_decode", "tae_decode", _TAE, SAME_WORK + PUBLISHED, "frames"),
+    Suite("text_t5", "text_t5", _T5, SAME_WORK, "prompts"),
+    Suite("text_clip", "text_clip", _CLIP, SAME_WORK, "prompts"),
     Suite("sampling", "sampling", _SAMPLING, (), "clips"),
   )
 }

@@ -1,5 +1,6 @@
 """The torch side of every suite: our networks in PyTorch, and autoencoders of diffusers."""
 
+import functools
 import time
 from typing import Any
 
@@ -68,11 +69,47 @@ def _tae(part):
   return make
 
 
+def _text(shapes, wrap, make):
+  ids = torch.randint(3, shapes["model"]["vocab"] - 1, (shapes["batch"], shapes["tokens"]))
+  length = torch.full((shapes["batch"], 1), shapes["tokens"])
+  length[1::2] //= 2
+  mask = (torch.arange(shapes["tokens"]) < length).long()
+  fn = wrap(make(shapes["model"]).eval())
+  return lambda: fn(input_ids=ids, attention_mask=mask)
+
+
+def _t5(model):
+  from transformers import T5Config, T5EncoderModel
+
+  return T5EncoderModel(
+    T5Config(
+      vocab_size=model["vocab"], d_model=model["width"], num_layers=model["layers"],
+      num_heads=model["heads"], d_kv=model["head_dim"], d_ff=model["mlp_dim"],
+      feed_forward_proj=f"gated-{model['activation']}",
+    )
+  )
+
+
+def _clip(model):
+  from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+  return CLIPTextModelWithProjection(
+    CLIPTextConfig(
+      vocab_size=model["vocab"], hidden_size=model["width"], num_hidden_layers=model["layers"],
+      num_attention_heads=model["heads"], intermediate_size=model["mlp_dim"],
+      max_position_embeddings=model["length"], projection_dim=model["projection"],
+      eos_token_id=model["end"],
+    )
+  )
+
+
 _FUNCTIONS = {
   "block_forward": _block_forward,
   "block_step": _block_step,
   "tae_encode": _tae("encode"),
   "tae_decode": _tae("decode"),
+  "text_t5": functools.partial(_text, make=_t5),
+  "text_clip": functools.partial(_text, make=_clip),
 }
 
 # Their own layouts at about our width, 8 x 8 in space; 4 in time, Cosmos 8.
@@ -112,7 +149,8 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
     Exception: whatever the peer raises, such as inductor without a C++ compiler.
   """
   torch.manual_seed(0)
-  units = shapes["batch"] * shapes.get("frames", 0)
+  # Texts are counted by the prompt, videos by the frame.
+  units = shapes["batch"] * shapes.get("frames", "tokens" in shapes and "model" in shapes)
   if variant in PUBLISHED:
     call, frames = _published(variant, kind, shapes)
     units = shapes["batch"] * frames

@@ -1,10 +1,10 @@
 """A folder of video files with captions as a random-access source of clips [MG 3.2.1].
 
 Captions stand in `name.txt` beside `name.mp4`, or for many files in one `captions.jsonl` with a
-line {"file": ..., "caption": ...} each. `scan` probes every file once and cuts it into windows that
-fit a bucket, reports what it had to reject and why, and splits off a held-out part; `FolderSource`
-decodes the windows of one bucket on demand. File names are taken from the folder's listing only:
-nothing in a caption file becomes a path.
+line {"file": ..., "caption": ...} each, and "camera" where it is known. `scan` probes every file
+once and cuts it into windows that fit a bucket, reports what it had to reject and why, and splits
+off a held-out part; `FolderSource` decodes the windows of one bucket on demand. File names are
+taken from the folder's listing only: nothing in a caption file becomes a path.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, buckets, video
+from mg_jax.data import atomic, buckets, text, video
 from mg_jax.data.buckets import Bucket
 from mg_jax.data.quarantine import Quarantine
 from mg_jax.data.schema import Clip
@@ -39,6 +39,7 @@ class Window:
   fps: float
   bucket: Bucket
   caption: str
+  camera: str
   split: Split
 
   @property
@@ -121,7 +122,7 @@ def scan(
       continue
     for start_s, split in _cuts(info.duration_s, bucket, name=name, most=windows, holdout=holdout):
       fps = bucket.duration.fps(info.duration_s)
-      found.append(Window(name, start_s, fps, bucket, captions[name], split))
+      found.append(Window(name, start_s, fps, bucket, *captions[name], split))
   if not found:
     first = rejected[0]
     raise UserError(
@@ -182,7 +183,9 @@ class FolderSource:
       frames=self.bucket.frames,
       size=(self.bucket.height, self.bucket.width),
     )
-    return Clip(pixels, len(pixels), window.fps, window.caption, window.key)
+    return Clip(
+      pixels, len(pixels), window.fps, window.caption, window.key, camera=window.camera
+    )
 
 
 def _probe(path: str) -> video.VideoInfo | video.MediaError:
@@ -226,7 +229,7 @@ def content(folder: str | os.PathLike[str]) -> str:
   """A digest of the names, sizes and captions of a folder's videos, without opening them."""
   names = _video_files(folder)
   captions = _captions(folder, names, required=False)
-  rows = [[name, pathlib.Path(folder, name).stat().st_size, captions[name]] for name in names]
+  rows = [[name, pathlib.Path(folder, name).stat().st_size, *captions[name]] for name in names]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -247,7 +250,8 @@ def _video_files(folder: str | os.PathLike[str]) -> list[str]:
 
 def _captions(
   folder: str | os.PathLike[str], names: list[str], *, required: bool
-) -> dict[str, str]:
+) -> dict[str, tuple[str, str]]:
+  """Caption and camera of every file; the camera is empty where it is not known."""
   table = _caption_table(pathlib.Path(folder) / CAPTIONS)
   captions = {}
   for name in names:
@@ -255,18 +259,18 @@ def _captions(
     if name in table:
       captions[name] = table[name]
     elif beside.is_file():
-      captions[name] = beside.read_bytes().decode("utf-8", errors="replace").strip()
+      captions[name] = beside.read_bytes().decode("utf-8", errors="replace").strip(), ""
     elif required:
       raise UserError(
         f"{folder}: {name} has no caption; write it to {beside.name} or to {CAPTIONS} as "
         f'{{"file": "{name}", "caption": "..."}}.'
       )
     else:
-      captions[name] = ""
+      captions[name] = "", ""
   return captions
 
 
-def _caption_table(path: pathlib.Path) -> dict[str, str]:
+def _caption_table(path: pathlib.Path) -> dict[str, tuple[str, str]]:
   if not path.is_file():
     return {}
   table = {}
@@ -279,16 +283,21 @@ def _caption_table(path: pathlib.Path) -> dict[str, str]:
       raise UserError(
         f'{path} line {number} is not {{"file": "...", "caption": "..."}}; correct or remove it.'
       )
-    table[row[0]] = row[1]
+    file, caption, camera = row
+    if camera and camera not in text.CAMERAS:
+      raise UserError(
+        f"{path} line {number} has camera {camera!r}; known are {', '.join(text.CAMERAS)}."
+      )
+    table[file] = caption, camera
   return table
 
 
-def _caption_row(line: str) -> tuple[str, str] | None:
+def _caption_row(line: str) -> tuple[str, str, str] | None:
   try:
     row: Any = json.loads(line)
   except ValueError:
     return None
   if not isinstance(row, dict):
     return None
-  file, caption = row.get("file"), row.get("caption")
-  return (file, caption) if isinstance(file, str) and isinstance(caption, str) else None
+  values = row.get("file"), row.get("caption"), row.get("camera", "")
+  return values if all(isinstance(value, str) for value in values) else None

@@ -22,9 +22,7 @@ from mg_jax.data.toy import Split
 from mg_jax.data.transforms import LatentRow, VideoRow
 
 _log = logging.getLogger(__name__)
-_COUNTS = (
-  "clips", "held_out", "frames", "height", "width", "windows", "global_batch", "text_length",
-)
+_COUNTS = ("clips", "held_out", "frames", "height", "width", "windows", "global_batch")
 SIDE_MULTIPLE = 16  # of bucketed sides, as `buckets.frame_sizes` rounds them
 SHOWN = 64  # clips that stand in for held-out ones where a folder holds out none
 
@@ -50,7 +48,7 @@ class DataConfig:
     image_weight, video_weight: blocks of image and video batches per window of the stream; the
       paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
     global_batch: rows of a batch over all processes.
-    text_length: byte tokens per prompt.
+    camera_tags: whether prompts start with what the camera does, where that is known [MG 3.2.1].
     seed: of the world and of every order.
   """
 
@@ -72,7 +70,7 @@ class DataConfig:
   image_weight: int = 0
   video_weight: int = 1
   global_batch: int = 16
-  text_length: int = 64
+  camera_tags: bool = False
   seed: int = 0
 
   def __post_init__(self):
@@ -190,13 +188,9 @@ def latent_sources(latents: str | os.PathLike[str], split: Split, kind: str) -> 
 
 
 def latent_feed(
-  config: DataConfig,
-  latents: str | os.PathLike[str],
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
+  config: DataConfig, latents: str | os.PathLike[str], row: LatentRow
 ) -> Feed:
   """The training stream of a generator: image and video batches of cached latents."""
-  row = LatentRow(config.text_length, mean=mean, std=std)
   entries = [
     Entry(f"{kind}/{name}", source, row, weight)
     for kind, share in config.kinds.items()

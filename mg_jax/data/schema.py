@@ -2,12 +2,13 @@
 
 Sources are random access (`len(source)`, `source[i]`) and pure: the same index gives the same
 record in every process, in every epoch. A feed turns records into batches of one shape, as
-dictionaries of numpy arrays without object types: autoencoding gets {"video": uint8 (B, T, H, W,
-3), "frames": int32 (B,), "index": int32 (B,)}; flow matching on cached latents gets {"latent":
-float32 (B, t, h, w, C) normalised per channel, "text": {"ids": int32 (B, S), "mask": bool (B, S)},
-"fps": float32 (B,), "index": int32 (B,)}. An image is a one-frame video (T = 1). Pixels stay uint8
-up to the device, where a model maps them to [-1, 1]. Evaluation batches carry one more entry,
-"valid": bool (B,), False on the rows that only fill up the last batch.
+dictionaries of numpy arrays without object types. Autoencoding gets {"video": uint8 (B, T, H, W,
+3), "frames": int32 (B,), "index": int32 (B,)}. Flow matching on cached latents gets {"latent":
+float32 (B, t, h, w, C) normalised per channel, "fps": float32 (B,), "index": int32 (B,)} and, for
+every stream of text by its name, {"ids": int32 (B, S), "mask": bool (B, S)} or, where features of a
+frozen encoder are cached, {"features": (B, S, E), "mask"}. An image is a one-frame video (T = 1).
+Pixels stay uint8 up to the device, where a model maps them to [-1, 1]. Evaluation batches carry one
+more entry, "valid": bool (B,), False on the rows that only fill up the last batch.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ class Clip:
     caption: the text, possibly empty.
     key: a stable name of the clip for logs and reports; never used as a path.
     variants: other wordings of the caption, possibly none.
+    camera: what the camera does, as in "pan left"; empty where that is not known.
   """
 
   video: np.ndarray
@@ -38,6 +40,7 @@ class Clip:
   caption: str
   key: str
   variants: tuple[str, ...] = ()
+  camera: str = ""
 
   def __post_init__(self) -> None:
     if self.video.dtype != np.uint8 or self.video.ndim != 4 or self.video.shape[-1] != 3:

@@ -1,4 +1,4 @@
-"""Captions to byte tokens, and the tag that tells the generator its frame rate [MG 3.1.4].
+"""Captions to byte tokens, the tags in front of them, and the words that they quote [MG 3.1.4].
 
 The vocabulary is ByT5's: 0 pads, 1 ends the sequence, 2 is unknown, and byte b of the UTF-8 text is
 b + 3. A caption becomes ids (S,) int32 and a mask (S,) bool that is True on real tokens, the end
@@ -6,11 +6,22 @@ token included. A caption is data: the text of a special token such as "</s>" is
 here, and nothing in it is interpreted.
 """
 
+import re
+
 import numpy as np
 
 PAD, EOS, UNK = 0, 1, 2
 BYTE_OFFSET = 3
 VOCABULARY = 256 + BYTE_OFFSET
+# [MG 3.2.1] What the camera does, as a classifier tells it in front of the caption, and the six
+# views that finetuning adds [MG 3.3].
+CAMERAS = (
+  "zoom in", "zoom out", "push in", "pull out", "pan right", "pan left", "truck right",
+  "truck left", "tilt up", "tilt down", "pedestal up", "pedestal down", "arc shot",
+  "tracking shot", "static shot", "handheld shot",
+  "wide angle", "close-up", "aerial", "low angle", "over the shoulder", "first-person view",
+)
+_QUOTES = re.compile(r'"([^"]*)"|\u201c([^\u201d]*)\u201d|\u00ab([^\u00bb]*)\u00bb')
 
 
 def encode_bytes(text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +63,18 @@ def fps_tag(prompt: str, fps: float) -> str:
   if not fps > 0:
     raise ValueError(f"fps must be positive, got {fps}")
   return f"FPS-{int(fps + 0.5)} {prompt}"
+
+
+def camera_tag(prompt: str, camera: str) -> str:
+  """Prefixes what the camera does, as in "Pan left. A dog runs" [MG 3.2.1]; "" adds nothing."""
+  return f"{camera.capitalize()}. {prompt}" if camera else prompt
+
+
+def quoted(prompt: str) -> str:
+  """The words inside quotation marks, straight or typographic, that the picture is to show.
+
+  Several quotations are joined by a space. Apostrophes quote nothing, nor does a mark without its
+  partner.
+  """
+  parts = ("".join(groups).strip() for groups in _QUOTES.findall(prompt))
+  return " ".join(part for part in parts if part)

@@ -130,7 +130,13 @@ class ToySource:
       caption=captions.describe(scene, style=recipe.world.caption_style),
       key=f"toy/{scene.seed}/{scene.index}",
       variants=tuple(captions.caption(scene, 1 + k) for k in range(recipe.variants)),
+      camera=camera_shot(scene.camera),
     )
+
+
+def camera_shot(camera: str) -> str:
+  """A scene's camera by its name among `text.CAMERAS`."""
+  return "static shot" if camera == "static" else camera
 
 
 def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:

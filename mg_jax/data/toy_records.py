@@ -90,6 +90,7 @@ class ToyRecords:
       caption=example["caption"].decode("utf-8"),
       key=f"toy/{int(example['index'])}",
       variants=tuple(json.loads(example["variants"])),
+      camera=toy.camera_shot(json.loads(example["facts"])["camera"]),
     )
 
   def facts(self, index: int) -> dict[str, Any]:

@@ -6,12 +6,13 @@ dimension (see `schema`). Rows of one transform over one source have one shape.
 """
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
-from mg_jax.data import text
 from mg_jax.data.schema import Batch, Clip, Record
+from mg_jax.data.streams import Reader
 
 
 class Transform(Protocol):
@@ -44,23 +45,26 @@ class VideoRow:
 
 @dataclasses.dataclass(frozen=True)
 class LatentRow:
-  """Cached latent -> {"latent" (t, h, w, C), "text": {"ids", "mask"} (S,), "fps" (), "index" ()}.
+  """Cached latent -> {"latent" (t, h, w, C), one entry per stream of text, "fps" (), "index" ()}.
 
   The record holds "latent" (t, h, w, C) of any float type, "fps", and "captions" (list of wordings)
   or "caption". One wording is drawn at random. The frame rate is told in the prompt of videos, not
-  of images [MG 3.1.4].
+  of images [MG 3.1.4]. A stream becomes {"ids", "mask"} of (S,), or, where its encoder's features
+  are cached, {"features" (S, E), "mask"}.
 
   Attributes:
-    text_length: S, tokens per prompt.
+    readers: streams of text by name.
     mean: per channel, subtracted; empty for latents stored normalised.
     std: per channel, > 0, divided by; empty as `mean`.
-    tag_fps: whether the prompt starts with the frame rate.
+    cached: streams whose features lie in the records, see `cached_name`.
+    camera: whether the prompt starts with what the camera does, where the record says so.
   """
 
-  text_length: int
+  readers: Mapping[str, Reader]
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
-  tag_fps: bool = True
+  cached: tuple[str, ...] = ()
+  camera: bool = False
 
   def __post_init__(self) -> None:
     if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
@@ -71,14 +75,31 @@ class LatentRow:
     if self.std:
       latent = (latent - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
     captions = record.get("captions") or [record.get("caption", "")]
-    prompt = captions[int(rng.integers(len(captions)))]
+    drawn = int(rng.integers(len(captions)))
     fps = float(record["fps"])
-    if self.tag_fps and latent.shape[0] > 1:
-      prompt = text.fps_tag(prompt, fps)
-    ids, mask = text.encode_bytes(prompt, self.text_length)
-    return {
-      "latent": latent,
-      "text": {"ids": ids, "mask": mask},
-      "fps": np.float32(fps),
-      "index": np.int32(index),
+    tags = prompt_tags(fps, frames=len(latent), camera=self.camera and record.get("camera", ""))
+    streams = {
+      name: _padded(record[cached_name(name, drawn)], reader.config.length)
+      if name in self.cached
+      else reader(captions[drawn], **tags)
+      for name, reader in self.readers.items()
     }
+    row = {"latent": latent, "fps": np.float32(fps), "index": np.int32(index)}
+    return row | streams
+
+
+def cached_name(stream: str, wording: int) -> str:
+  """Where a record keeps a stream's features (n, E) of one of its captions, real tokens only."""
+  return f"text/{stream}/{wording}"
+
+
+def prompt_tags(fps: float, *, frames: int, camera: str | bool = "") -> dict[str, Any]:
+  """What is told in front of the prompt of a clip of so many (latent) frames [MG 3.1.4]."""
+  return {"fps": fps if frames > 1 else None, "camera": camera or ""}
+
+
+def _padded(features_NE: np.ndarray, length: int) -> Batch:
+  count = min(len(features_NE), length)
+  padded = np.zeros((length, features_NE.shape[1]), features_NE.dtype)
+  padded[:count] = features_NE[:count]
+  return {"features": padded, "mask": np.arange(length) < count}

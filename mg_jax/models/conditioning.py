@@ -12,8 +12,7 @@ A batch carries conditions by name. A table in the config sends each name to one
 
 A stream of a text encoder that is trained with the generator arrives as {"ids": (B, S), "mask"}.
 Guidance and dropout say which names are kept; all others take their null: no tokens, zero
-channels, zero features, the class id one past the last, nothing clean, and for trained text the
-ids of the empty prompt.
+channels, zero features, the class id one past the last, nothing clean.
 """  # noqa: E501
 
 import dataclasses
@@ -31,9 +30,6 @@ from mg_jax.core.typing import Array, Bool, Float
 from mg_jax.models.patches import Size, patchify
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import LayerNorm
-
-# End of sequence of the T5 family; the empty prompt is this id alone.
-EOS_ID = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,46 +96,22 @@ def check(cond: Mapping[str, Any], routes: Table) -> None:
       raise UserError(f"condition {name!r} is missing; pass its null to leave it out")
 
 
-def _null(name: str, entry: Any, routes: Table, nulls: Mapping[str, Any]) -> Any:
+def _null(name: str, entry: Any, routes: Table) -> Any:
   """The null of one condition, in the shapes and dtypes of its entry."""
   if name not in routes:
     raise UserError(f"condition {name!r} has no route; the table knows {', '.join(routes)}")
-  if name in nulls:
-    return jax.tree.map(
-      lambda a, n: jnp.broadcast_to(n, a.shape).astype(a.dtype), entry, nulls[name]
-    )
-  if isinstance(entry, Mapping) and "ids" in entry:
-    first = jnp.arange(entry["ids"].shape[1]) == 0
-    ids, mask = entry["ids"], entry["mask"]
-    return {
-      "ids": jnp.broadcast_to(first * EOS_ID, ids.shape).astype(ids.dtype),
-      "mask": jnp.broadcast_to(first, mask.shape).astype(mask.dtype),
-    }
   if routes[name][0].classes:
     return jnp.full_like(entry, routes[name][0].classes)
   return jax.tree.map(jnp.zeros_like, entry)
 
 
-def null_like(
-  cond: Mapping[str, Any], *, routes: Table, nulls: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-  """Every condition at its null, in the shapes of the given ones.
-
-  Args:
-    cond: conditions by name.
-    routes: the table.
-    nulls: replaces a route's own null, for frozen encoders: {name: {"features": (S, E), "mask":
-      (S,)}} is the embedding of the empty prompt, where the default is no tokens at all.
-  """
-  return {name: _null(name, entry, routes, nulls or {}) for name, entry in cond.items()}
+def null_like(cond: Mapping[str, Any], *, routes: Table) -> dict[str, Any]:
+  """Every condition at its null, in the shapes of the given ones."""
+  return {name: _null(name, entry, routes) for name, entry in cond.items()}
 
 
 def keep_only(
-  cond: Mapping[str, Any],
-  names: Collection[str],
-  *,
-  routes: Table,
-  nulls: Mapping[str, Any] | None = None,
+  cond: Mapping[str, Any], names: Collection[str], *, routes: Table
 ) -> dict[str, Any]:
   """One guidance branch: the named conditions stay and all others take their null.
 
@@ -149,7 +121,7 @@ def keep_only(
   unknown = sorted(set(names) - set(cond))
   if unknown:
     raise UserError(f"guidance keeps {unknown}, but the conditions are {sorted(cond)}")
-  null = null_like(cond, routes=routes, nulls=nulls)
+  null = null_like(cond, routes=routes)
   return {name: entry if name in names else null[name] for name, entry in cond.items()}
 
 
@@ -158,7 +130,6 @@ def drop(
   keep: Mapping[str, Bool[Array, "B"]],
   *,
   routes: Table,
-  nulls: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Replaces conditions by their null, sample by sample.
 
@@ -166,7 +137,6 @@ def drop(
     cond: conditions by name.
     keep: True where a sample keeps the named condition; names left out are kept.
     routes: the table.
-    nulls: as in `null_like`.
   """
   out = dict(cond)
   for name, keep_B in keep.items():
@@ -176,7 +146,7 @@ def drop(
     def choose(a, n, keep_B=keep_B):
       return jnp.where(keep_B.reshape(keep_B.shape + (1,) * (a.ndim - keep_B.ndim)), a, n)
 
-    null = _null(name, cond[name], routes, nulls or {})
+    null = _null(name, cond[name], routes)
     out[name] = jax.tree.map(choose, cond[name], null)
   return out
 

@@ -3,7 +3,7 @@
 Conditions that arrive as token ids go through the encoder of their name, conditions that arrive as
 features (cached, or of a frozen encoder) straight to their route. A sampler encodes once with
 `apply(params, cond, method="encode")` and passes the features at every step. Nulls are chosen
-before encoding: the null of a trained stream is the ids of the empty prompt.
+before encoding.
 """
 
 from collections.abc import Mapping

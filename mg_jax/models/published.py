@@ -6,6 +6,7 @@ back. A converted folder holds `weights.safetensors`, whose names are the paths 
 and `config.json` with the fields of the module.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from mg_jax.data import atomic, tensors
 from mg_jax.models.layouts import KINDS, Kind, Place
 
 _log = logging.getLogger(__name__)
-FORMAT = "mg_jax weights 1"
+FORMAT = "mg_jax weights 2"
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 # Beside the weights, where a checkpoint has them.
@@ -184,7 +185,10 @@ def convert(
       {path: (shape, jnp.dtype(dtype)) for path, shape in shapes.items()},
       _parts(checkpoint, places, shapes, dtype),
     )
-    described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+    described = {
+      "format": FORMAT, "kind": kind, "dtype": dtype, "model": fields,
+      "sha256": _sha256(partial / WEIGHTS),
+    }
     atomic.write_json(partial / CONFIG, described)
     for name in TOKENIZERS:
       if (checkpoint.folder / name).is_file():
@@ -211,9 +215,7 @@ def load(
     UserError: when the folder is none of ours or damaged.
   """
   folder = pathlib.Path(folder)
-  described = _read_json(folder / CONFIG)
-  if described.get("format") != FORMAT or described.get("kind") not in KINDS:
-    raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
+  described = _described(folder)
   family, fields = KINDS[described["kind"]], described["model"]
   dtype = dtype or described["dtype"]
   boxed = _abstract(family, fields, boxed=True)
@@ -227,6 +229,29 @@ def load(
     return jax.device_put(file.read(path).astype(jnp.dtype(dtype)), shardings.get(path))
 
   return _build(family, fields, dtype), map_paths(place, unbox(boxed))
+
+
+def digest(folder: str | os.PathLike[str]) -> str:
+  """Tells converted weights apart without loading them."""
+  return _described(pathlib.Path(folder))["sha256"]
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def module(folder: str | os.PathLike[str]) -> nn.Module:
+  """The module of a converted folder, without its weights."""
+  described = _described(pathlib.Path(folder))
+  return _build(KINDS[described["kind"]], described["model"], described["dtype"])
+
+
+def _described(folder: pathlib.Path) -> dict[str, Any]:
+  described = _read_json(folder / CONFIG)
+  if described.get("format") != FORMAT or described.get("kind") not in KINDS:
+    raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
+  return described
 
 
 def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:

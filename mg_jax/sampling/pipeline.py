@@ -1,9 +1,9 @@
 """Text to video: prompts and seeds in, uint8 clips out [MG 3.4].
 
-Prompt -> frame-rate tag and byte tokens -> guided flow from noise to a normalised latent
-(B, t, h, w, C) -> decoded video (B, T, H, W, 3). The noise of a clip depends on its seed alone, and
-every call of the network has the same batch size, so neighbours do not change a clip. An image is
-a clip of one frame.
+Prompt -> tags and tokens of every text stream -> features -> guided flow from noise to a
+normalised latent (B, t, h, w, C) -> decoded video (B, T, H, W, 3). The noise of a clip depends on
+its seed alone, and every call of the network has the same batch size, so neighbours do not change a
+clip. An image is a clip of one frame.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.rng import stream
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.text import encode_bytes, fps_tag
+from mg_jax.data.transforms import prompt_tags
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
+from mg_jax.models.streams import Streams
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
 from mg_jax.sampling.solvers import integrate
 
-TEXT = "text"
 LINEAR_RATIO = flow.LINEAR_STEPS // flow.STEPS  # keeps t = 0.1 half-way at any number of steps
 
 
@@ -77,14 +77,13 @@ class TextToVideo:
   """A generator with its autoencoder, ready to call.
 
   Attributes:
-    model: the generator, with `routes()` and `encode`; its text route is named "text".
+    model: the generator, with `routes()` and `encode`.
     params: its parameters, unboxed.
     autoencoder: with `latent_shape` and the methods `encode` and `decode`, like models.tae.TAE.
     autoencoder_params: its parameters, unboxed.
     mean, std: per-channel statistics (C,) that training normalised latents with.
     settings: what a call uses unless told otherwise.
-    text_length: byte tokens of a prompt, as in training.
-    tag_fps: whether prompts of videos start with the frame rate, as in training.
+    text: its text streams, the frozen encoders loaded.
     batch: clips per network call; short calls are padded to it.
     origin: which weights these are, for the record of what is generated.
   """
@@ -96,8 +95,7 @@ class TextToVideo:
   mean: np.ndarray
   std: np.ndarray
   settings: Settings
-  text_length: int
-  tag_fps: bool = True
+  text: Streams
   batch: int = 1
   origin: str = ""
   _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
@@ -145,18 +143,23 @@ class TextToVideo:
     self._sampler(settings)
     return settings
 
-  def tokens(self, texts: Sequence[str], settings: Settings) -> dict[str, np.ndarray]:
-    """The text condition: ids int32 (B, S) and mask bool (B, S).
+  def tokens(self, texts: Sequence[str], settings: Settings) -> dict[str, dict[str, np.ndarray]]:
+    """The text conditions: for every stream ids int32 (B, S) and mask bool (B, S).
 
     As in training, the frame rate is told where there is more than one latent frame [MG 3.1.4]. An
-    empty prompt goes without it, and so equals the null that guidance contrasts with.
+    empty prompt has no tokens at all, and so equals the null that guidance contrasts with.
     """
-    video = self._latent_shape(settings)[0] > 1 and self.tag_fps
+    tags = self.tags(settings)
     texts = [prompt_rules.check(text)[0] for text in texts]
-    texts = [fps_tag(text, settings.fps) if text and video else text for text in texts]
-    pairs = [encode_bytes(text, self.text_length) for text in texts]
-    ids, mask = zip(*pairs, strict=True)
-    return {"ids": np.stack(ids), "mask": np.stack(mask)}
+    streams = {}
+    for name, reader in self.text.readers.items():
+      rows = [reader(text, **tags) for text in texts]
+      streams[name] = {key: np.stack([row[key] for row in rows]) for key in ("ids", "mask")}
+    return streams
+
+  def tags(self, settings: Settings) -> dict[str, Any]:
+    """What prompts start with, as arguments of a `Reader`."""
+    return prompt_tags(settings.fps, frames=self._latent_shape(settings)[0])
 
   def _latent_shape(self, settings: Settings) -> tuple[int, int, int, int]:
     return self.autoencoder.latent_shape(settings.frames, settings.height, settings.width)
@@ -168,7 +171,8 @@ class TextToVideo:
     seeds_B = np.array([*seeds, *[0] * padding], np.uint32)
     video, finite = jax.device_get(
       self._sampler(settings)(
-        self.params, self.autoencoder_params, self.mean, self.std, text, seeds_B, settings.times()
+        self.params, self.text.params, self.autoencoder_params, self.mean, self.std, text, seeds_B,
+        settings.times(),
       )
     )
     if not finite[:count].all():
@@ -177,14 +181,16 @@ class TextToVideo:
 
   def _sampler(self, settings: Settings) -> Any:
     """The jitted function of these shapes and branches; made, and its shapes checked, once."""
-    branches = cfg.chain((TEXT, float(settings.guidance)))
+    branches = cfg.chain((tuple(self.text.readers), float(settings.guidance)))
     size = (settings.frames, settings.height, settings.width)
     key = (size, settings.steps, branches, settings.method)
     if key not in self._compiled:
       latent_shape = self._latent_shape(settings)
 
-      def sample(params, autoencoder_params, mean, std, text, seeds_B, times):
-        cond = cfg.expand({TEXT: text}, branches, keep_only=self._keep_only)
+      def sample(params, text_params, autoencoder_params, mean, std, text, seeds_B, times):
+        # Frozen encoders read a prompt once, before it is laid out in branches.
+        cond = self.text.encode(text_params, text)
+        cond = cfg.expand(cond, branches, keep_only=self._keep_only)
         variables = {"params": params}
         cond = self.model.apply(variables, cond, method="encode")
         apply_fn = cfg.guided(lambda x, t_B, c: self.model.apply(variables, x, t_B, c), branches)
@@ -218,8 +224,8 @@ class TextToVideo:
     seeds = np.zeros((self.batch,), np.uint32)
     try:
       jax.eval_shape(
-        sample, self.params, self.autoencoder_params, self.mean, self.std, text, seeds,
-        settings.times(),
+        sample, self.params, self.text.params, self.autoencoder_params, self.mean, self.std, text,
+        seeds, settings.times(),
       )
     except UserError as e:
       raise UserError(

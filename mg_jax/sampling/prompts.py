@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.text import fps_tag
+from mg_jax.data.streams import Reader
 from mg_jax.data.toy import VALIDATION_START
 from mg_jax.world import captions, sampling
 
@@ -109,18 +111,19 @@ def plan(entries: list[tuple[str, int | None]], *, seed: int) -> tuple[list[Prom
   return prompts, notices
 
 
-def cut(prompts: list[Prompt], *, length: int, fps: float) -> list[str]:
-  """A sentence for every prompt of which the model reads a part only.
+def cut(
+  prompts: list[Prompt], readers: Mapping[str, Reader], *, tags: Mapping[str, Any]
+) -> list[str]:
+  """A sentence for every prompt of which a stream of the model reads a part only.
 
   Args:
     prompts: as planned.
-    length: tokens of the model's text input, one of them the end token.
-    fps: of the clips, told in front of the text.
+    readers: the streams.
+    tags: what is told in front of every prompt, as arguments of a reader.
   """
-  room = length - 1 - len(fps_tag("", fps))
-  sizes = [len(prompt.text.encode("utf-8", errors="replace")) for prompt in prompts]
   return [
-    f"Prompt {i}: it has {size} bytes; the model reads only the first {room}."
-    for i, size in enumerate(sizes)
-    if size > room
+    f"Prompt {i}: {name} reads only its first {reader.config.length} tokens, tags included."
+    for i, prompt in enumerate(prompts)
+    for name, reader in readers.items()
+    if reader.cuts(prompt.text, **tags)
   ]

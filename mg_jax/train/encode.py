@@ -1,9 +1,11 @@
 """Latents of a whole data set, computed once: the generator then trains without the autoencoder.
 
 The paper caches the latents of its high-resolution videos [MG 3.1.6]; here every stage does, images
-included. Layout: `<folder>/<split>/<video|image>/<bucket>/` holds records {"latent" float32
-(t, h, w, C), "fps", "captions"}, and `<folder>/manifest.json` the per-channel mean and standard
-deviation over the training videos (or images), the step and the fingerprint of the autoencoder. An
+included, and with them the features of frozen text encoders. Layout: `<folder>/<split>/<video|
+image>/<bucket>/` holds records {"latent" float32 (t, h, w, C), "fps", "captions", "camera"} and,
+for stream s and wording k of the captions, "text/s/k" (tokens, E) in the encoder's type;
+`<folder>/manifest.json` the per-channel mean and standard deviation over the training videos (or
+images), the step and the fingerprint of the autoencoder, and the identity of the text encoders. An
 interrupted run goes on with the shards that are missing; a finished folder is left as it is.
 Several processes share the shards out among themselves; they must see the same folder.
 """
@@ -13,7 +15,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,9 @@ from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.recipe import DataConfig, open_sources
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
 from mg_jax.data.schema import Clip, Source
-from mg_jax.data.transforms import VideoRow
+from mg_jax.data.streams import blank
+from mg_jax.data.transforms import VideoRow, cached_name, prompt_tags
+from mg_jax.models.streams import Streams
 from mg_jax.models.tae import TAE
 
 _log = logging.getLogger(__name__)
@@ -45,6 +49,7 @@ def encode(
   *,
   origin: str,
   step: int,
+  text: Streams,
   batch: int = 32,
 ) -> dict:
   """Encodes both splits of a recipe; returns the manifest's metadata.
@@ -56,16 +61,19 @@ def encode(
     folder: where latents go, or already are.
     origin: workdir of the autoencoder's run, for the record.
     step: of that run, which samplers load although the run may have gone on.
+    text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
     batch: clips per call.
 
   Raises:
-    UserError: when the folder holds latents of another autoencoder, recipe or set of clips.
+    UserError: when the folder holds latents of another autoencoder, text encoder, recipe or set of
+      clips.
   """
   folder = pathlib.Path(folder)
   identity = {
     "fingerprint": fingerprint(params),
     "data": json.loads(json.dumps(_identity(data))),
     "kinds": sorted(data.kinds),
+    "text": text.identity(),
   }
   path = folder / MANIFEST
   if path.is_file():
@@ -81,15 +89,17 @@ def encode(
       )
     return metadata
   _log.info("%s: encoding the clips, once", folder)
-  run = jax.jit(lambda params, video: _mean(model, params, video))
+  encoder = _Encoder(model, params, text.load(names=text.cached), camera=data.camera_tags)
+  clips = dict.fromkeys(SPLITS, 0)
   for split in SPLITS:
     for bucket, source in open_sources(data, split).items():
+      clips[split] += len(source)
       for kind in data.kinds:
         target = folder / split / kind / bucket
-        _encode_source(source, kind, target, functools.partial(run, params), identity, batch)
+        _encode_source(source, kind, target, encoder, identity, batch)
   if jax.process_index() == 0:
     mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
-    source = {"autoencoder": origin, "step": step}
+    source = {"autoencoder": origin, "step": step, "clips": clips}
     source |= {"content": content(data.path)} if data.source == "folder" else {}
     atomic.write_json(path, {"metadata": identity | source | {"mean": mean, "std": std}})
   _meet(f"latents {folder}")
@@ -118,16 +128,54 @@ def _metadata(path: pathlib.Path) -> dict:
 
 def _identity(data: DataConfig) -> dict:
   """The fields of a recipe that decide pixels and captions."""
-  free = {"image_weight", "video_weight", "global_batch", "text_length", "cache"}
+  free = {"image_weight", "video_weight", "global_batch", "cache"}
   return {k: v for k, v in vars(data).items() if k not in free}
 
 
-def _mean(model: TAE, params, video: jax.Array) -> jax.Array:
-  video = video.astype(jnp.float32) / 127.5 - 1.0
-  return model.apply({"params": params}, video, method="encode")[0]
+class _Encoder:
+  """Clips to latents and captions to features, in calls of one size each."""
+
+  def __init__(self, model: TAE, params, text: Streams, *, camera: bool):
+    self._text, self._camera = text, camera
+
+    def mean(params, video):
+      video = video.astype(jnp.float32) / 127.5 - 1.0
+      return model.apply({"params": params}, video, method="encode")[0]
+
+    self._latents = functools.partial(jax.jit(mean), params)
+    self._features = functools.partial(jax.jit(text.encode), text.params)
+
+  def latents(self, video: np.ndarray) -> np.ndarray:
+    """uint8 (B, T, H, W, 3) -> (B, t, h, w, C)"""
+    return np.asarray(self._latents(video))
+
+  def features(self, clips: Sequence[Clip], frames: int, batch: int) -> list[dict]:
+    """The entries of the records of at most `batch` clips of so many latent frames."""
+    entries: list[dict] = [{} for _ in clips]
+    readers = {name: self._text.readers[name] for name in self._text.encoders}
+    captions = [(clip.caption, *clip.variants) for clip in clips]
+    for wording in range(max(map(len, captions)) if readers else 0):
+      rows = [
+        (entry, texts[wording], prompt_tags(clip.fps, frames=frames, camera=self._camera_of(clip)))
+        for entry, texts, clip in zip(entries, captions, clips, strict=True)
+        if wording < len(texts)
+      ]
+      for name, reader in readers.items():
+        tokens = [reader(caption, **tags) for _, caption, tags in rows]
+        tokens += [blank(reader.config.length)] * (batch - len(rows))
+        stacked = {key: np.stack([row[key] for row in tokens]) for key in ("ids", "mask")}
+        features = np.asarray(self._features({name: stacked})[name]["features"])
+        for (entry, _, _), values, mask in zip(rows, features, stacked["mask"], strict=False):
+          entry[cached_name(name, wording)] = values[mask]
+    return entries
+
+  def _camera_of(self, clip: Clip) -> str:
+    return clip.camera if self._camera else ""
 
 
-def _encode_source(source: Source, kind: str, target, run, identity: dict, batch: int) -> None:
+def _encode_source(
+  source: Source, kind: str, target, encoder: _Encoder, identity: dict, batch: int
+) -> None:
   """One bucket of one split: shard by shard."""
   shards = -(-len(source) // SHARD)
   writer = RecordWriter(target, shards=shards, metadata=identity, compress=False)
@@ -139,7 +187,7 @@ def _encode_source(source: Source, kind: str, target, run, identity: dict, batch
   for shard in range(jax.process_index(), shards, jax.process_count()):
     indices = range(shard * SHARD, min((shard + 1) * SHARD, len(source)))
     if shard not in done:
-      writer.write_shard(shard, _records(_Slice(source, indices), kind, run, batch, progress))
+      writer.write_shard(shard, _records(_Slice(source, indices), kind, encoder, batch, progress))
     else:
       progress.update(len(indices))
   progress.close()
@@ -148,18 +196,26 @@ def _encode_source(source: Source, kind: str, target, run, identity: dict, batch
     writer.finish()
 
 
-def _records(source: "_Slice", kind: str, run, batch: int, progress: tqdm) -> Iterator[dict]:
+def _records(
+  source: "_Slice", kind: str, encoder: _Encoder, batch: int, progress: tqdm
+) -> Iterator[dict]:
   transform = VideoRow(frames=1 if kind == "image" else None)
   position = 0
   for rows in evaluation_batches(source, transform, batch=batch):
-    latents = np.asarray(run(rows["video"]))
-    for latent in latents[: int(rows["valid"].sum())]:
-      clip = source.take(position)
-      position += 1
-      if not np.isfinite(latent).all():
-        raise UserError(f"the autoencoder gives a latent that is not finite for clip {clip.key!r}")
-      yield {"latent": latent, "fps": clip.fps, "captions": [clip.caption, *clip.variants]}
-    progress.update(int(rows["valid"].sum()))
+    real = int(rows["valid"].sum())
+    latents = encoder.latents(rows["video"])[:real]
+    clips = [source.take(position + i) for i in range(real)]
+    position += real
+    features = encoder.features(clips, latents.shape[1], batch)
+    for latent, entry in zip(latents, features, strict=True):
+      clip = clips.pop(0)
+      if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in (latent, *entry.values())):
+        raise UserError(f"the encoders give values that are not finite for clip {clip.key!r}")
+      captions = [clip.caption, *clip.variants]
+      yield {
+        "latent": latent, "fps": clip.fps, "captions": captions, "camera": clip.camera, **entry
+      }
+    progress.update(real)
 
 
 class _Slice:

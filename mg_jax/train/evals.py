@@ -26,7 +26,7 @@ class Evaluator:
 
   def __init__(
     self, objective: Objective, batches: Callable[[], Iterable[Mapping[str, Any]]], mesh: Mesh, *,
-    key: Array, prefix: str = "eval",
+    key: Array, prefix: str = "eval", preprocess: Callable[[PyTree], PyTree] | None = None,
   ):
     """Prepares an evaluation.
 
@@ -37,8 +37,10 @@ class Evaluator:
       mesh: where it runs.
       key: source of the noise.
       prefix: of the names of the results.
+      preprocess: done to a batch on its devices before it is evaluated.
     """
     self._batches, self._mesh, self._key, self._prefix = batches, mesh, key, prefix
+    self._preprocess = preprocess or (lambda batch: batch)
     self._run = jax.jit(objective.evaluate)
 
   def __call__(self, state: TrainState, step: int) -> dict[str, float]:
@@ -57,7 +59,8 @@ class Evaluator:
     for index, batch in enumerate(self._batches()):
       with use_mesh(self._mesh):
         key = rng.stream(self._key, "eval", index)
-        values = jax.device_get(self._run(params, place_batch(batch, self._mesh), key))
+        placed = self._preprocess(place_batch(batch, self._mesh))
+        values = jax.device_get(self._run(params, placed, key))
       rows = float(np.sum(batch["valid"])) if "valid" in batch else float(_rows(batch))
       if not rows:
         continue

@@ -2,14 +2,14 @@
 
 A config has the sections model, objective, data, optim, train, eval and mesh, each the fields of
 one dataclass, and `stage`, which says what is trained: "autoencoding" or "flow_matching". The
-generator's stage first caches the latents of its data with the autoencoder it names.
+generator's stage has two more: "autoencoder", the run that makes its latents, and `text`, its text
+streams; it first caches the latents of its data, and the features of frozen text encoders.
 """
 
 import contextlib
 import dataclasses
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from mg_jax.data import recipe
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
 from mg_jax.data.transforms import LatentRow, VideoRow
 from mg_jax.models.generator import Generator
+from mg_jax.models.streams import Streams, open_streams
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
@@ -36,13 +37,12 @@ from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.encode import encode, pinned_step
 from mg_jax.train.evals import Evaluator
-from mg_jax.train.export import load_role
+from mg_jax.train.export import Role, latents_folder, load_role
 from mg_jax.train.loop import Hook, Result, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
 from mg_jax.train.state import abstract_key
 from mg_jax.train.workdir import is_remote, locked, prepare, resolve
 
-LATENTS = "latents"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -69,11 +69,12 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything the loop needs."""
+  """Everything the loop needs; `preprocess` is done to a batch on its devices before each step."""
 
   objective: Objective
   feed: Feed
   hooks: tuple[Hook, ...]
+  preprocess: Callable[[Any], Any] | None = None
 
 
 def run(config: Mapping[str, Any], workdir: str) -> Result:
@@ -101,7 +102,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   )
   return train(
     experiment.objective, stream, settings, workdir, mesh, optim=optim, hooks=experiment.hooks,
-    flops=step_flops(experiment), description=config,
+    flops=step_flops(experiment), description=config, preprocess=experiment.preprocess,
   )
 
 
@@ -133,6 +134,8 @@ def step_flops(experiment: Experiment) -> float:
     batch = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((feed.global_batch, *x.shape[1:]), x.dtype), stack([row])
     )
+    if experiment.preprocess:
+      batch = jax.eval_shape(experiment.preprocess, batch)
     params = abstract_params(objective, batch)
     total += entry.weight * sum(
       flops.count_training(_loss(objective, role, params), params[role], batch, abstract_key())
@@ -176,52 +179,106 @@ def _autoencoding(config, data, evals, workdir, mesh) -> Experiment:
 def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
   model = _build(Generator, config, "model")
   objective = _build(FlowMatching, config, "objective", model=model)
+  text = _streams(config, model)
+  tae, autoencoder = _autoencoder(config, workdir)
+  # Before the clips are encoded, which may take long.
+  params = _check_generator(
+    objective, autoencoder, data, text, _build(Settings, config, "sampling")
+  )
+  latents, metadata = _encode(config, workdir, data, evals, text, tae, autoencoder)
+  row = LatentRow(
+    text.readers, mean=tuple(metadata["mean"]), std=tuple(metadata["std"]), cached=text.cached,
+    camera=data.camera_tags,
+  )
+  held_out = recipe.latent_sources(latents, "validation", next(iter(data.kinds)))
+
+  def batches():
+    for source in held_out.values():
+      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
+
+  live = tuple(name for name in text.frozen if name not in text.cached)
+  preprocess = _FrozenText(text.load(mesh, names=live)) if live else None
+  hooks = [_evaluation(objective, batches, evals, mesh, preprocess)]
+  if evals.previews:
+    show = previews.Samples(config, workdir, held_out, evals.previews, params=params)
+    hooks.append(Hook("preview", evals.every, show))
+  return Experiment(objective, recipe.latent_feed(data, latents, row), tuple(hooks), preprocess)
+
+
+def encode_data(config: Mapping[str, Any], workdir: str) -> tuple[str, dict[str, int]]:
+  """Computes what a generator's run would compute first: latents, and features of frozen encoders.
+
+  Several processes share the work, and a run resumes where one stopped. Training finds the result
+  in `<workdir>/latents`, or where config latents says.
+
+  Returns:
+    The folder, and how many clips each split has.
+
+  Raises:
+    UserError: as `run`.
+  """
+  config = configs.to_dict(config)
+  if _section(config, "stage") != "flow_matching":
+    raise UserError(f"stage {config['stage']!r} trains on clips; a generator's data is encoded")
+  data, evals = _build(recipe.DataConfig, config, "data"), _build(EvalConfig, config, "eval")
+  text = _streams(config, _build(Generator, config, "model"))
+  with locked(prepare(resolve(workdir))):
+    folder, metadata = _encode(config, workdir, data, evals, text, *_autoencoder(config, workdir))
+  return folder, metadata["clips"]
+
+
+def _streams(config: Mapping[str, Any], model: Generator) -> Streams:
+  trained = config["model"].get("encoders", {})
+  return open_streams(_section(config, "text"), routes=model.routes(), trained=trained)
+
+
+class _FrozenText:
+  """Runs the frozen encoders whose features are not cached, between the feed and the step."""
+
+  def __init__(self, text: Streams):
+    self._params, self._run = text.params, jax.jit(text.encode)
+
+  def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    return self._run(self._params, batch)
+
+
+def _autoencoder(config: Mapping[str, Any], workdir: str) -> tuple[Role, TAE]:
   if not _section(config, "autoencoder"):
     raise UserError(
       "config autoencoder is empty; train one first (experiments/tae.py) and give its workdir with "
       "--config.autoencoder=DIR"
     )
-  latents, origin = os.path.join(workdir, LATENTS), config["autoencoder"]
-  tae = load_role(origin, "autoencoder", step=pinned_step(latents, origin))
-  autoencoder = _build(TAE, tae.config, "model")
-  # Before the clips are encoded, which may take long.
-  params = _check_generator(objective, autoencoder, data, _build(Settings, config, "sampling"))
-  metadata = encode(
-    data, autoencoder, tae.params, latents, origin=origin, step=tae.step, batch=evals.batch
+  origin = config["autoencoder"]
+  step = pinned_step(latents_folder(config, workdir), origin)
+  tae = load_role(origin, "autoencoder", step=step)
+  return tae, _build(TAE, tae.config, "model")
+
+
+def _encode(config, workdir, data, evals, text, tae: Role, autoencoder: TAE) -> tuple[str, dict]:
+  folder = latents_folder(config, workdir)
+  return folder, encode(
+    data, autoencoder, tae.params, folder, origin=config["autoencoder"], step=tae.step, text=text,
+    batch=evals.batch,
   )
-  mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
-  kind = next(iter(data.kinds))
-  held_out = recipe.latent_sources(latents, "validation", kind)
-
-  def batches():
-    row = LatentRow(data.text_length, mean=mean, std=std)
-    for source in held_out.values():
-      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
-
-  hooks = [_evaluation(objective, batches, evals, mesh)]
-  if evals.previews:
-    show = previews.Samples(config, workdir, held_out, evals.previews, params=params)
-    hooks.append(Hook("preview", evals.every, show))
-  return Experiment(objective, recipe.latent_feed(data, latents, mean, std), tuple(hooks))
 
 
-def _evaluation(objective, batches, evals: EvalConfig, mesh) -> Hook:
+def _evaluation(objective, batches, evals: EvalConfig, mesh, preprocess=None) -> Hook:
   key = rng.stream(jax.random.key(0), "evaluation")
-  return Hook("evaluation", evals.every, Evaluator(objective, batches, mesh, key=key))
+  evaluator = Evaluator(objective, batches, mesh, key=key, preprocess=preprocess)
+  return Hook("evaluation", evals.every, evaluator)
 
 
 def _check_generator(
-  objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig, sampling: Settings
+  objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig, text: Streams,
+  sampling: Settings,
 ) -> Any:
   """Shapes of the generator's parameters.
 
   Raises:
     UserError: where it takes neither the latents of the data nor those that it is to sample.
   """
-  rows, tokens = data.global_batch, (data.global_batch, data.text_length)
-  text = {
-    "ids": jax.ShapeDtypeStruct(tokens, jnp.int32), "mask": jax.ShapeDtypeStruct(tokens, bool)
-  }
+  rows = data.global_batch
+  streams = text.abstract(rows, objective.model.routes())
   sizes = [(sampling.frames, sampling.height, sampling.width)]
   if data.durations == "single":
     sizes.append((data.frames if data.video_weight else 1, data.height, data.width))
@@ -229,7 +286,7 @@ def _check_generator(
     latent = autoencoder.latent_shape(frames, height, width)
     try:
       params = _check_model(
-        objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), "text": text}
+        objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), **streams}
       )
     except UserError as e:
       raise UserError(f"{frames} frames of {height}x{width} do not fit the model: {e}") from e

@@ -2,8 +2,9 @@
 
 A text-to-video run's config names what is needed: "model", the fields of the generator;
 "autoencoder", the workdir of the autoencoder's run; "sampling", fields of sampling.pipeline's
-Settings; "data", with "text_length". The statistics that normalised the latents lie in
-`<workdir>/latents/manifest.json`, with step and fingerprint of the autoencoder that made them.
+Settings; "text", its streams; "latents", a folder, by default `<workdir>/latents`, whose
+`manifest.json` holds the statistics that normalised them, with step and fingerprint of the
+autoencoder that made them.
 """
 
 import dataclasses
@@ -19,13 +20,15 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import fingerprint
 from mg_jax.core.typing import PyTree
+from mg_jax.data.records import MANIFEST
 from mg_jax.models.generator import Generator
+from mg_jax.models.streams import open_streams
 from mg_jax.models.tae import TAE
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.train.checkpoint import Checkpointer, load_params
 from mg_jax.train.workdir import resolve
 
-LATENTS = "latents/manifest.json"
+LATENTS = "latents"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,7 @@ def pipeline(
     UserError: as `load_text_to_video`.
   """
   folder = resolve(workdir)
-  statistics = _statistics(folder)
+  statistics = _statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
   tae_folder = _autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
   # The step that made the latents: the autoencoder's run may have gone on since.
   tae = load_role(tae_folder, "autoencoder", step=statistics.get("step"))
@@ -98,15 +101,18 @@ def pipeline(
       f"the autoencoder in {tae_folder} is not the one that made the latents of {folder}; "
       "give that one, or encode and train again"
     )
+  model = configs.build(Generator, _entry(config, "model", folder), where="model")
+  trained = config["model"].get("encoders", {})
+  text = open_streams(_entry(config, "text", folder), routes=model.routes(), trained=trained)
   return TextToVideo(
-    model=configs.build(Generator, _entry(config, "model", folder), where="model"),
+    model=model,
     params=params,
     autoencoder=configs.build(TAE, _entry(tae.config, "model", tae_folder), where="autoencoder"),
     autoencoder_params=tae.params,
     mean=np.asarray(statistics["mean"], np.float32),
     std=np.asarray(statistics["std"], np.float32),
     settings=configs.build(Settings, _entry(config, "sampling", folder), where="sampling"),
-    text_length=_entry(_entry(config, "data", folder), "text_length", folder),
+    text=text.load(),
     batch=batch,
     origin=origin,
   )
@@ -130,8 +136,12 @@ def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = 
   return Role(params, meta["config"], step, meta["sha256"])
 
 
-def _statistics(folder: epath.Path) -> dict[str, Any]:
-  path = folder / LATENTS
+def latents_folder(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> str:
+  """Where the latents of a generator's run lie."""
+  return config.get("latents") or os.path.join(workdir, LATENTS)
+
+
+def _statistics(path: epath.Path) -> dict[str, Any]:
   try:
     metadata = json.loads(path.read_text())["metadata"]
     mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))

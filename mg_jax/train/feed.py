@@ -8,7 +8,7 @@ resume. Of the iterator only `next`, `get_state` and `set_state` are used.
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import batch_axes
+from mg_jax.core.mesh import batch_axes, use_mesh
 from mg_jax.core.sharding import batch_sharding
 from mg_jax.core.typing import PyTree
 
@@ -75,11 +75,18 @@ class Feed:
     wait: seconds that the consumer has spent waiting for data so far.
   """
 
-  def __init__(self, iterator: BatchIterator, mesh: Mesh):
+  def __init__(
+    self,
+    iterator: BatchIterator,
+    mesh: Mesh,
+    preprocess: Callable[[PyTree], PyTree] | None = None,
+  ):
+    """Draws from an iterator; `preprocess`, if any, is done to every batch on its devices."""
     self.host: Mapping[str, Any] | None = None
     self.wait = 0.0
     self._iterator = iterator
     self._mesh = mesh
+    self._preprocess = preprocess
     self._thread: threading.Thread | None = None
     self._position = iterator.get_state()
     self._head: tuple | None = None
@@ -124,6 +131,11 @@ class Feed:
       begin = time.perf_counter()
       self._head = self._queue.get()
       self.wait += time.perf_counter() - begin
+      if self._preprocess and not isinstance(self._head, BaseException):
+        # Here and not in the thread: all processes must run device programs in one order.
+        placed, *rest = self._head
+        with use_mesh(self._mesh):
+          self._head = (self._preprocess(placed), *rest)
     if isinstance(self._head, BaseException):
       raise self._head
     return self._head

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params
+from mg_jax.core.typing import PyTree
 from mg_jax.objectives.base import Objective
 from mg_jax.train.checkpoint import Checkpointer, Restored
 from mg_jax.train.feed import BatchIterator, Feed
@@ -116,6 +117,7 @@ def train(
   hooks: Sequence[Hook] = (),
   flops: float | None = None,
   description: Mapping[str, Any] | None = None,
+  preprocess: Callable[[PyTree], PyTree] | None = None,
 ) -> Result:
   """Trains until the steps or the time are used up, or somebody asks to stop.
 
@@ -129,6 +131,7 @@ def train(
     hooks: evaluations and previews.
     flops: analytical FLOPs of a whole step, for the MFU.
     description: the experiment's config, stored with every checkpoint.
+    preprocess: done to a batch on its devices before its step, such as frozen encoders.
 
   Raises:
     UserError: when the workdir cannot be used, a checkpoint does not fit or is damaged, the data
@@ -143,7 +146,7 @@ def train(
       folder, name=config.experiment, keep=config.keep, keep_every=config.keep_every
     )
     interrupt = stack.enter_context(Interrupt())
-    feed = Feed(data, mesh)
+    feed = Feed(data, mesh, preprocess)
     stack.callback(feed.close)
     optimizers = build_optimizers(optim, objective.roles)
     key = jax.random.key(config.seed)

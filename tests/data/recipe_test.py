@@ -9,7 +9,12 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import recipe
 from mg_jax.data.recipe import DataConfig
 from mg_jax.data.records import RecordWriter
+from mg_jax.data.streams import Reader, TextConfig
+from mg_jax.data.tokenizers import open_tokenizer
+from mg_jax.data.transforms import LatentRow
 from mg_jax.data.video import write_video
+
+TEXT = {"text": Reader(TextConfig(length=12), open_tokenizer("bytes"))}
 
 TOY = DataConfig(clips=6, held_out=3, frames=4, height=16, width=24, global_batch=2)
 
@@ -51,7 +56,6 @@ def _latents(root, split, kind, bucket, count):
     ({"frames": 0}, "data.frames is 0; it must be at least 1"),
     ({"windows": 0}, "data.windows is 0"),
     ({"global_batch": -3}, "data.global_batch is -3"),
-    ({"text_length": 0}, "data.text_length is 0"),
     ({"fps": 0.0}, "data.fps is 0.0"),
     ({"fps": float("nan")}, "data.fps is nan"),
     ({"seed": -1}, "data.seed -1"),
@@ -129,8 +133,9 @@ def test_paper_durations_bucket_a_folder_and_name_what_fits_none(folder):
 def test_latents_feed_the_generator_normalised(tmp_path):
   for kind in ("video", "image"):
     _latents(tmp_path, "train", kind, "8x16x16", 4)
-  config = dataclasses.replace(TOY, image_weight=1, video_weight=1, text_length=12)
-  feed = recipe.latent_feed(config, tmp_path, (10.0,) * 3, (2.0,) * 3)
+  config = dataclasses.replace(TOY, image_weight=1, video_weight=1)
+  row = LatentRow(TEXT, mean=(10.0,) * 3, std=(2.0,) * 3)
+  feed = recipe.latent_feed(config, tmp_path, row)
   assert [entry.name for entry in feed.entries] == ["video/8x16x16", "image/8x16x16"]
   stream = feed.stream(threads=0)
   batches = {batch["latent"].shape[1]: batch for batch in (next(stream), next(stream))}
@@ -144,7 +149,7 @@ def test_latents_feed_the_generator_normalised(tmp_path):
 def test_buckets_are_drawn_in_proportion_to_their_volume(tmp_path):
   for bucket, count in (("8x16x16", 9), ("8x16x32", 3)):
     _latents(tmp_path, "train", "video", bucket, count)
-  feed = recipe.latent_feed(dataclasses.replace(TOY, video_weight=2), tmp_path, (), ())
+  feed = recipe.latent_feed(dataclasses.replace(TOY, video_weight=2), tmp_path, LatentRow(TEXT))
   assert {e.name: e.weight for e in feed.entries} == {"video/8x16x16": 6, "video/8x16x32": 2}
 
 

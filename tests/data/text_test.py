@@ -51,3 +51,29 @@ def test_fps_tag():
   assert text.fps_tag("a dog", 23.976) == "FPS-24 a dog"
   with pytest.raises(ValueError, match="fps"):
     text.fps_tag("a dog", 0)
+
+
+@pytest.mark.parametrize(
+  "prompt, words",
+  [
+    ('a sign says "STOP"', "STOP"),
+    ('"A" above "B C"', "A B C"),
+    ("“typographic” and «guillemets»", "typographic guillemets"),
+    ("the dog's bone and the cats' bowl", ""),
+    ('one mark " alone', ""),
+    ('empty "" and blank " "', ""),
+    ('"é🐕"', "é🐕"),
+  ],
+)
+def test_quotation_marks_hold_what_is_to_be_drawn(prompt, words):
+  assert text.quoted(prompt) == words
+
+
+def test_a_megabyte_of_marks_is_read_at_once():
+  assert text.quoted('"' * 1_000_001) == ""
+
+
+def test_camera_tag():
+  assert text.camera_tag("a dog runs", "zoom in") == "Zoom in. a dog runs"
+  assert text.camera_tag("a dog runs", "") == "a dog runs"
+  assert len(set(text.CAMERAS)) == 16 + 6

@@ -3,7 +3,11 @@ import pytest
 
 from mg_jax.data import text
 from mg_jax.data.schema import Clip
+from mg_jax.data.streams import Reader, TextConfig
+from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.data.transforms import LatentRow, VideoRow
+
+TEXT = {"text": Reader(TextConfig(length=24), open_tokenizer("bytes"))}
 
 VIDEO = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None, None], (8, 4, 4, 3))
 CLIP = Clip(VIDEO, frames=6, fps=8.0, caption="a", key="k")
@@ -40,30 +44,52 @@ def test_random_window_is_contiguous_and_counts_its_real_frames():
 
 def test_latent_is_normalised_per_channel():
   record = {"latent": LATENT, "caption": "a dog", "fps": 16}
-  row = LatentRow(16, mean=(1.0, 2.0), std=(2.0, 4.0))(5, record, rng())
+  row = LatentRow(TEXT, mean=(1.0, 2.0), std=(2.0, 4.0))(5, record, rng())
   np.testing.assert_allclose(row["latent"].reshape(2, 2), [[-0.5, -0.25], [0.5, 0.25]])
   assert row["latent"].dtype == np.float32
   assert row["fps"] == 16 and row["fps"].dtype == np.float32 and row["index"] == 5
   assert text.decode_bytes(row["text"]["ids"]) == "FPS-16 a dog"
-  assert row["text"]["ids"].shape == row["text"]["mask"].shape == (16,)
+  assert row["text"]["ids"].shape == row["text"]["mask"].shape == (24,)
 
 
-def test_images_and_untagged_prompts_have_no_rate():
+def test_images_have_no_rate():
   image = {"latent": LATENT[:1], "caption": "a dog", "fps": 1.0}
-  assert text.decode_bytes(LatentRow(16)(0, image, rng())["text"]["ids"]) == "a dog"
-  video = {"latent": LATENT, "caption": "a dog", "fps": 8.0}
-  row = LatentRow(16, tag_fps=False)(0, video, rng())
-  assert text.decode_bytes(row["text"]["ids"]) == "a dog"
+  assert text.decode_bytes(LatentRow(TEXT)(0, image, rng())["text"]["ids"]) == "a dog"
+
+
+def test_what_the_camera_does_is_told_where_it_is_known_and_wanted():
+  video = {"latent": LATENT, "caption": "a dog", "fps": 8.0, "camera": "pan left"}
+  told = lambda row, record: text.decode_bytes(row(0, record, rng())["text"]["ids"])  # noqa: E731
+  assert told(LatentRow(TEXT), video) == "FPS-8 a dog"
+  assert told(LatentRow(TEXT, camera=True), video) == "FPS-8 Pan left. a dog"
+  assert told(LatentRow(TEXT, camera=True), video | {"camera": ""}) == "FPS-8 a dog"
+
+
+def test_cached_features_are_those_of_the_wording_drawn_and_padded():
+  features = {"text/t5/0": np.full((2, 3), 1.0), "text/t5/1": np.full((4, 3), 2.0)}
+  record = {"latent": LATENT, "captions": ["one", "other"], "fps": 8.0, **features}
+  readers = TEXT | {"t5": Reader(TextConfig(length=4), open_tokenizer("bytes"))}
+  row = LatentRow(readers, cached=("t5",))
+  seen = set()
+  for k in range(20):
+    got = row(0, record, rng(k))
+    wording = text.decode_bytes(got["text"]["ids"]).removeprefix("FPS-8 ")
+    value, count = {"one": (1.0, 2), "other": (2.0, 4)}[wording]
+    seen.add(wording)
+    assert got["t5"]["mask"].tolist() == [True] * count + [False] * (4 - count)
+    np.testing.assert_array_equal(got["t5"]["features"][:count], np.full((count, 3), value))
+    assert not got["t5"]["features"][count:].any()
+  assert seen == {"one", "other"}
 
 
 def test_every_wording_is_drawn():
   record = {"latent": LATENT, "captions": ["one", "two", "three"], "fps": 8.0}
-  row = LatentRow(16, tag_fps=False)
+  row = LatentRow(TEXT)
   drawn = {text.decode_bytes(row(0, record, rng(k))["text"]["ids"]) for k in range(50)}
-  assert drawn == {"one", "two", "three"}
+  assert drawn == {"FPS-8 one", "FPS-8 two", "FPS-8 three"}
 
 
 @pytest.mark.parametrize("mean, std", [((0.0,), ()), ((0.0,), (0.0,)), ((0.0,), (float("nan"),))])
 def test_impossible_statistics_are_refused(mean, std):
   with pytest.raises(ValueError, match="std"):
-    LatentRow(16, mean=mean, std=std)
+    LatentRow(TEXT, mean=mean, std=std)

@@ -199,7 +199,7 @@ def runs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs")
   fields = {**SMALL, "multipliers": (1,)}
   experiment.run(_experiment("tae", folder, model=fields), str(folder / "tae"))
-  config = _experiment("t2v_256", folder, data={"text_length": 16, "image_weight": 0})
+  config = _experiment("t2v_256", folder, data={"image_weight": 0})
   width = {"width": 16, "layers": 1, "heads": 1, "mlp_dim": 16}
   config["model"]["dit"].update(width, channels=2, patch=(1, 1, 1), max_thw=(2, 4, 4))
   config["model"]["dit"]["routes"]["text"]["features"] = 16

@@ -80,7 +80,7 @@ class Paths:
       "--config=experiments/t2v_256.py:tiny,size=16,frames=8", f"--workdir={self.t2v}",
       f"--config.autoencoder={self.tae}", *_flags("model.dit", DIT),
       *_flags("model.encoders.text", TEXT), *_flags("sampling", {"steps": 2, "guidance": 2.0}),
-      *common, "--config.data.image_weight=1", "--config.data.text_length=40",
+      *common, "--config.data.image_weight=1", "--config.text.text.length=40",
     ]  # fmt: skip
 
 

@@ -59,20 +59,12 @@ def init(cond, routes=ROUTES):
 def test_every_null(cond):
   null = conditioning.null_like(cond, routes=table(ROUTES))
   assert not null["text"]["mask"].any() and not null["text"]["features"].any()
-  np.testing.assert_array_equal(null["prompt"]["ids"], [[1, 0, 0, 0]] * 2)
-  np.testing.assert_array_equal(null["prompt"]["mask"], [[True, False, False, False]] * 2)
+  assert not null["prompt"]["mask"].any() and not null["prompt"]["ids"].any()
   np.testing.assert_array_equal(null["task"], [3, 3])
   for name in ("pose", "source", "video", "keep"):
     assert not null[name].any(), name
   same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, cond, null)
   assert all(jax.tree.leaves(same))
-
-
-def test_a_frozen_encoder_brings_the_null_of_the_empty_prompt(cond):
-  empty = {"features": jnp.full((3, 6), 2.0), "mask": jnp.array([True, False, False])}
-  null = conditioning.null_like(cond, routes=table(ROUTES), nulls={"text": empty})
-  np.testing.assert_array_equal(null["text"]["features"], jnp.full((2, 3, 6), 2.0))
-  np.testing.assert_array_equal(null["text"]["mask"], [[True, False, False]] * 2)
 
 
 def test_dropping_everything_is_the_null_and_nothing_is_the_identity(cond):

@@ -74,14 +74,13 @@ def test_velocity_is_zero_at_init_and_the_head_learns_first(model, params, batch
   assert not np.any(grads["dit"]["patch"]["kernel"])
 
 
-def test_null_text_is_the_empty_prompt(model, params, batch, awaken):
+def test_null_text_is_no_token(model, params, batch, awaken):
   params, (x, t, cond) = awaken(params), batch
   routes = model.routes()
   null = conditioning.null_like(cond, routes=routes)
   empty = dict(cond)
   empty["text"] = {
-    "ids": jnp.array([[1, 0, 0, 0]] * 2),
-    "mask": jnp.array([[True, False, False, False]] * 2),
+    "ids": jnp.full((2, 4), 7), "mask": jnp.zeros((2, 4), bool),
   }
   empty["ul2"] = {"features": jnp.full((2, 3, 6), 4.0), "mask": jnp.zeros((2, 3), bool)}
   np.testing.assert_array_equal(

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.streams import Reader, TextConfig
 from mg_jax.data.text import decode_bytes
+from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.models import conditioning
+from mg_jax.models.streams import Streams
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 
 
@@ -56,6 +59,7 @@ PARAMS = Field().init(
   jnp.zeros((1, 1, 2, 2, 3)), jnp.zeros((1,)),
   {"text": {"ids": jnp.zeros((1, 4), jnp.int32), "mask": jnp.ones((1, 4), bool)}},
 )["params"]
+TEXT = Streams({"text": Reader(TextConfig(length=24), open_tokenizer("bytes"))})
 SETTINGS = Settings(frames=9, height=16, width=24, fps=8, steps=4, guidance=3.0)
 
 
@@ -63,7 +67,7 @@ def _pipeline(batch=2, **fields):
   values = {
     "model": Field(), "params": PARAMS, "autoencoder": Blocks(), "autoencoder_params": {},
     "mean": np.zeros(3, np.float32), "std": np.full(3, 0.3, np.float32),
-    "settings": SETTINGS, "text_length": 24, "batch": batch,
+    "settings": SETTINGS, "text": TEXT, "batch": batch,
   }
   return TextToVideo(**(values | fields))
 
@@ -95,12 +99,11 @@ def test_seed_prompt_and_rate_matter():
 
 def test_the_frame_rate_is_told_for_videos_only():
   told = lambda pipeline, text, **kw: decode_bytes(  # noqa: E731
-    pipeline.tokens([text], dataclasses.replace(SETTINGS, **kw))["ids"][0]
+    pipeline.tokens([text], dataclasses.replace(SETTINGS, **kw))["text"]["ids"][0]
   )
   assert told(_pipeline(), "a ball") == "FPS-8 a ball"
   assert told(_pipeline(), "a ball", frames=8) == "a ball"  # one latent frame, as an image
-  assert told(_pipeline(), " ") == "" == told(_pipeline(tag_fps=False), "")
-  assert told(_pipeline(tag_fps=False), "a ball") == "a ball"
+  assert not _pipeline().tokens([" "], SETTINGS)["text"]["mask"].any()
 
 
 def test_guidance_matters_except_for_an_empty_prompt():

@@ -5,6 +5,8 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import toy
+from mg_jax.data.streams import Reader, TextConfig
+from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.sampling import prompts
 from mg_jax.world.sampling import WorldConfig
 
@@ -92,9 +94,15 @@ def test_held_out_captions_are_those_of_the_validation_split():
 
 
 def test_a_prompt_that_the_model_reads_in_part_is_told():
-  # 16 tokens: "FPS-8 ", nine bytes, the end.
-  texts = ["a red ba", "a red bal", "a red ball", "ééééé", ""]
+  # 16 tokens: "FPS-8 ", nine bytes, the end; of the quoted words three and the end.
+  texts = ["a red ba", "a red bal", "a red ball", "ééééé", "", 'a "CAT"', 'a "GOAT"']
   planned, _ = prompts.plan([(text, None) for text in texts], seed=0)
-  notices = prompts.cut(planned, length=16, fps=8.0)
-  assert len(notices) == 2 and notices[0].startswith("Prompt 2: it has 10 bytes")
-  assert notices[1].startswith("Prompt 3") and notices[1].endswith("only the first 9.")
+  readers = {
+    "letters": Reader(TextConfig(length=4, reads="quoted"), open_tokenizer("bytes")),
+    "text": Reader(TextConfig(length=16), open_tokenizer("bytes")),
+  }
+  notices = prompts.cut(planned, readers, tags={"fps": 8.0})
+  assert [notice[:25] for notice in notices] == [
+    "Prompt 2: text reads only", "Prompt 3: text reads only", "Prompt 6: letters reads o"
+  ]
+  assert notices[2].endswith("its first 4 tokens, tags included.")

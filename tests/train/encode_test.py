@@ -11,10 +11,14 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.recipe import DataConfig, latent_sources, open_sources
+from mg_jax.data.streams import Reader, TextConfig
+from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.data.video import write_video
+from mg_jax.models.streams import Streams
 from mg_jax.train import encode as encode_module
 from mg_jax.train.encode import encode
 
+TEXT = Streams({"text": Reader(TextConfig(), open_tokenizer("bytes"))})
 PARAMS = {"gain": jnp.array([1.0, 2.0, 4.0])}
 
 
@@ -47,7 +51,7 @@ def data(tmp_path):
 
 
 def _run(data, folder, params=PARAMS):
-  return encode(data, Pool(), params, folder, origin="runs/tae", step=7, batch=4)
+  return encode(data, Pool(), params, folder, origin="runs/tae", step=7, text=TEXT, batch=4)
 
 
 def _stamps(folder):
@@ -86,7 +90,7 @@ def test_a_finished_folder_is_left_as_it_is(data, tmp_path, monkeypatch):
   monkeypatch.setattr(encode_module, "open_sources", None)  # not even the clips are looked at
   assert _run(data, tmp_path / "latents") == first
   # What does not touch pixels and captions may change.
-  free = dataclasses.replace(data, global_batch=4, text_length=9, image_weight=3, cache="moved")
+  free = dataclasses.replace(data, global_batch=4, image_weight=3, cache="moved")
   assert _run(free, tmp_path / "latents") == first
   assert _stamps(tmp_path / "latents") == before
 

@@ -67,7 +67,8 @@ def _t2v(tmp_path, **data):
   config.model.dit.routes.text.features = 16
   config.model.encoders.text.update(width, head_dim=8)
   config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
-  config.data.update({"text_length": 12, "image_weight": 0} | data)
+  config.data.update({"image_weight": 0} | data)
+  config.text.text.length = 12
   config.train.update(steps=2, log_every=1)
   config.eval.update(batch=2, previews=2)
   config.sampling.update(steps=2)
@@ -81,7 +82,7 @@ def cached(tmp_path, monkeypatch):
   shape = configs.build(TAE, fields).latent_shape(4, 16, 16)
   encoded = []
 
-  def encode(data, model, params, folder, *, origin, step, batch):
+  def encode(data, model, params, folder, *, origin, step, text, batch):
     for split, count in (("train", 6), ("validation", 3)):
       for kind in data.kinds:
         writer = RecordWriter(Path(folder) / split / kind / "4x16x16", shards=1, compress=False)

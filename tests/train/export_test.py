@@ -66,7 +66,7 @@ def run(tmp_path, weights):
   tae_params = _save(tae_folder, "autoencoder", weights["autoencoder"], {"model": TAE_FIELDS})
   config = {
     "model": GENERATOR_FIELDS, "autoencoder": str(tae_folder), "sampling": SAMPLING,
-    "data": {"text_length": 16},
+    "text": {"text": {"length": 16}},
   }
   _save(folder, "model", weights["model"], config)
   (folder / "latents").mkdir()
@@ -95,11 +95,11 @@ def test_loaded_run_generates(run, weights):
 def test_a_moved_pair_of_runs_still_loads(run):
   moved = run.parent.with_name("moved")
   run.parent.rename(moved)
-  assert load_text_to_video(moved / "t2v").text_length == 16
+  assert load_text_to_video(moved / "t2v").settings.frames == 9
   (moved / "tae").rename(moved / "other")
   with pytest.raises(UserError, match="no checkpoints"):
     load_text_to_video(moved / "t2v")
-  assert load_text_to_video(moved / "t2v", moved / "other").text_length == 16
+  assert load_text_to_video(moved / "t2v", moved / "other").settings.frames == 9
 
 
 def test_another_autoencoder_is_refused(run, weights):

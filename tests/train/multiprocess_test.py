@@ -43,6 +43,7 @@ _ENCODE = textwrap.dedent("""
   rank, port, root = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
   jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
   from mg_jax.data.recipe import DataConfig
+  from mg_jax.models.streams import Streams
   from mg_jax.train import encode
 
   class Mean:
@@ -56,7 +57,7 @@ _ENCODE = textwrap.dedent("""
   encode.RecordWriter.write_shard, encode.SHARD = counted, 2
   size = {"frames": 2, "height": 16, "width": 16}
   data = DataConfig(clips=7, held_out=3, cache=str(root / f"toy{rank}"), **size)
-  options = {"origin": "tae", "step": 1, "batch": 2}
+  options = {"origin": "tae", "step": 1, "batch": 2, "text": Streams({})}
   metadata = encode.encode(data, Mean(), jnp.float32(2), root / "latents", **options)
   print(json.dumps([written, metadata]))
 """)
