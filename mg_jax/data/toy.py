@@ -3,7 +3,7 @@
 `ToySource` renders scene i when asked for clip i: uint8 (T, H, W, 3) with its caption. `build`
 renders a whole split in several processes and stores it (see `toy_records`); both give the same
 clips for the same recipe. Training and validation use disjoint ranges of scene indices whatever
-their sizes, so a validation scene is never trained on.
+their sizes, so a validation scene is never trained on, nor is the word on its sign.
 """
 
 import concurrent.futures
@@ -19,14 +19,12 @@ from typing import Any, Literal, get_args
 from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Clip
 from mg_jax.world import captions, facts, render, sampling
-from mg_jax.world.sampling import WorldConfig
+from mg_jax.world.sampling import VALIDATION_START, WorldConfig
 
 Split = Literal["train", "validation"]
-World = Literal["simple", "pairs", "full"]
+World = Literal["simple", "pairs", "signs", "full"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
-# Scene indices from here on are held out.
-VALIDATION_START = 1 << 30
 # A core draws some ten million pixels a second; below this many, starting processes costs more.
 _WORTH_PIXELS = 1 << 27
 _CHUNK = 32
@@ -79,8 +77,8 @@ class ToyRecipe:
 
 
 def world(name: World) -> WorldConfig:
-  """A named world: "simple" is what a tiny model learns in minutes, "full" all there is; "pairs"
-  lies between."""
+  """A named world: "simple" is what a tiny model learns in minutes, "full" every kind of scene of
+  objects; "pairs" lies between. "signs" holds short words on signs."""
   return getattr(WorldConfig, name)()
 
 

@@ -1,8 +1,9 @@
-"""Rates of yes-or-no measurements with their uncertainty, accumulated clip by clip.
+"""Rates of yes-or-no measurements and of shares with their uncertainty, accumulated clip by clip.
 
-In: one mapping of criterion -> True, False or None (not applicable) per generated clip, as the
-toy world's oracles give. Out: for each criterion the rate of True with its Wilson 95 % interval, as
-a text table and as plain data. Plain Python: nothing here touches an accelerator.
+In: one mapping of criterion -> True, False, a float in [0, 1] (a share, such as that of the letters
+right) or None (not applicable) per generated clip, as the toy world's oracles give. Out: for each
+criterion the rate of True, or the mean share, with its Wilson 95 % interval, as a text table and as
+plain data. Plain Python: nothing here touches an accelerator.
 """
 
 import dataclasses
@@ -16,20 +17,22 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-  """A proportion of `passed` among `count`, with its 95 % interval [low, high], all in 0..1."""
+  """A proportion of `passed` among `count`, with its 95 % interval [low, high], all in 0..1.
+  `passed` of shares is their sum."""
 
-  passed: int
+  passed: int | float
   count: int
   rate: float
   low: float
   high: float
 
 
-def wilson(passed: int, count: int, *, z: float = Z_95) -> Rate:
+def wilson(passed: int | float, count: int, *, z: float = Z_95) -> Rate:
   """Wilson's score interval of a proportion; with count = 0 the rate is nan on [0, 1].
 
   Unlike the normal interval it stays inside [0, 1] and keeps a width at 0 % and at 100 %, where
-  the small samples of an evaluation often end.
+  the small samples of an evaluation often end. Shares vary less than a yes-or-no of the same mean,
+  so for their mean the interval is on the wide side.
 
   Raises:
     ValueError: unless 0 <= passed <= count.
@@ -48,31 +51,34 @@ def wilson(passed: int, count: int, *, z: float = Z_95) -> Rate:
 
 
 class Scores:
-  """Streaming accumulator; criterion `"all"` counts the clips that passed everything asked of them.
+  """Streaming accumulator; criterion `"all"` counts the clips that passed everything asked of them;
+  shares do not bear on it.
 
   Two accumulators of disjoint clips are joined by `merge`.
   """
 
   def __init__(self) -> None:
-    self._passed: dict[str, int] = {}
+    self._passed: dict[str, int | float] = {}
     self._count: dict[str, int] = {}
 
   def add(self, result: Mapping[str, Any]) -> None:
     """Counts one clip; None and missing criteria do not count for it.
 
     Raises:
-      ValueError: on a criterion named "all", or on a value that is not a bool.
+      ValueError: on a criterion named "all", or on a value that is neither a bool nor a share.
     """
     asked = {name: value for name, value in result.items() if value is not None}
     if ALL in asked:
       raise ValueError(f'criterion name "{ALL}" is taken by the conjunction')
     for name, value in asked.items():
-      if value not in (True, False):
-        raise ValueError(f"criterion {name} is {value!r}, not True or False")
-    if asked:
-      asked[ALL] = all(asked.values())
+      if not (0 <= value <= 1 if isinstance(value, float) else value in (True, False)):
+        raise ValueError(f"criterion {name} is {value!r}, not True, False or a share in 0.0..1.0")
+    decided = [bool(value) for value in asked.values() if not isinstance(value, float)]
+    if decided:
+      asked[ALL] = all(decided)
     for name, value in asked.items():
-      self._passed[name] = self._passed.get(name, 0) + bool(value)
+      passed = value if isinstance(value, float) else int(value)
+      self._passed[name] = self._passed.get(name, 0) + passed
       self._count[name] = self._count.get(name, 0) + 1
 
   def merge(self, other: "Scores") -> None:
@@ -92,9 +98,8 @@ class Scores:
     width = max([len("criterion"), *map(len, rates)])
     lines = [f"{'criterion':<{width}}   rate   95 % interval   passed"]
     for name, r in rates.items():
-      lines.append(
-        f"{name:<{width}}  {r.rate:5.1%}  {r.low:5.1%} .. {r.high:6.1%}  {r.passed:>3}/{r.count}"
-      )
+      passed = f"{round(r.passed, 1):>3}/{r.count}"
+      lines.append(f"{name:<{width}}  {r.rate:5.1%}  {r.low:5.1%} .. {r.high:6.1%}  {passed}")
     return "\n".join(lines)
 
   def to_dict(self) -> dict[str, dict[str, Any]]:

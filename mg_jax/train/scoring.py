@@ -1,7 +1,7 @@
 """Scores a generator on the toy world: clips for held-out prompts, measured by the oracles.
 
-The oracles read colour, shape, count and motion off the pixels of the clips as generated, before
-any compression.
+The oracles read colour, shape, count and motion, or the word on a sign, off the pixels of the clips
+as generated, before any compression.
 """
 
 import dataclasses
@@ -57,9 +57,11 @@ def score(
   # Every clip is made anew, because it is measured as generated and not as compressed.
   made = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
   for prompt, video in tqdm(made, total=len(planned), desc="clips", leave=False, disable=None):
-    result = oracles.score(video, parse_prompt(prompt.text))
+    wanted, seen = parse_prompt(prompt.text), oracles.measure(video)
+    result = oracles.compare(seen, wanted)
     scores.add(result)
-    clips.append({"clip": prompt.name, "prompt": prompt.text, "result": result})
+    clip = {"clip": prompt.name, "prompt": prompt.text, "result": result}
+    clips.append(clip | ({"read": seen.word} if wanted["word"] else {}))
   report = Report(scores.table(), scores.to_dict())
   write_json(
     folder / "scores.json", {"origin": pipeline.origin, "rates": report.rates, "clips": clips}

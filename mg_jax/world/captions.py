@@ -2,7 +2,8 @@
 
 The short caption is what a tiny model is trained on. Natural captions choose among templates times
 wordings by (seed, index, variant), so a dataset may show each scene under several captions, as
-different captioners would give [MG 3.2.1]. `prompts.parse_prompt` reads all of them back.
+different captioners would give [MG 3.2.1]. The word on a sign stands in quotation marks, as text
+to be drawn does in [MG 3.1.4]. `prompts.parse_prompt` reads all of them back.
 """
 
 import numpy as np
@@ -39,9 +40,33 @@ TEMPLATES = (
   "the video opens on {np}; {they} {v} {bg}",
 )
 
+# Fields: np the sign; word in quotation marks; bg background phrase.
+SIGN_TEMPLATES = (
+  "{np} says {word} {bg}",
+  "{np} reads {word} {bg}",
+  "{np} with the word {word} {bg}",
+  "{bg}, {np} says {word}",
+  "a video of {np} that says {word} {bg}",
+  "there is {np} {bg}; it reads {word}",
+  "the word {word} is written on {np} {bg}",
+  "{word} is painted on {np} {bg}",
+  "we see {np} {bg} with {word} on it",
+  "{np} bears the text {word} {bg}",
+  "{np} {bg}, lettered {word}",
+  "dark letters spell {word} on {np} {bg}",
+  "a short clip of {np} reading {word} {bg}",
+  "the scene shows {np} {bg}: {word}",
+  "in this clip, {np} displays {word} {bg}",
+  "the text on {np} is {word} {bg}",
+)
+
 
 def short_caption(scene: Scene) -> str:
-  """Canonical sentence without punctuation: "a red star moves left on a light background"."""
+  """Canonical sentence: "a red star moves left on a light background", or
+  "a sign says "CAT" on a dark background"."""
+  if scene.sign is not None:
+    ground = lexicon.BACKGROUNDS[scene.background.name][0]
+    return f'a {lexicon.SIGNS[0]} says "{scene.sign.word}" {ground}'
   parts = []
   for group in groups(scene):
     verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]
@@ -51,6 +76,8 @@ def short_caption(scene: Scene) -> str:
 
 def image_caption(scene: Scene) -> str:
   """Canonical phrase for a single frame, without motion: "a red star on a light background"."""
+  if scene.sign is not None:
+    return short_caption(scene)
   return " and ".join(_canonical_noun(group) for group in groups(scene)) + _canonical_background(
     scene
   )
@@ -65,13 +92,24 @@ def _canonical_background(scene: Scene) -> str:
 def caption(scene: Scene, variant: int = 0) -> str:
   """A natural sentence. variant >= 0 walks through the templates, with new wordings each time.
 
-  Colour, kind, motion and count of every group are always told; size, background and a moving
-  camera usually. Raises UserError for a negative variant.
+  Colour, kind, motion and count of every group are always told, as is the word of a sign; size,
+  background, the colour of a sign and a moving camera usually. Raises UserError for a negative
+  variant.
   """
   if variant < 0:
     raise UserError(f"caption: variant is {variant}; pass 0 or more")
   rng = np.random.default_rng([scene.seed, scene.index, variant])
   whole = facts(scene)
+  text = _of_sign(rng, whole, variant) if scene.sign else _of_objects(rng, scene, variant)
+  if whole["camera"] != "static" or rng.uniform() < 0.1:
+    text += f", while {_pick(rng, lexicon.CAMERAS[whole['camera']])}"
+  text = " ".join(text.split()).lstrip(" ,")
+  for mark in ",;:":
+    text = text.replace(f" {mark}", mark)
+  return text[0].upper() + text[1:] + "."
+
+
+def _of_objects(rng: np.random.Generator, scene: Scene, variant: int) -> str:
   first, *others = groups(scene)
   plural = first["count"] > 1
   verb, base, ing = _forms(_pick(rng, lexicon.MOTIONS[first["motion"]]), plural=plural)
@@ -82,17 +120,28 @@ def caption(scene: Scene, variant: int = 0) -> str:
     ing=ing,
     be="are" if plural else "is",
     they="they" if plural else "it",
-    bg=_pick(rng, lexicon.BACKGROUNDS[whole["background"]]) if rng.uniform() < 0.7 else "",
+    bg=_background(rng, scene.background.name),
   )
   for group in others:
     forms = _forms(_pick(rng, lexicon.MOTIONS[group["motion"]]), plural=group["count"] > 1)
     text += f", and {_noun(rng, group)} {forms[0]}"
-  if whole["camera"] != "static" or rng.uniform() < 0.1:
-    text += f", while {_pick(rng, lexicon.CAMERAS[whole['camera']])}"
-  text = " ".join(text.split()).lstrip(" ,")
-  for mark in ",;:":
-    text = text.replace(f" {mark}", mark)
-  return text[0].upper() + text[1:] + "."
+  return text
+
+
+def _of_sign(rng: np.random.Generator, whole: dict, variant: int) -> str:
+  noun = _pick(rng, lexicon.SIGNS)
+  if rng.uniform() < 0.6:
+    noun = f"{_pick(rng, lexicon.COLOURS[whole['colour']])} {noun}"
+  return SIGN_TEMPLATES[variant % len(SIGN_TEMPLATES)].format(
+    np=_article("a", noun),
+    word=f'"{whole["word"]}"',
+    bg=_background(rng, whole["background"]),
+  )
+
+
+def _background(rng: np.random.Generator, name: str) -> str:
+  """A wording of the background, or none."""
+  return _pick(rng, lexicon.BACKGROUNDS[name]) if rng.uniform() < 0.7 else ""
 
 
 def describe(scene: Scene, *, style: str, variant: int = 0) -> str:

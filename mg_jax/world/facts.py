@@ -27,6 +27,9 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 # Radius of the circle around a shape.
 SIZES: dict[str, float] = {"small": 0.10, "medium": 0.16, "large": 0.21}
 
+# The letters of every sign: on boards of any palette colour they are what is dark.
+INK: tuple[int, int, int] = (18, 18, 22)
+
 # The two tones of every background: grey enough and dim enough to part from each palette colour.
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
   "dark": ((26, 27, 31), (26, 27, 31)),
@@ -84,6 +87,21 @@ class Background:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sign:
+  """A still board of a palette colour that bears one word of 1 to 6 letters A-Z.
+
+  (x, y) is the middle of the board; `height` is that of a letter, from which `letters.board` gives
+  the size of the board.
+  """
+
+  word: str
+  colour: str
+  height: float
+  x: float = 0.0
+  y: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Event:
   """Something that happens at one time, such as an impact and its material."""
 
@@ -94,7 +112,11 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """A whole clip. `fps` is the nominal frame rate for builders that keep one."""
+  """A whole clip. `fps` is the nominal frame rate for builders that keep one.
+
+  A scene shows objects or a sign, never both: letters take all the room a small frame has, and the
+  oracles of objects need not tell a board from a square. Raises UserError for both.
+  """
 
   seed: int
   index: int
@@ -105,6 +127,13 @@ class Scene:
   fps: float = 8.0
   events: tuple[Event, ...] = ()
   attributes: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+  sign: Sign | None = None
+
+  def __post_init__(self):
+    if self.sign is not None and self.objects:
+      raise UserError(
+        f"Scene {self.seed}/{self.index} has a sign and objects; leave out one of them"
+      )
 
   @property
   def frames(self) -> int:
@@ -124,7 +153,9 @@ class Scene:
       things = tuple(Thing(**{**d, "motion": Motion(**d["motion"])}) for d in data["objects"])
       events = tuple(Event(**d) for d in data["events"])
       background = Background(**data["background"])
-      return cls(**{**data, "objects": things, "events": events, "background": background})
+      sign = None if data.get("sign") is None else Sign(**data["sign"])
+      built = {"objects": things, "events": events, "background": background, "sign": sign}
+      return cls(**{**data, **built})
     except (KeyError, TypeError) as error:
       raise UserError(f"Scene.from_dict: {error}; pass a dict written by Scene.to_dict") from error
 
@@ -141,7 +172,12 @@ def groups(scene: Scene) -> list[dict[str, Any]]:
 
 def facts(scene: Scene) -> dict[str, Any]:
   """What is true of the scene: colour, kind, count, motion and size of its first group (the
-  subject), background and camera. Raises UserError for a scene without objects."""
-  if not scene.objects:
+  subject), or word and colour of its sign; background and camera. Raises UserError for a scene
+  without either."""
+  if scene.sign is not None:
+    subject = {"word": scene.sign.word, "colour": scene.sign.colour}
+  elif scene.objects:
+    subject = groups(scene)[0]
+  else:
     raise UserError(f"facts: scene {scene.seed}/{scene.index} has no objects; add one first")
-  return {**groups(scene)[0], "background": scene.background.name, "camera": scene.camera}
+  return {**subject, "background": scene.background.name, "camera": scene.camera}

@@ -24,6 +24,8 @@ COLOURS: dict[str, tuple[str, ...]] = {
   "white": ("white",),
 }
 
+SIGNS: tuple[str, ...] = ("sign", "board", "placard", "signboard")
+
 COUNTS: dict[int, tuple[str, ...]] = {
   1: ("a", "one", "a single"),
   2: ("two", "a pair of", "2"),

@@ -4,6 +4,9 @@ No learned network and no access to the scene, so a generated clip is judged the
 is: does it show two blue stars moving left? Works from 24 x 24 pixels and two frames up, through
 mild noise, blur, compression and loss of contrast. Clips are uint8 (T, H, W, 3). The role of the
 automated text-alignment judges beside human raters in [MG 3.5].
+
+A sign is measured by its word and the colour of its board. Kind, count and motion then describe the
+board as if it were an object: no scene has both, and prompts of signs do not name them.
 """
 
 import dataclasses
@@ -13,17 +16,21 @@ from typing import Any
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.world import oracles_letters
 from mg_jax.world.oracles_kind import match
+from mg_jax.world.oracles_letters import letter_accuracy
 from mg_jax.world.oracles_mask import foreground, name_colour, parts
 from mg_jax.world.oracles_motion import classify
 from mg_jax.world.shapes import SHAPES
 
-ATTRIBUTES = ("colour", "kind", "count", "motion")
+ATTRIBUTES = ("colour", "kind", "count", "motion", "word")
+LETTERS = "letters"  # share of a word's letters that are right
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """What was seen; names are None and count 0 when nothing stands out from the background.
+  """What was seen; names are None and count 0 when nothing stands out from the background. word is
+  None without a legible sign.
 
   positions: (T, 2) x, y of the middle of all objects from the middle of the frame in shorter
   sides, NaN where nothing is seen. areas: (T,) of one object, mean over objects, in squared
@@ -34,6 +41,7 @@ class Measurement:
   kind: str | None
   count: int
   motion: str | None
+  word: str | None
   positions: np.ndarray
   areas: np.ndarray
   confidence: dict[str, float]
@@ -48,13 +56,16 @@ def measure(video: np.ndarray) -> Measurement:
     )
   frames, height, width, _ = video.shape
   side = min(height, width)
+  sign = oracles_letters.read(video)
   alpha_THW, colour, ground = foreground(video.astype(np.float32))
+  if sign.word is not None:
+    colour, ground = sign.board, sign.ground
   labels_THW, table_NF = parts(alpha_THW)
   positions = np.full((frames, 2), np.nan)
   areas = np.zeros(frames)
   if not len(table_NF):
-    nothing = dict.fromkeys(ATTRIBUTES, 0.0)
-    return Measurement(None, None, 0, None, positions, areas, nothing)
+    nothing = dict.fromkeys(ATTRIBUTES, 0.0) | {"word": sign.confidence}
+    return Measurement(None, None, 0, None, sign.word, positions, areas, nothing)
   frame_N, area_N, x_N, y_N = table_NF.T
   frame_N = frame_N.astype(int)
   counts_T = np.bincount(frame_N, minlength=frames)
@@ -76,34 +87,41 @@ def measure(video: np.ndarray) -> Measurement:
     "kind": min(1.0, 10 * kind_margin),
     "count": float(np.mean(counts_T == count)),
     "motion": motion_confidence,
+    "word": sign.confidence,
   }
-  return Measurement(colour_name, kind, count, motion, positions, areas, confidence)
+  return Measurement(colour_name, kind, count, motion, sign.word, positions, areas, confidence)
 
 
-def compare(seen: Measurement, facts: Mapping[str, Any]) -> dict[str, bool]:
-  """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name.
+def compare(seen: Measurement, facts: Mapping[str, Any]) -> dict[str, bool | float]:
+  """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name; with a word also
+  LETTERS -> share in [0, 1] of its letters that are right.
 
   facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`).
   """
-  return {
+  result = {
     name: getattr(seen, name) == facts[name] for name in ATTRIBUTES if facts.get(name) is not None
   }
+  if "word" in result:
+    result[LETTERS] = letter_accuracy(seen.word, facts["word"])
+  return result
 
 
-def score(video: np.ndarray, facts: Mapping[str, Any]) -> dict[str, bool]:
+def score(video: np.ndarray, facts: Mapping[str, Any]) -> dict[str, bool | float]:
   """Measures one clip and compares it with the facts it should show."""
   return compare(measure(video), facts)
 
 
-def average(results: Sequence[Mapping[str, bool]]) -> dict[str, float]:
-  """Share of right answers per attribute over the results that hold it, and "all": the share of
-  results right in everything they hold. Attributes in no result are left out."""
+def average(results: Sequence[Mapping[str, bool | float]]) -> dict[str, float]:
+  """Share of right answers per attribute over the results that hold it, mean share of right letters
+  likewise, and "all": the share of results right in all attributes they hold. What is in no result
+  is left out."""
   out = {}
-  for name in ATTRIBUTES:
+  for name in (*ATTRIBUTES, LETTERS):
     right = [result[name] for result in results if name in result]
     if right:
       out[name] = float(np.mean(right))
-  out["all"] = float(np.mean([all(result.values()) for result in results]))
+  right = [all(result[name] for name in ATTRIBUTES if name in result) for result in results]
+  out["all"] = float(np.mean(right))
   return out
 
 

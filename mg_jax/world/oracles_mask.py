@@ -22,7 +22,7 @@ def foreground(v_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
   Alpha is all zero where nothing stands out. Both colours are those around the object.
   """
-  ground_THWC = _background(v_THWC)
+  ground_THWC = background(v_THWC)
   away_THWC = v_THWC - ground_THWC
   size_THW = np.sqrt(np.einsum("thwc,thwc->thw", away_THWC, away_THWC))
   flat = size_THW.reshape(-1)
@@ -43,15 +43,20 @@ def foreground(v_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return alpha_THW, ground + direction, ground
 
 
-def _background(v_THWC: np.ndarray) -> np.ndarray:
-  """Plane in (x, y) per channel, plus an offset per frame; robust to objects on a minority."""
+def background(v_THWC: np.ndarray, *, edge: bool = False) -> np.ndarray:
+  """Plane in (x, y) per channel, plus an offset per frame; robust to objects on a minority of the
+  pixels it is fitted to: some everywhere, or those at the edge of the frame."""
   _, height, width, _ = v_THWC.shape
   y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
   basis_HWK = np.stack([np.ones_like(x), x, y], -1).astype(np.float32)
   # Every few pixels are plenty for a plane; borders are where objects are not.
   step = max(1, min(height, width) // FIT_SIZE)
-  few_TPC = v_THWC[:, ::step, ::step].reshape(len(v_THWC), -1, 3)
-  basis_PK = basis_HWK[::step, ::step].reshape(-1, 3)
+  fitted_HW = np.zeros((height, width), bool)
+  if edge:
+    fitted_HW[[0, -1]] = fitted_HW[:, [0, -1]] = True
+  else:
+    fitted_HW[::step, ::step] = True
+  few_TPC, basis_PK = v_THWC[:, fitted_HW], basis_HWK[fitted_HW]
   border = np.concatenate([v_THWC[:, [0, -1]].reshape(-1, 3), v_THWC[:, :, [0, -1]].reshape(-1, 3)])
   plane_KC = np.zeros((3, 3), np.float32)
   plane_KC[0] = np.median(border, axis=0)

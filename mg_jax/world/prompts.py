@@ -1,14 +1,17 @@
 """Reader of toy prompts: text -> facts, the inverse of `captions`, for scoring any prompt.
 
-Fixed phrases that hold other facts' words (a camera that pans left, a light wall) are read and cut
-out first; what remains is searched for whole words. Of several groups, the first named is read.
+Quoted text is what a sign says. It and fixed phrases that hold other facts' words (a camera that
+pans left, a light wall) are read and cut out first; what remains is searched for whole words. Of
+several groups, the first named is read.
 """
 
 import re
 from typing import Any
 
 from mg_jax.world import lexicon
+from mg_jax.world.letters import MAX_LETTERS
 
+_QUOTED = r'["\u201c\u201d]([^"\u201c\u201d]*)["\u201c\u201d]'
 _GROUND = r"(?:background|backdrop|wall)"
 _BACKGROUNDS = {
   "gradient": rf"\b(?:gradient|(?:smoothly )?shaded) {_GROUND}",
@@ -45,11 +48,15 @@ _COUNTS = {4: r"four|4", 3: r"three|3|trio", 2: r"two|2|pair|couple", 1: r"one|1
 
 
 def parse_prompt(text: str) -> dict[str, Any]:
-  """Facts named in a text: colour, kind, count, motion, size, background, camera; None if absent.
+  """Facts named in a text: word, colour, kind, count, motion, size, background, camera; None if
+  absent.
 
-  A kind in the singular counts as one; a plural without a number has count None.
+  The word is the first in quotation marks that a sign can bear, in capitals. A kind in the singular
+  counts as one; a plural without a number has count None.
   """
-  rest = " ".join(text.lower().split())
+  quoted = re.findall(_QUOTED, text)
+  words = [q.upper() for q in quoted if re.fullmatch(rf"[A-Za-z]{{1,{MAX_LETTERS}}}", q)]
+  rest = " ".join(re.sub(_QUOTED, " ", text).lower().split())
   background, rest = _cut(_BACKGROUNDS, rest)
   camera, rest = _cut(_CAMERAS, rest)
   motion, rest = _cut({k: rf"\b(?:{v})\b" for k, v in _MOTIONS.items()}, rest)
@@ -58,6 +65,7 @@ def parse_prompt(text: str) -> dict[str, Any]:
   if count is None and kind is not None and not plural:
     count = 1
   return {
+    "word": words[0] if words else None,
     "colour": _earliest(lexicon.COLOURS, rest),
     "kind": kind,
     "count": count,

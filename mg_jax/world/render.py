@@ -1,16 +1,16 @@
 """Renderer of the toy world: Scene -> uint8 video (T, H, W, 3), at any size and frame rate.
 
 Every object is its signed distance function, sampled only in a window around the object, turned
-into coverage with a ramp one pixel wide and blended over the background in drawing order. Lengths
-are in units of the shorter side, so frames that are not square show more background, not stretched
-shapes.
+into coverage with a ramp one pixel wide and blended over the background in drawing order; the
+letters of a sign likewise. Lengths are in units of the shorter side, so frames that are not square
+show more background, not stretched shapes.
 """
 
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.world import facts
-from mg_jax.world.facts import Scene, Thing
+from mg_jax.world import facts, letters
+from mg_jax.world.facts import Scene, Sign, Thing
 from mg_jax.world.motion import MOTIONS
 from mg_jax.world.shapes import SHAPES
 
@@ -45,6 +45,8 @@ def render(
     y_T = (thing.y + pose.dy) * zoom_T * side + height / 2
     radius_T = _look_up(facts.SIZES, thing.size, "size") * pose.scale * zoom_T * side
     _draw(v_THWC, thing, x_T=x_T, y_T=y_T, radius_T=radius_T, angle_T=thing.angle + pose.angle)
+  if scene.sign is not None:
+    _draw_sign(v_THWC, scene.sign, zoom_T=zoom_T, shift_T=shift_T)
   return (v_THWC + 0.5).astype(np.uint8)
 
 
@@ -124,3 +126,27 @@ def _draw(
   where = (np.arange(frames)[:, None, None], y_TK, x_TK)
   under = v_THWC[where]
   v_THWC[where] = under + alpha.astype(np.float32) * (colour - under)
+
+
+def _draw_sign(
+  v_THWC: np.ndarray, sign: Sign, *, zoom_T: np.ndarray, shift_T: np.ndarray
+) -> None:
+  """Blends board and word into the float frames, in place; once for all that show the same."""
+  colour = np.asarray(_look_up(facts.PALETTE, sign.colour, "colour"), np.float32)
+  ink = np.asarray(facts.INK, np.float32)
+  frames, height, width, _ = v_THWC.shape
+  side = min(height, width)
+  half_x, half_y = (0.5 * extent for extent in letters.board(len(letters.check(sign.word))))
+  views, view_T = np.unique(np.stack([zoom_T, shift_T], 1), axis=0, return_inverse=True)
+  for number, (zoom, shift) in enumerate(views):
+    unit = sign.height * zoom * side
+    x_W = (np.arange(width) + 0.5 - width / 2 - (sign.x * zoom + shift) * side) / unit
+    y_H = (np.arange(height) + 0.5 - height / 2 - sign.y * zoom * side) / unit
+    across_W = np.clip(0.5 - (np.abs(x_W) - half_x) * unit, 0, 1)
+    down_H = np.clip(0.5 - (np.abs(y_H) - half_y) * unit, 0, 1)
+    board_HW1 = (down_H[:, None] * across_W)[..., None].astype(np.float32)
+    word_HW1 = letters.ink(sign.word, x_W, y_H, pixel=1 / unit)[..., None]
+    mine = view_T.reshape(-1) == number
+    under = v_THWC[mine]
+    shown = under + board_HW1 * (colour - under)
+    v_THWC[mine] = shown + word_HW1 * (ink - shown)

@@ -2,10 +2,11 @@
 
 Each scene has its own generator seeded by (seed, index), so any scene can be drawn alone and in any
 order. Motions are drawn before kinds and kinds among those on which the motion shows, so labels
-stay balanced over motions.
+stay balanced over motions. Scenes from VALIDATION_START on are held out, and so are their words.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -20,22 +21,31 @@ from mg_jax.world.facts import (
   Background,
   Motion,
   Scene,
+  Sign,
   Thing,
 )
+from mg_jax.world.letters import MAX_LETTERS, board
 from mg_jax.world.motion import MOTIONS
 from mg_jax.world.shapes import SHAPES
+from mg_jax.world.words import draw
 
+# Scene indices from here on are held out.
+VALIDATION_START = 1 << 30
 MAX_COUNT = 4
 CAPTION_STYLES = ("short", "natural")
 MARGIN = 0.02  # kept free between objects and the edge of the frame
 GAP = 0.07  # wanted between outlines of two objects
 ATTEMPTS = 256
+SIGN_MARGIN = 0.03  # least of the frame left free at the sides of a board
+MAX_LETTER = 0.5  # height of a letter that has the frame for itself
+_SIGN_STREAM = 0x5169  # parts the generator of signs from that of objects
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
   """What scenes may hold. Names are drawn uniformly from each tuple; an entry repeated in a tuple
   is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting angle, radians.
+  word_lengths: letters of the word on a sign; 0 is a scene of objects without a sign.
   """
 
   kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -49,6 +59,7 @@ class WorldConfig:
   fps: tuple[float, float] = (16.0, 16.0)
   tilt: float = 0.2
   caption_style: str = "natural"
+  word_lengths: tuple[int, ...] = (0,)
 
   @classmethod
   def simple(cls) -> "WorldConfig":
@@ -71,8 +82,15 @@ class WorldConfig:
     return dataclasses.replace(cls.simple(), counts=(1, 2))
 
   @classmethod
+  def signs(cls) -> "WorldConfig":
+    """A sign with a word of one to three letters, legible from 32 pixels up: what a tiny model
+    learns to spell in minutes."""
+    colours = ("white", "yellow", "cyan")
+    return dataclasses.replace(cls.simple(), colours=colours, word_lengths=(1, 2, 3))
+
+  @classmethod
   def full(cls) -> "WorldConfig":
-    """Everything the world knows: the defaults."""
+    """Every kind of scene of objects: the defaults."""
     return cls()
 
   def __post_init__(self):
@@ -84,6 +102,7 @@ class WorldConfig:
       "sizes": SIZES,
       "backgrounds": BACKGROUNDS,
       "cameras": CAMERAS,
+      "word_lengths": range(MAX_LETTERS + 1),
     }
     for field, names in known.items():
       values = getattr(self, field)
@@ -103,11 +122,12 @@ class WorldConfig:
 def sample(seed: int, index: int, config: WorldConfig) -> Scene:
   """Draws scene `index` of world `seed`. Three or four objects are small and two at most medium,
   so that they stay apart."""
+  rng = np.random.default_rng([seed, index, _SIGN_STREAM])
+  length = _pick(rng, config.word_lengths)
+  if length:
+    return _signed(rng, seed, index, length=length, config=config)
   rng = np.random.default_rng([seed, index])
-
-  def pick(values):
-    return values[int(rng.integers(len(values)))]
-
+  pick = functools.partial(_pick, rng)
   name = pick(config.motions)
   kind = pick([k for k in config.kinds if name != "spin" or SHAPES[k].symmetry])
   colour, count = pick(config.colours), pick(config.counts)
@@ -130,6 +150,38 @@ def sample(seed: int, index: int, config: WorldConfig) -> Scene:
     camera=camera,
     duration_s=float(rng.uniform(*config.duration_s)),
     fps=float(rng.uniform(*config.fps)),
+  )
+
+
+def _pick(rng: np.random.Generator, values: tuple):
+  return values[int(rng.integers(len(values)))]
+
+
+def _signed(
+  rng: np.random.Generator, seed: int, index: int, *, length: int, config: WorldConfig
+) -> Scene:
+  """A scene with a sign, its letters about as large as they fit for the whole scene."""
+  word = draw(rng, length, held=index >= VALIDATION_START)
+  colour, camera = _pick(rng, config.colours), _pick(rng, config.cameras)
+  zoom = ZOOM_RATIO**0.5 if camera.startswith("zoom") else 1.0
+  pan = PAN_DISTANCE / 2 if camera.startswith("pan") else 0.0
+  room = np.array([0.5 / zoom - pan, 0.5 / zoom]) - SIGN_MARGIN
+  half = np.array(board(length)) / 2
+  height = min(MAX_LETTER, float((room / half).min())) * float(rng.uniform(0.94, 1))
+  x, y = rng.uniform(-1, 1, size=2) * (room - height * half)
+  return Scene(
+    seed=seed,
+    index=index,
+    background=Background(
+      name=_pick(rng, config.backgrounds),
+      period=float(rng.uniform(0.25, 0.45)),
+      angle=float(rng.uniform(0, 2 * np.pi)),
+    ),
+    objects=(),
+    camera=camera,
+    duration_s=float(rng.uniform(*config.duration_s)),
+    fps=float(rng.uniform(*config.fps)),
+    sign=Sign(word, colour, height, float(x), float(y)),
   )
 
 

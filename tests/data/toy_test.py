@@ -1,3 +1,4 @@
+import json
 import pickle
 import subprocess
 import sys
@@ -39,6 +40,15 @@ def test_splits_share_no_scene_and_sizes_do_not_move_them():
   np.testing.assert_array_equal(larger[1].video, held[1].video)
   with pytest.raises(UserError, match="no split"):
     ToySource(SMALL, "test")
+
+
+def test_signs_are_clips_with_words():
+  recipe = ToyRecipe(frames=1, height=32, width=32, train=3, variants=1, world=toy.world("signs"))
+  source = ToySource(recipe)
+  example = source.example(1)
+  word = source.scene(1).sign.word
+  assert json.loads(example["facts"])["word"] == word
+  assert f'"{word}"' in example["caption"] and f'"{word}"' in json.loads(example["variants"])[0]
 
 
 def test_frames_spread_over_scenes_of_any_length():

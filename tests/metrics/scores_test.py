@@ -60,10 +60,24 @@ def test_merge_equals_one_stream():
 
 
 def test_bad_results_are_refused():
-  with pytest.raises(ValueError, match="0.7"):
-    Scores().add({"color": 0.7})
+  for wrong in (1.7, -0.1, float("nan"), 2, "yes"):
+    with pytest.raises(ValueError, match="criterion color"):
+      Scores().add({"color": wrong})
   with pytest.raises(ValueError, match="all"):
     Scores().add({"all": True})
+
+
+def test_shares_are_averaged_and_do_not_bear_on_all():
+  scores = Scores()
+  for word, letters in ((True, 1.0), (False, np.float64(2 / 3)), (False, 0.0)):
+    scores.add({"word": word, "letters": letters})
+  rates = scores.compute()
+  assert rates["letters"].rate == pytest.approx(5 / 9) and rates["letters"].count == 3
+  assert (rates["all"].passed, rates["all"].count) == (1, 3)
+  assert "1.7/3" in scores.table()
+  only = Scores()
+  only.add({"letters": 1.0})
+  assert list(only.compute()) == ["letters"]
 
 
 def test_table_and_data_say_the_same():

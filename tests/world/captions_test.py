@@ -6,7 +6,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.world import captions, lexicon
-from mg_jax.world.facts import Background, Motion, Scene, Thing
+from mg_jax.world.facts import Background, Motion, Scene, Sign, Thing
 from mg_jax.world.sampling import WorldConfig, sample
 
 
@@ -47,6 +47,18 @@ def test_several_groups_are_all_told():
   short = captions.short_caption(scene)
   assert short == "a red star moves left and a blue ring stays still"
   assert any(word in captions.caption(scene, 3) for word in ("ring", "hoop"))
+
+
+def test_signs_say_their_word_in_quotation_marks():
+  scene = Scene(0, 0, Background("dark"), (), sign=Sign("CAT", "orange", 0.3))
+  assert captions.short_caption(scene) == 'a sign says "CAT" on a dark background'
+  assert captions.image_caption(scene) == captions.short_caption(scene)
+  texts = [captions.caption(scene, v) for v in range(64)]
+  assert len(set(texts)) > 45
+  assert all(text.count('"CAT"') == 1 and text.count('"') == 2 for text in texts)
+  assert sum("orange" in text for text in texts) > 20
+  assert not any("a orange" in text.lower() or "an sign" in text for text in texts)
+  assert all(text.endswith(".") and "  " not in text and " ," not in text for text in texts)
 
 
 def test_variants_differ_and_are_deterministic():

@@ -36,6 +36,19 @@ def test_round_trip_keeps_events_and_attributes():
   assert again.events[0].attributes["material"] == "wood"
 
 
+def test_signs_are_facts_of_their_own():
+  scene = dataclasses.replace(_scene(), sign=F.Sign("CAT", "red", 0.3, 0.1, -0.1))
+  assert F.Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
+  assert F.groups(scene) == []
+  wanted = {"word": "CAT", "colour": "red", "background": "dark", "camera": "static"}
+  assert F.facts(scene) == wanted
+  with pytest.raises(UserError, match="a sign and objects"):
+    dataclasses.replace(scene, objects=(F.Thing("star", "red", "small", 0, 0),))
+  old = _scene().to_dict()
+  del old["sign"]
+  assert F.Scene.from_dict(old) == _scene()
+
+
 @pytest.mark.parametrize("damage", ["missing", "unknown"])
 def test_from_dict_names_a_wrong_field(damage):
   data = sample(0, 0, WorldConfig.simple()).to_dict()

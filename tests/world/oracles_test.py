@@ -5,10 +5,11 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.facts import Background, Motion, Scene, Thing, facts
-from mg_jax.world.oracles import ATTRIBUTES, measure, score, score_batch
+from mg_jax.world.oracles import ATTRIBUTES, average, measure, score, score_batch
 from mg_jax.world.prompts import parse_prompt
 from mg_jax.world.render import render
 
+OBJECTS = ("colour", "kind", "count", "motion")
 RIGHT = Motion("right", amount=0.5)
 
 
@@ -36,7 +37,7 @@ def test_counts_and_mean_position(count):
   scene, video = _clip(count)
   seen = measure(video)
   assert seen.count == count
-  assert score(video, facts(scene)) == dict.fromkeys(ATTRIBUTES, True)
+  assert score(video, facts(scene)) == dict.fromkeys(OBJECTS, True)
   assert seen.positions[0, 1] == pytest.approx(-0.3 + 0.15 * (count - 1), abs=0.01)
 
 
@@ -44,9 +45,11 @@ def test_empty_clip_is_wrong_in_everything():
   empty = np.full((8, 32, 32, 3), 30, np.uint8)
   seen = measure(empty)
   assert (seen.colour, seen.kind, seen.count, seen.motion) == (None, None, 0, None)
+  assert seen.word is None
   assert np.isnan(seen.positions).all()
   wanted = parse_prompt("a red star moves left")
-  assert score(empty, wanted) == dict.fromkeys(ATTRIBUTES, False)
+  assert score(empty, wanted) == dict.fromkeys(OBJECTS, False)
+  assert score(empty, {"word": "CAT"}) == {"word": False, "letters": 0.0}
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32, 3), (2, 24, 40, 3), (5, 33, 31, 3)])
@@ -69,6 +72,13 @@ def test_batches_average_over_the_clips_that_name_an_attribute():
   assert got == pytest.approx(
     {"colour": 2 / 3, "kind": 0.5, "count": 1.0, "motion": 1.0, "all": 1 / 3}
   )
+
+
+def test_letters_are_averaged_and_do_not_bear_on_all():
+  results = [{"word": False, "letters": 0.5}, {"word": True, "letters": 1.0}, {"colour": True}]
+  got = average(results)
+  assert got == pytest.approx({"colour": 1.0, "word": 0.5, "letters": 0.75, "all": 2 / 3})
+  assert average([{"word": True, "letters": 0.0}])["all"] == 1.0
 
 
 def test_errors_are_told():

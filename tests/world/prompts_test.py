@@ -1,8 +1,10 @@
 """Reader of prompts: inverts every caption, and reads free wordings."""
 
+import dataclasses
+
 import pytest
 
-from mg_jax.world.captions import TEMPLATES, caption, image_caption, short_caption
+from mg_jax.world.captions import SIGN_TEMPLATES, TEMPLATES, caption, image_caption, short_caption
 from mg_jax.world.facts import facts
 from mg_jax.world.prompts import parse_prompt
 from mg_jax.world.sampling import WorldConfig, sample
@@ -26,9 +28,23 @@ def test_inverts_short_and_image_captions():
     scene = sample(8, index, WorldConfig.full())
     truth = facts(scene)
     background = None if truth["background"] == "dark" else truth["background"]
-    told = {**truth, "size": None, "camera": None, "background": background}
+    told = {**truth, "word": None, "size": None, "camera": None, "background": background}
     assert parse_prompt(short_caption(scene)) == told
     assert parse_prompt(image_caption(scene)) == {**told, "motion": None}
+
+
+@pytest.mark.parametrize("template", range(len(SIGN_TEMPLATES)))
+def test_inverts_every_caption_of_a_sign(template):
+  full = WorldConfig.full()
+  world = dataclasses.replace(full, word_lengths=(1, 2, 3, 4, 5, 6))
+  for index in range(40):
+    scene = sample(template, index, world)
+    truth = facts(scene)
+    for text in (short_caption(scene), caption(scene, template + len(SIGN_TEMPLATES) * index)):
+      assert f'"{truth["word"]}"' in text
+      read = parse_prompt(text)
+      assert read["word"] == truth["word"], text
+      assert not {k: v for k, v in read.items() if v is not None and v != truth.get(k)}, text
 
 
 @pytest.mark.parametrize(
@@ -45,6 +61,11 @@ def test_inverts_short_and_image_captions():
     ("a cyan square on a white background", {"colour": "cyan", "count": 1, "kind": "square"}),
     ("a square goes left to right", {"motion": "right"}),
     ("a square goes from the right to the left", {"motion": "left"}),
+    ('a board that says "red" on a dark wall', {"word": "RED", "colour": None, "kind": None}),
+    ("a red sign: \u201cSTAR\u201d", {"word": "STAR", "colour": "red", "kind": None}),
+    ('a star and the words "two moons", then "GO"', {"word": "GO", "count": 1, "kind": "star"}),
+    ('a sign says "TOOLONG"', {"word": None}),
+    ('a 5" star moves up', {"word": None, "kind": "star", "motion": "up"}),
     ("nothing to see", dict.fromkeys((*TOLD, "size", "background", "camera"))),
   ],
 )

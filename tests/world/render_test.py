@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.world.facts import BACKGROUNDS, PALETTE, SIZES, Background, Motion, Scene, Thing
+from mg_jax.world.facts import (
+  BACKGROUNDS,
+  INK,
+  PALETTE,
+  SIZES,
+  Background,
+  Motion,
+  Scene,
+  Sign,
+  Thing,
+)
+from mg_jax.world.letters import board
 from mg_jax.world.render import render
 from mg_jax.world.sampling import WorldConfig, sample
 from mg_jax.world.shapes import SHAPES
@@ -111,6 +122,41 @@ def test_later_objects_cover_earlier_ones():
     dataclasses.replace(scene, objects=(*scene.objects, blue)), frames=1, height=33, width=33
   )
   np.testing.assert_array_equal(frame[0, 16, 16], PALETTE["blue"])
+
+
+def _sign(word="HI", x=0.0, y=0.1, **kwargs):
+  return Scene(0, 0, Background("dark"), (), sign=Sign(word, "yellow", 0.25, x, y), **kwargs)
+
+
+def test_signs_have_their_place_size_and_colours():
+  frame = render(_sign("L"), frames=2, height=128, width=160)[1].astype(int)
+  lit = np.abs(frame - PALETTE["yellow"]).max(-1) < 3
+  rows, cols = np.flatnonzero(lit.any(1)), np.flatnonzero(lit.any(0))
+  width, height = (0.25 * 128 * side for side in board(1))
+  assert cols[[0, -1]] == pytest.approx([80 - width / 2, 79 + width / 2], abs=1.1)
+  assert rows[[0, -1]] == pytest.approx([76.8 - height / 2, 75.8 + height / 2], abs=1.1)
+  dark = np.abs(frame - INK).max(-1) < 3
+  # An L is a bar on the left and one below.
+  y, x = np.nonzero(dark)
+  assert x.min() < 80 - 0.25 * 128 * 0.3 and 94 > y.max() > 76.8 + 0.25 * 128 * 0.4
+  assert dark[60:93, 66:95].mean() > 0.2 and not dark[62:80, 80:96].any()
+
+
+def test_signs_follow_the_camera_and_are_the_same_at_any_size():
+  still = render(_sign(), frames=3, height=64, width=64)
+  np.testing.assert_array_equal(still[0], still[2])
+  right = render(_sign(camera="pan right"), frames=8, height=64, width=64)
+  assert _centre(right[-1])[0] < _centre(right[0])[0] - 4
+  fine = render(_sign("SIGN"), frames=1, height=128, width=128).astype(float)
+  coarse = render(_sign("SIGN"), frames=1, height=64, width=64).astype(float)
+  assert np.abs(fine.reshape(1, 64, 2, 64, 2, 3).mean((2, 4)) - coarse).mean() < 2.0
+
+
+@pytest.mark.parametrize("word, colour", [("cat", "red"), ("CAT", "beige")])
+def test_impossible_signs_are_told(word, colour):
+  scene = Scene(0, 0, Background("dark"), (), sign=Sign(word, colour, 0.25))
+  with pytest.raises(UserError, match="cat|beige"):
+    render(scene, frames=1, height=16, width=16)
 
 
 @pytest.mark.parametrize("name", list(BACKGROUNDS))

@@ -1,6 +1,7 @@
 """Sampling: determinism, room inside the frame, distances, balance and config checks."""
 
 import collections
+import dataclasses
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.facts import SIZES, facts
+from mg_jax.world.letters import board
 from mg_jax.world.motion import MOTIONS
-from mg_jax.world.sampling import WorldConfig, sample
+from mg_jax.world.sampling import VALIDATION_START, WorldConfig, sample
 from mg_jax.world.shapes import SHAPES
 
 
@@ -85,6 +87,38 @@ def test_simple_is_one_object_seen_by_a_still_camera():
     assert truth["size"] != "small" and truth["background"] in ("dark", "light")
 
 
+def test_boards_stay_inside_the_frame_with_letters_as_large_as_fit():
+  full = WorldConfig.full()
+  for index in range(300):
+    config = dataclasses.replace(full, word_lengths=(1, 2, 3, 4, 5, 6))
+    scene = sample(11, index, config)
+    sign, size = scene.sign, np.array(board(len(scene.sign.word)))
+    zoom = 1.16**0.5 if "zoom" in scene.camera else 1.0
+    pan = 0.06 if "pan" in scene.camera else 0.0
+    half = sign.height * size / 2
+    assert abs(sign.x) + half[0] + pan < 0.5 / zoom
+    assert abs(sign.y) + half[1] < 0.5 / zoom
+    assert sign.height > 0.46 or half[0] > 0.9 * (0.47 / zoom - pan)
+    assert not scene.objects
+
+
+def test_words_of_validation_scenes_are_never_trained_on():
+  world = WorldConfig.signs()
+  train = collections.Counter(sample(0, i, world).sign.word for i in range(3000))
+  held = {sample(0, VALIDATION_START + i, world).sign.word for i in range(500)}
+  assert not held & set(train) and len(held) > 100
+  assert {len(word) for word in train} == {len(word) for word in held} == {1, 2, 3}
+
+
+def test_signs_join_objects_without_moving_them():
+  full = WorldConfig.full()
+  mixed = dataclasses.replace(full, word_lengths=(0, 0, 3))
+  scenes = [(sample(1, i, mixed), sample(1, i, full)) for i in range(60)]
+  signs = sum(scene.sign is not None for scene, _ in scenes)
+  assert 8 < signs < 35
+  assert all(scene == same for scene, same in scenes if scene.sign is None)
+
+
 @pytest.mark.parametrize(
   "wrong",
   [
@@ -94,6 +128,7 @@ def test_simple_is_one_object_seen_by_a_still_camera():
     {"duration_s": (3.0, 2.0)},
     {"fps": (0.0, 8.0)},
     {"caption_style": "poem"},
+    {"word_lengths": (7,)},
     {"kinds": ("circle",), "motions": ("spin",)},
   ],
   ids=lambda w: "-".join(w),

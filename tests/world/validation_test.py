@@ -24,6 +24,15 @@ def test_full_clips():
   assert all(rows["shuffled"][name] < top for name, top in CHANCE.items())
 
 
+def test_signs(capsys):
+  rows = validate(WorldConfig.signs(), n=30, frames=2, seed=4)
+  assert set(rows["clean"]) == {"colour", "word", "letters", "all"}
+  assert min(rows["clean"].values()) >= 0.99
+  assert min(row["word"] for name, row in rows.items() if name != "shuffled") >= 0.95
+  assert rows["shuffled"]["word"] <= 0.1 and rows["shuffled"]["letters"] < 0.3
+  assert "letters" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("how", DEGRADATIONS[1:])
 def test_degraded_clips(how):
   rows = validate(WorldConfig.simple(), n=40, frames=8, seed=1, degradations=(how,))
