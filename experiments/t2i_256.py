@@ -26,8 +26,11 @@ TEXT = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: tiny; model (a name of the zoo); size and frames (of tiny)."""
-  args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16)
+  """Arguments: tiny; model (a name of the zoo); size, frames and letters (of tiny).
+
+  letters: adds the stream that reads quoted words alone, for `--config.data.world=signs`.
+  """
+  args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16, letters=False)
   config = ConfigDict()
   config.stage = "flow_matching"
   config.autoencoder = ""
@@ -52,6 +55,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.sampling = ConfigDict({"frames": 1, "height": 256, "width": 256, "fps": 16.0})
   if args.tiny:
     tiny(config, size=args.size, frames=args.frames)
+    if args.letters:
+      add_letters(config)
   return config
 
 
@@ -75,3 +80,12 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   config.sampling.update(
     height=size, width=size, fps=config.data.fps, steps=16, guidance=3.0
   )
+
+
+def add_letters(config: ConfigDict) -> None:
+  """The tiny counterpart of the ByT5 stream: the letters to be drawn, and nothing else."""
+  model = config.model
+  model.encoders.byt5 = ConfigDict(model.encoders.text.to_dict())
+  model.dit.routes.byt5 = {"kind": "cross", "features": model.encoders.byt5.width}
+  config.text.byt5 = vars(TextConfig(length=8, reads="quoted"))
+  config.objective.drop = {"text": 0.05, "byt5": 0.05, "joint": 0.1}
