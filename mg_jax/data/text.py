@@ -38,6 +38,11 @@ def encode_bytes(text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
   return ids, mask
 
 
+def count_bytes(text: str) -> int:
+  """Tokens that `encode_bytes` takes for a whole text, the end token included."""
+  return len(text.encode("utf-8", errors="replace")) + 1
+
+
 def decode_bytes(ids: np.ndarray) -> str:
   """Returns the text of `ids` (S,) up to the first EOS; a cut character becomes U+FFFD."""
   values = np.asarray(ids).tolist()

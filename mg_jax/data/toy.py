@@ -22,7 +22,7 @@ from mg_jax.world import captions, facts, render, sampling
 from mg_jax.world.sampling import WorldConfig
 
 Split = Literal["train", "validation"]
-World = Literal["simple", "pairs", "full"]
+World = Literal["simple", "pairs", "full", "stills"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
 # Scene indices from here on are held out.
@@ -80,7 +80,7 @@ class ToyRecipe:
 
 def world(name: World) -> WorldConfig:
   """A named world: "simple" is what a tiny model learns in minutes, "full" all there is; "pairs"
-  lies between."""
+  lies between. "stills" is the full one with captions of its middle frames."""
   return getattr(WorldConfig, name)()
 
 
@@ -123,13 +123,15 @@ class ToySource:
       scene, frames=recipe.frames, height=recipe.height, width=recipe.width, fps=recipe.fps
     )
     fps = recipe.frames / scene.duration_s if recipe.fps is None else recipe.fps
+    style = recipe.world.caption_style
+    reword = captions.frame_caption if style == "frame" else captions.caption
     return Clip(
       video=video,
       frames=recipe.frames,
       fps=fps,
-      caption=captions.describe(scene, style=recipe.world.caption_style),
+      caption=captions.describe(scene, style=style),
       key=f"toy/{scene.seed}/{scene.index}",
-      variants=tuple(captions.caption(scene, 1 + k) for k in range(recipe.variants)),
+      variants=tuple(reword(scene, 1 + k) for k in range(recipe.variants)),
     )
 
 

@@ -6,12 +6,15 @@ dimension (see `schema`). Rows of one transform over one source have one shape.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
+from mg_jax.core.errors import UserError
 from mg_jax.data import text
 from mg_jax.data.schema import Batch, Clip, Record
+
+CaptionMix = Literal["all", "short", "long", "mixed"]
 
 
 class Transform(Protocol):
@@ -82,3 +85,46 @@ class LatentRow:
       "fps": np.float32(fps),
       "index": np.int32(index),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRow:
+  """Clip -> {"image" (H, W, 3) uint8, "text": {"ids", "mask"} (S,), "index" ()}.
+
+  The image is the middle one of the real frames. One wording of the caption is drawn at random.
+
+  Attributes:
+    text_length: S, tokens per caption.
+    captions: wordings to draw from: "all", those that are "short" or "long", or "mixed": as often
+      short as long where a clip has both.
+    short_length: most tokens of a short caption, the end token included.
+  """
+
+  text_length: int
+  captions: CaptionMix = "all"
+  short_length: int = 77
+
+  def __call__(self, index: int, record: Clip, rng: np.random.Generator) -> Batch:
+    caption = self._draw(record, rng)
+    ids, mask = text.encode_bytes(caption, self.text_length)
+    return {
+      "image": record.video[record.frames // 2],
+      "text": {"ids": ids, "mask": mask},
+      "index": np.int32(index),
+    }
+
+  def _draw(self, record: Clip, rng: np.random.Generator) -> str:
+    wordings = (record.caption, *record.variants)
+    if self.captions != "all":
+      groups = {"short": [], "long": []}
+      for wording in wordings:
+        long = text.count_bytes(wording) > self.short_length
+        groups["long" if long else "short"].append(wording)
+      if self.captions == "mixed":
+        wordings = groups[("short", "long")[int(rng.integers(2))]] or wordings
+      elif not (wordings := groups[self.captions]):
+        raise UserError(
+          f"clip {record.key!r} has no {self.captions} caption (short ones have at most "
+          f"{self.short_length} tokens); set data.captions=all or give it one"
+        )
+    return wordings[int(rng.integers(len(wordings)))]

@@ -1,12 +1,14 @@
 """From a config to a running experiment: what a command or a notebook calls.
 
 A config has the sections model, objective, data, optim, train, eval and mesh, each the fields of
-one dataclass, and `stage`, which says what is trained: "autoencoding" or "flow_matching". The
-generator's stage first caches the latents of its data with the autoencoder it names.
+one dataclass, and `stage`, which says what is trained: "autoencoding", "flow_matching" or
+"contrastive". The generator's stage first caches the latents of its data with the autoencoder it
+names.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -22,20 +24,22 @@ from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, make_mesh
 from mg_jax.core.sharding import unbox
-from mg_jax.data import recipe
+from mg_jax.data import recipe, text
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
-from mg_jax.data.transforms import LatentRow, VideoRow
+from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
+from mg_jax.models.clip import CLIP
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
+from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import flops, previews
 from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.encode import encode, pinned_step
-from mg_jax.train.evals import Evaluator
+from mg_jax.train.evals import Evaluator, RetrievalEvaluator
 from mg_jax.train.export import load_role
 from mg_jax.train.loop import Hook, Result, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
@@ -85,6 +89,11 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   config = configs.to_dict(config)
   settings = _build(TrainConfig, config, "train")
   optim = _build(OptimConfig, config, "optim")
+  if settings.warm_start.grow and not settings.warm_start.workdir:
+    raise UserError(
+      "config train.warm_start.workdir is empty; this stage grows a finished one: give its workdir "
+      "with --config.train.warm_start.workdir=DIR"
+    )
   mesh = _mesh(config)
   folder = resolve(workdir)
   if not is_remote(folder):
@@ -111,7 +120,9 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   Raises:
     UserError: as `run`.
   """
-  stages = {"autoencoding": _autoencoding, "flow_matching": _flow_matching}
+  stages = {
+    "autoencoding": _autoencoding, "flow_matching": _flow_matching, "contrastive": _contrastive,
+  }  # fmt: skip
   if _section(config, "stage") not in stages:
     raise UserError(f"config stage {config['stage']!r} is unknown; known are {', '.join(stages)}")
   data = _build(recipe.DataConfig, config, "data")
@@ -203,6 +214,45 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
     show = previews.Samples(config, workdir, held_out, evals.previews, params=params)
     hooks.append(Hook("preview", evals.every, show))
   return Experiment(objective, recipe.latent_feed(data, latents, mean, std), tuple(hooks))
+
+
+def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
+  del workdir  # Nothing is kept there but the run.
+  model = _build(CLIP, config, "model")
+  objective = _build(Contrastive, config, "objective", model=model)
+  _check_bytes(model)
+  tokens = (data.global_batch, data.text_length)
+  shapes = {
+    "image": jax.ShapeDtypeStruct((data.global_batch, data.height, data.width, 3), jnp.uint8),
+    "text": {
+      "ids": jax.ShapeDtypeStruct(tokens, jnp.int32), "mask": jax.ShapeDtypeStruct(tokens, bool)
+    },
+  }  # fmt: skip
+  _check_model(objective, shapes)
+  held_out = recipe.open_sources(data, "validation")
+
+  def batches(captions):
+    row = FrameRow(data.text_length, captions=captions, short_length=data.short_length)
+    for source in held_out.values():
+      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
+
+  hooks = [_evaluation(objective, functools.partial(batches, data.captions), evals, mesh)]
+  # Of a mix, each kind of caption is judged alone.
+  for captions in ("short", "long") if data.captions == "mixed" else (data.captions,):
+    recall = RetrievalEvaluator(
+      objective.features, functools.partial(batches, captions), mesh, name=captions
+    )
+    hooks.append(Hook(f"retrieval {captions}", evals.every, recall, start=True))
+  return Experiment(objective, recipe.frame_feed(data), tuple(hooks))
+
+
+def _check_bytes(model: CLIP) -> None:
+  """Captions are read as bytes, whose end token the text tower has to pool at."""
+  if model.text.vocab < text.VOCABULARY or model.text.end != text.EOS:
+    raise UserError(
+      f"config model.text has vocab {model.text.vocab} and end {model.text.end}; captions are read "
+      f"as bytes, which take a vocab of {text.VOCABULARY} and end {text.EOS}"
+    )
 
 
 def _evaluation(objective, batches, evals: EvalConfig, mesh) -> Hook:

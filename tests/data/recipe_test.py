@@ -52,6 +52,7 @@ def _latents(root, split, kind, bucket, count):
     ({"windows": 0}, "data.windows is 0"),
     ({"global_batch": -3}, "data.global_batch is -3"),
     ({"text_length": 0}, "data.text_length is 0"),
+    ({"short_length": 0}, "data.short_length is 0"),
     ({"fps": 0.0}, "data.fps is 0.0"),
     ({"fps": float("nan")}, "data.fps is nan"),
     ({"seed": -1}, "data.seed -1"),
@@ -151,3 +152,13 @@ def test_buckets_are_drawn_in_proportion_to_their_volume(tmp_path):
 def test_missing_latents_are_told(tmp_path):
   with pytest.raises(UserError, match="holds no latents; encode the data first"):
     recipe.latent_sources(tmp_path, "train", "video")
+
+
+def test_frames_come_with_the_captions_asked_for(tmp_path):
+  config = _toy(tmp_path, world="stills", frames=2, fps=1.0, variants=3, text_length=256)
+  for captions, long in (("short", {False}), ("long", {True})):
+    feed = recipe.frame_feed(dataclasses.replace(config, captions=captions))
+    batch = next(feed.stream(threads=0))
+    assert batch["image"].shape == (2, 16, 24, 3) and batch["image"].dtype == np.uint8
+    assert batch["text"]["ids"].shape == (2, 256) and batch["index"].shape == (2,)
+    assert set((batch["text"]["mask"].sum(axis=1) > 77).tolist()) == long

@@ -51,3 +51,9 @@ def test_fps_tag():
   assert text.fps_tag("a dog", 23.976) == "FPS-24 a dog"
   with pytest.raises(ValueError, match="fps"):
     text.fps_tag("a dog", 0)
+
+
+def test_tokens_are_counted_as_they_are_made():
+  for caption in ("", "a star", "Ein grüner Würfel", "\ud800"):
+    _, mask = text.encode_bytes(caption, 99)
+    assert text.count_bytes(caption) == mask.sum()
