@@ -238,9 +238,8 @@ def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
 def _trained(awaken, dtype="bfloat16"):
   """A CLIP of ours with its fields as a run's config has them."""
   tower = {"width": 16, "layers": 2, "heads": 2, "mlp_dim": 24, "projection": 8, "dtype": dtype}
-  fields = {
-    "text": tower | {"vocab": 20, "length": 9, "end": 1}, "vision": tower | {"size": 16, "patch": 8},
-  }  # fmt: skip
+  text, vision = {"vocab": 20, "length": 9, "end": 1}, {"size": 16, "patch": 8}
+  fields = {"text": tower | text, "vision": tower | vision}
   family = KINDS["clip"]
   return fields, awaken(published._abstract(family, fields))
 
