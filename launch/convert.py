@@ -1,6 +1,7 @@
-"""Converts published weights: a Hugging Face checkpoint folder to a folder of ours.
+"""Converts weights to a folder of ours: a Hugging Face checkpoint, or the encoder of a run.
 
 python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfloat16
+python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
 """
 
 import pathlib
@@ -13,9 +14,13 @@ from absl import flags
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
-_FROM = flags.DEFINE_string("from", None, "Folder with config.json and weights, or OWNER/NAME.")
+_FROM = flags.DEFINE_string(
+  "from", None, "Folder with config.json and weights, OWNER/NAME, or the workdir of a run."
+)
 _TO = flags.DEFINE_string("to", None, "Folder to be made.")
-_KIND = flags.DEFINE_enum("kind", None, ["t5", "clip"], "Family of the model.")
+_KIND = flags.DEFINE_enum(
+  "kind", None, ["t5", "clip", "run"], "Family of the model, or run: the workdir of a training."
+)
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
 
 
@@ -26,10 +31,15 @@ def main(argv: list[str]) -> None:
     if not flag.value:
       raise UserError(f"--{name} is missing; see --help")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.models import published
+  if _KIND.value == "run":
+    from mg_jax.train import export
 
-  source = published.fetch(_FROM.value)
-  written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
+    written = export.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
+  else:
+    from mg_jax.models import published
+
+    source = published.fetch(_FROM.value)
+    written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
   print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
 
 

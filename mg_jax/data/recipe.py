@@ -1,8 +1,9 @@
 """From a config section to sources: which clips there are, in which buckets, for which split.
 
 One recipe serves every stage: the autoencoder reads the clips, the encoder of latents walks them
-once, and the generator reads the latents. Single-bucket recipes give `frames`, `height`, `width`
-and `fps`; bucketed ones name a duration table and a base resolution instead [MG 3.2.1].
+once, the generator reads the latents, and a contrastive model the middle frames. Single-bucket
+recipes give `frames`, `height`, `width` and `fps`; bucketed ones name a duration table and a base
+resolution instead [MG 3.2.1].
 """
 
 import dataclasses
@@ -19,10 +20,12 @@ from mg_jax.data.pipeline import Entry, Feed, volume_weights
 from mg_jax.data.records import RecordSource
 from mg_jax.data.schema import Source
 from mg_jax.data.toy import Split
-from mg_jax.data.transforms import LatentRow, VideoRow
+from mg_jax.data.transforms import CaptionMix, FrameRow, LatentRow, VideoRow
 
 _log = logging.getLogger(__name__)
-_COUNTS = ("clips", "held_out", "frames", "height", "width", "windows", "global_batch")
+_COUNTS = (
+  "clips", "held_out", "frames", "height", "width", "windows", "global_batch", "short_length",
+)
 SIDE_MULTIPLE = 16  # of bucketed sides, as `buckets.frame_sizes` rounds them
 SHOWN = 64  # clips that stand in for held-out ones where a folder holds out none
 
@@ -35,7 +38,8 @@ class DataConfig:
     source: "toy" renders the toy world, "folder" reads video files with captions.
     path: the folder of clips (source "folder").
     cache: where the toy world is stored once built (source "toy").
-    world: "simple", "pairs", "signs" or "full" toy world, see `world.sampling.WorldConfig`.
+    world: "simple", "pairs", "signs", "full" or "stills" toy world, see
+      `world.sampling.WorldConfig`.
     clips: toy clips to train on.
     held_out: toy clips held out.
     variants: further wordings of each toy caption.
@@ -49,6 +53,8 @@ class DataConfig:
       paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
     global_batch: rows of a batch over all processes.
     camera_tags: whether prompts start with what the camera does, where that is known [MG 3.2.1].
+    captions: which wordings frames come with, see `transforms.FrameRow`.
+    short_length: most tokens of a short caption.
     seed: of the world and of every order.
   """
 
@@ -71,6 +77,8 @@ class DataConfig:
   video_weight: int = 1
   global_batch: int = 16
   camera_tags: bool = False
+  captions: CaptionMix = "all"
+  short_length: int = 77
   seed: int = 0
 
   def __post_init__(self):
@@ -174,6 +182,15 @@ def clip_feed(config: DataConfig) -> Feed:
     Entry(f"{kind}/{name}", source, transforms[kind], weight)
     for kind, share in config.kinds.items()
     for (name, source), weight in _weighted(sources, share)
+  ]
+  return Feed(tuple(entries), config.global_batch, seed=config.seed)
+
+
+def frame_feed(config: DataConfig, row: FrameRow) -> Feed:
+  """The training stream of a contrastive model: middle frames with a caption each."""
+  entries = [
+    Entry(f"frame/{name}", source, row, weight)
+    for (name, source), weight in _weighted(open_sources(config, "train"), 1)
   ]
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 

@@ -26,8 +26,8 @@ class TextConfig:
     tokenizer: "bytes" (ByT5), "sentencepiece" (T5, UL2) or "clip".
     length: S, tokens of a prompt, the end token included.
     reads: "prompt", the whole of it behind its tags, or "quoted", the words in quotation marks.
-    encoder: folder of converted weights of a frozen encoder, which holds the tokenizer's files too;
-      empty for an encoder that is trained with the generator.
+    encoder: folder of converted weights of a frozen encoder; empty for one that is trained here.
+    files: folder of the tokenizer's files, by default that of the encoder; bytes need none.
     cache: whether features of a frozen encoder are computed once, beside the latents, or in every
       step.
   """
@@ -36,6 +36,7 @@ class TextConfig:
   length: int = 64
   reads: Literal["prompt", "quoted"] = "prompt"
   encoder: str = ""
+  files: str = ""
   cache: bool = True
 
   def __post_init__(self):
@@ -73,8 +74,11 @@ class Reader:
 
   def cuts(self, prompt: str, *, fps: float | None = None, camera: str = "") -> bool:
     """Whether the prompt has more tokens than the stream takes."""
-    _, mask = self.tokenizer(self.part(prompt, fps=fps, camera=camera), self.config.length + 1)
-    return bool(mask.all())
+    return self.exceeds(self.part(prompt, fps=fps, camera=camera), self.config.length)
+
+  def exceeds(self, text: str, most: int) -> bool:
+    """Whether a text has more tokens than `most`, the end token included."""
+    return bool(self.tokenizer(text, most + 1)[1].all())
 
 
 def blank(length: int) -> Tokens:
@@ -88,7 +92,9 @@ def open_readers(configs: Mapping[str, TextConfig]) -> dict[str, Reader]:
   Raises:
     UserError: when the files of a tokenizer are missing or damaged.
   """
-  return {
-    name: Reader(config, open_tokenizer(config.tokenizer, config.encoder or None))
-    for name, config in sorted(configs.items())
-  }
+  return {name: open_reader(config) for name, config in sorted(configs.items())}
+
+
+def open_reader(config: TextConfig) -> Reader:
+  """The reader of one stream; raises UserError as `open_readers`."""
+  return Reader(config, open_tokenizer(config.tokenizer, config.files or config.encoder or None))

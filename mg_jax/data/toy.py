@@ -22,7 +22,7 @@ from mg_jax.world import captions, facts, render, sampling
 from mg_jax.world.sampling import VALIDATION_START, WorldConfig
 
 Split = Literal["train", "validation"]
-World = Literal["simple", "pairs", "signs", "full"]
+World = Literal["simple", "pairs", "signs", "full", "stills"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
 # A core draws some ten million pixels a second; below this many, starting processes costs more.
@@ -78,7 +78,8 @@ class ToyRecipe:
 
 def world(name: World) -> WorldConfig:
   """A named world: "simple" is what a tiny model learns in minutes, "full" every kind of scene of
-  objects; "pairs" lies between. "signs" holds short words on signs."""
+  objects; "pairs" lies between. "signs" holds short words on signs, "stills" the full world with
+  captions of its middle frames."""
   return getattr(WorldConfig, name)()
 
 
@@ -121,13 +122,15 @@ class ToySource:
       scene, frames=recipe.frames, height=recipe.height, width=recipe.width, fps=recipe.fps
     )
     fps = recipe.frames / scene.duration_s if recipe.fps is None else recipe.fps
+    style = recipe.world.caption_style
+    reword = captions.frame_caption if style == "frame" else captions.caption
     return Clip(
       video=video,
       frames=recipe.frames,
       fps=fps,
-      caption=captions.describe(scene, style=recipe.world.caption_style),
+      caption=captions.describe(scene, style=style),
       key=f"toy/{scene.seed}/{scene.index}",
-      variants=tuple(captions.caption(scene, 1 + k) for k in range(recipe.variants)),
+      variants=tuple(reword(scene, 1 + k) for k in range(recipe.variants)),
       camera=camera_shot(scene.camera),
     )
 

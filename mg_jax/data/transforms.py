@@ -7,12 +7,15 @@ dimension (see `schema`). Rows of one transform over one source have one shape.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Batch, Clip, Record
 from mg_jax.data.streams import Reader
+
+CaptionMix = Literal["all", "short", "long", "mixed"]
 
 
 class Transform(Protocol):
@@ -103,3 +106,44 @@ def _padded(features_NE: np.ndarray, length: int) -> Batch:
   padded = np.zeros((length, features_NE.shape[1]), features_NE.dtype)
   padded[:count] = features_NE[:count]
   return {"features": padded, "mask": np.arange(length) < count}
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRow:
+  """Clip -> {"image" (H, W, 3) uint8, "text": {"ids", "mask"} (S,), "index" ()}.
+
+  The image is the middle one of the real frames. One wording of the caption is drawn at random.
+
+  Attributes:
+    reader: of captions.
+    captions: wordings to draw from: "all", those that are "short" or "long", or "mixed": as often
+      short as long where a clip has both.
+    short_length: most tokens of a short caption, the end token included.
+  """
+
+  reader: Reader
+  captions: CaptionMix = "all"
+  short_length: int = 77
+
+  def __call__(self, index: int, record: Clip, rng: np.random.Generator) -> Batch:
+    return {
+      "image": record.video[record.frames // 2],
+      "text": self.reader(self._draw(record, rng)),
+      "index": np.int32(index),
+    }
+
+  def _draw(self, record: Clip, rng: np.random.Generator) -> str:
+    wordings = (record.caption, *record.variants)
+    if self.captions != "all":
+      groups = {"short": [], "long": []}
+      for wording in wordings:
+        long = self.reader.exceeds(wording, self.short_length)
+        groups["long" if long else "short"].append(wording)
+      if self.captions == "mixed":
+        wordings = groups[("short", "long")[int(rng.integers(2))]] or wordings
+      elif not (wordings := groups[self.captions]):
+        raise UserError(
+          f"clip {record.key!r} has no {self.captions} caption (short ones have at most "
+          f"{self.short_length} tokens); set data.captions=all or give it one"
+        )
+    return wordings[int(rng.integers(len(wordings)))]

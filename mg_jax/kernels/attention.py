@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 
 from mg_jax.core.typing import Array, Bool, Float
-from mg_jax.kernels import context, xla
+from mg_jax.kernels import context, cudnn, splash, xla
 from mg_jax.kernels.platform import current, platform
 
 __all__ = ["Candidate", "attend", "candidates", "choose", "platform"]
@@ -47,10 +47,13 @@ def _anything(q_shape, k_shape, dtype, masked, platform) -> None:
 _REFERENCE = Candidate("reference", _anything, xla.reference)
 _BLOCKED = Candidate("blocked", _anything, xla.blocked)
 
+_SPLASH = Candidate("splash", _anything, splash.splash)
+_CUDNN = Candidate("cudnn", cudnn.unsupported, cudnn.cudnn)
+
 # The blocked kernel leads where no fused kernel does: its memory does not grow with L * S.
 _ORDER: dict[str, tuple[Candidate, ...]] = {
-  "tpu": (_BLOCKED, _REFERENCE),
-  "cuda": (_BLOCKED, _REFERENCE),
+  "tpu": (_SPLASH, _BLOCKED, _REFERENCE),
+  "cuda": (_CUDNN, _BLOCKED, _REFERENCE),
   "cpu": (_BLOCKED, _REFERENCE),
 }
 

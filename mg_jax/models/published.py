@@ -1,9 +1,10 @@
 """Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
 
 `convert` puts every array of a T5 encoder or a CLIP in its place in our tree (`models.layouts`),
-one array at a time, so that memory does not grow with the model. `load` gives module and parameters
-back. A converted folder holds `weights.safetensors`, whose names are the paths of our parameters,
-and `config.json` with the fields of the module.
+one array at a time, so that memory does not grow with the model. `save` writes parameters of our
+own into such a folder. `load` gives module and parameters back. A folder holds
+`weights.safetensors`, whose names are the paths of our parameters, and `config.json` with the
+fields of the module.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -161,38 +162,86 @@ def convert(
   Raises:
     UserError: when something is missing or does not fit, a value is not finite, or `target` exists.
   """
-  if kind not in KINDS:
-    raise UserError(f"no kind of model is named {kind!r}; known are {', '.join(KINDS)}")
-  if dtype not in DTYPES:
-    raise UserError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
-  target = pathlib.Path(target)
-  if target.exists():
-    raise UserError(f"{target} exists already; name a new folder")
-  family, checkpoint = KINDS[kind], Checkpoint(source)
+  family = _family(target, kind, dtype)
+  checkpoint = Checkpoint(source)
   try:
     fields = family.fields(checkpoint.config)
   except (KeyError, TypeError, AttributeError) as e:
     raise UserError(f"{checkpoint.folder / CONFIG} is no config of a {kind} ({e!r})") from e
-  places = family.places(fields)
-  shapes = {path: leaf.shape for path, leaf in flatten_paths(_abstract(family, fields)).items()}
+  places, shapes = family.places(fields), _shapes(family, fields)
   _compare(checkpoint, family, places, shapes)
+  beside = [checkpoint.folder / name for name in TOKENIZERS]
+  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+  return _write(target, described, shapes, _parts(checkpoint, places, shapes, dtype), beside)
 
+
+def save(
+  target: str | os.PathLike[str],
+  kind: str,
+  fields: Mapping[str, Any],
+  params: PyTree,
+  *,
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """Writes parameters of ours as a folder that `load` reads; returns the config written.
+
+  No file of a tokenizer comes with it: what was trained here reads bytes (`data.text`).
+
+  Args:
+    target: a new folder, which appears whole or not at all.
+    kind: "t5" or "clip".
+    fields: of the module, plain values; their dtype gives way to that of the folder.
+    params: unboxed.
+    dtype: of the weights written.
+
+  Raises:
+    UserError: when the parameters are not those of the fields, a value is not finite or does not
+      fit `dtype`, or `target` exists.
+  """
+  family, fields = _family(target, kind, dtype), _without_dtype(fields)
+  shapes, leaves = _shapes(family, fields), flatten_paths(params)
+  if {path: leaf.shape for path, leaf in leaves.items()} != shapes:
+    raise UserError(f"the parameters for {target} are not those of the {kind} its fields describe")
+
+  def parts():
+    for path in shapes:
+      yield path, [_cast(np.asarray(jax.device_get(leaves[path])), dtype, f"{target}: {path}")]
+
+  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+  return _write(target, described, shapes, parts(), ())
+
+
+def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
+  """The family of a kind, for a folder that can be made."""
+  if kind not in KINDS:
+    raise UserError(f"no kind of model is named {kind!r}; known are {', '.join(KINDS)}")
+  if dtype not in DTYPES:
+    raise UserError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
+  if pathlib.Path(target).exists():
+    raise UserError(f"{target} exists already; name a new folder")
+  return KINDS[kind]
+
+
+def _write(
+  target: str | os.PathLike[str],
+  described: dict[str, Any],
+  shapes: Mapping[str, tuple],
+  parts: Iterable[tuple[str, Iterable[np.ndarray]]],
+  beside: Iterable[pathlib.Path],
+) -> dict[str, Any]:
+  """Writes a folder with its config, weights and those files `beside` them that there are."""
+  target = pathlib.Path(target)
   partial = target.with_name(f"{atomic.PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
   try:
     partial.mkdir(parents=True)
-    tensors.write(
-      partial / WEIGHTS,
-      {path: (shape, jnp.dtype(dtype)) for path, shape in shapes.items()},
-      _parts(checkpoint, places, shapes, dtype),
-    )
-    described = {
-      "format": FORMAT, "kind": kind, "dtype": dtype, "model": fields,
-      "sha256": _sha256(partial / WEIGHTS),
-    }
+    dtype = jnp.dtype(described["dtype"])
+    sizes = {path: (shape, dtype) for path, shape in shapes.items()}
+    tensors.write(partial / WEIGHTS, sizes, parts)
+    described = described | {"sha256": _sha256(partial / WEIGHTS)}
     atomic.write_json(partial / CONFIG, described)
-    for name in TOKENIZERS:
-      if (checkpoint.folder / name).is_file():
-        shutil.copyfile(checkpoint.folder / name, partial / name)
+    for path in beside:
+      if path.is_file():
+        shutil.copyfile(path, partial / path.name)
     os.rename(partial, target)
   except OSError as e:
     raise UserError(f"{target} cannot be written ({e.strerror}); choose another place") from e
@@ -207,7 +256,7 @@ def load(
   """Module and parameters of a converted folder; activations have the type of the weights.
 
   Args:
-    folder: made by `convert`.
+    folder: made by `convert` or `save`.
     dtype: of weights and activations, by default that of the folder.
     mesh: spreads the parameters over its devices as their logical axes say.
 
@@ -220,7 +269,7 @@ def load(
   dtype = dtype or described["dtype"]
   boxed = _abstract(family, fields, boxed=True)
   file = tensors.TensorFile(folder / WEIGHTS)
-  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
+  shapes = _shapes(family, fields)
   if {path: entry.shape for path, entry in file.entries.items()} != shapes:
     raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
   shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
@@ -257,6 +306,16 @@ def _described(folder: pathlib.Path) -> dict[str, Any]:
 def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
   towers = {k: v | {"dtype": dtype} for k, v in fields.items() if isinstance(v, Mapping)}
   return configs.build(family.module, {**fields, **(towers or {"dtype": dtype})})
+
+
+def _without_dtype(fields: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+    k: _without_dtype(v) if isinstance(v, Mapping) else v for k, v in fields.items() if k != "dtype"
+  }
+
+
+def _shapes(family: Kind, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  return {path: leaf.shape for path, leaf in flatten_paths(_abstract(family, fields)).items()}
 
 
 def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -> PyTree:
@@ -312,19 +371,23 @@ def _parts(
 
   def arrays(place: Place) -> Iterator[np.ndarray]:
     for name in place.names:
-      theirs = checkpoint.read(name)
-      with np.errstate(over="ignore"):
-        ours = place.change(theirs).astype(jnp.dtype(dtype))
-      if not np.isfinite(ours).all():
-        if np.isfinite(theirs).all():
-          raise UserError(f"{checkpoint.folder}: {name} does not fit {dtype}; use bfloat16")
-        raise UserError(f"{checkpoint.folder}: {name} holds values that are not finite")
+      ours = place.change(checkpoint.read(name))
+      yield _cast(ours, dtype, f"{checkpoint.folder}: {name}")
       progress.update()
-      yield ours
 
   for path in shapes:
     yield path, arrays(places[path])
   progress.close()
+
+
+def _cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
+  with np.errstate(over="ignore"):
+    cast = array.astype(jnp.dtype(dtype))
+  if not np.isfinite(cast).all():
+    if np.isfinite(array).all():
+      raise UserError(f"{what} does not fit {dtype}; use bfloat16")
+    raise UserError(f"{what} holds values that are not finite")
+  return cast
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

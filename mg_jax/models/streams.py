@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import PyTree
-from mg_jax.data.streams import Reader, TextConfig, open_readers
+from mg_jax.data.streams import Reader, TextConfig, open_reader, open_readers
 from mg_jax.data.tokenizers import check_vocabulary
 from mg_jax.models import published
 from mg_jax.models.clip import CLIP
@@ -149,6 +149,26 @@ def open_streams(
         f"config {where}.length is {config.length}, but its encoder takes {tower.length} tokens"
       )
   return streams
+
+
+def caption_reader(text: Mapping[str, Any], model: CLIP) -> Reader:
+  """The reader of the captions that a CLIP is trained with, from the config's section.
+
+  Raises:
+    UserError: when it is not one stream named "text", or its ids are not those of the text tower.
+  """
+  if set(text) != {"text"}:
+    raise UserError(f"config text is {sorted(text)}; captions are read by one stream, 'text'")
+  config = configs.build(TextConfig, text["text"], where="text.text")
+  reader = open_reader(config)
+  check_vocabulary(reader.tokenizer, model.text.vocab, where="model.text")
+  ids, mask = reader.tokenizer("a", 8)
+  if ids[mask][-1] != model.text.end:
+    raise UserError(
+      f"config model.text.end is {model.text.end}; the {config.tokenizer} tokenizer ends texts "
+      f"with {ids[mask][-1]}"
+    )
+  return reader
 
 
 def _features(module: nn.Module, params: PyTree, ids, mask):

@@ -12,6 +12,7 @@ from typing import Any
 from mg_jax.core.config import module_fields
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.data import text as tokens
 from mg_jax.models.clip import TextTower, VisionTower
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.text import T5Encoder
@@ -110,13 +111,20 @@ def text_encoder(name: str) -> dict[str, Any]:
 def clip(name: str) -> dict[str, Any]:
   """Fields of models.clip.CLIP for the sizes that MetaCLIP was published in, fresh at each call.
 
-  "g14" is the one whose text features are 1280 wide [MG 3.1.4]. Activations are MetaCLIP's.
+  "g14" is the one whose text features are 1280 wide [MG 3.1.4]. Activations are MetaCLIP's. "tiny"
+  reads bytes and images of 32 pixels.
 
   Raises:
     UserError: on an unknown name.
   """
+  if name == "tiny":
+    tower = {"width": 128, "layers": 2, "heads": 4, "mlp_dim": 512, "projection": 128}
+    return {
+      "text": module_fields(TextTower, **tower, vocab=tokens.VOCABULARY, end=tokens.EOS),
+      "vision": module_fields(VisionTower, **tower, size=32, patch=4),
+    }
   if name not in _CLIP:
-    raise UserError(f"no CLIP is named {name!r}; known are {', '.join(_CLIP)}")
+    raise UserError(f"no CLIP is named {name!r}; known are tiny, {', '.join(_CLIP)}")
   text, (patch, *vision), projection = _CLIP[name]
   names = ("width", "layers", "heads", "mlp_dim")
   towers = {

@@ -2,9 +2,11 @@
 
 What is measured is the objective's business (validation loss by time bin, reconstruction error);
 this module runs it over batches and averages. The random key depends on the batch's number only,
-so evaluations at different steps see the same noise and can be compared.
+so evaluations at different steps see the same noise and can be compared. What is no mean over rows
+but asks for all of them at once, retrieval, has an evaluator of its own.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,10 +17,14 @@ from jax.sharding import Mesh
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import use_mesh
+from mg_jax.core.sharding import replicated
 from mg_jax.core.typing import Array, PyTree
+from mg_jax.metrics.retrieval import Retrieval
 from mg_jax.objectives.base import Objective
 from mg_jax.train.feed import place_batch
 from mg_jax.train.state import TrainState
+
+_log = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -70,6 +76,66 @@ class Evaluator:
     if not weight:
       raise UserError("the evaluation got no rows; check the held-out split")
     return {f"{self._prefix}/{name}": total / weight for name, total in totals.items()}
+
+
+class RetrievalEvaluator:
+  """Recall at 1 over a whole held-out set, images to captions and back; a hook of the loop."""
+
+  def __init__(
+    self,
+    features: Callable[[Mapping[str, PyTree], Mapping[str, Any]], tuple[Array, Array]],
+    batches: Callable[[], Iterable[Mapping[str, Any]]],
+    mesh: Mesh,
+    *,
+    name: str,
+  ):
+    """Prepares an evaluation.
+
+    Args:
+      features: ({role: params}, batch) to points of images and of texts, (B, E) each.
+      batches: as for `Evaluator`, with "text" holding "ids", by which captions are told apart.
+      mesh: where it runs.
+      name: of the set, for messages and in the names of the results.
+    """
+    self._batches, self._mesh, self._name = batches, mesh, name
+
+    def run(params, batch):
+      valid = batch.get("valid", np.ones(_rows(batch), bool))
+      return *features(params, batch), batch["text"]["ids"], valid
+
+    self._run = jax.jit(run, out_shardings=replicated(mesh))
+
+  def __call__(self, state: TrainState, step: int) -> dict[str, float]:
+    """Measures the averaged weights of a state, and says what it found."""
+    retrieval = self.measure(state.averaged())
+    rates = retrieval.compute()
+    found = ", ".join(
+      f"{name.replace('_', ' ')} {r.rate:.1%} [{r.low:.1%}, {r.high:.1%}]"
+      for name, r in rates.items()
+    )
+    _log.info(
+      "step %d: recall@1 over %d held-out captions (%s, %d repeated): %s",
+      step, len(retrieval), self._name, retrieval.duplicates, found,
+    )  # fmt: skip
+    prefix = f"recall/{self._name}"
+    metrics = {f"{prefix}/{name}": rate.rate for name, rate in rates.items()}
+    return metrics | {f"{prefix}/duplicates": retrieval.duplicates, f"{prefix}/n": len(retrieval)}
+
+  def measure(self, params: Mapping[str, PyTree]) -> Retrieval:
+    """The features of all real rows for {role: params}.
+
+    Raises:
+      UserError: when there is no real row at all.
+    """
+    retrieval = Retrieval()
+    for batch in self._batches():
+      with use_mesh(self._mesh):
+        image, text, ids, valid = jax.device_get(self._run(params, place_batch(batch, self._mesh)))
+      captions = [row.tobytes() for row in ids[valid]]
+      retrieval.add(image[valid], text[valid], captions)
+    if not len(retrieval):
+      raise UserError("the evaluation got no rows; check the held-out split")
+    return retrieval
 
 
 def _rows(batch: Mapping[str, Any]) -> int:

@@ -1,13 +1,15 @@
 """From a config to a running experiment: what a command or a notebook calls.
 
 A config has the sections model, objective, data, optim, train, eval and mesh, each the fields of
-one dataclass, and `stage`, which says what is trained: "autoencoding" or "flow_matching". The
-generator's stage has two more: "autoencoder", the run that makes its latents, and `text`, its text
-streams; it first caches the latents of its data, and the features of frozen text encoders.
+one dataclass, and `stage`, which says what is trained: "autoencoding", "flow_matching" or
+"contrastive". The latter two have `text`, the streams that read captions. The generator's stage has
+"autoencoder" too, the run that makes its latents: it first caches the latents of its data, and the
+features of frozen text encoders.
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,19 +26,21 @@ from mg_jax.core.mesh import batch_axes, make_mesh
 from mg_jax.core.sharding import unbox
 from mg_jax.data import recipe
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
-from mg_jax.data.transforms import LatentRow, VideoRow
+from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
+from mg_jax.models.clip import CLIP
 from mg_jax.models.generator import Generator
-from mg_jax.models.streams import Streams, open_streams
+from mg_jax.models.streams import Streams, caption_reader, open_streams
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
+from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import flops, previews
 from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.encode import encode, pinned_step
-from mg_jax.train.evals import Evaluator
+from mg_jax.train.evals import Evaluator, RetrievalEvaluator
 from mg_jax.train.export import Role, latents_folder, load_role
 from mg_jax.train.loop import Hook, Result, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
@@ -86,6 +90,11 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   config = configs.to_dict(config)
   settings = _build(TrainConfig, config, "train")
   optim = _build(OptimConfig, config, "optim")
+  if settings.warm_start.grow and not settings.warm_start.workdir:
+    raise UserError(
+      "config train.warm_start.workdir is empty; this stage grows a finished one: give its workdir "
+      "with --config.train.warm_start.workdir=DIR"
+    )
   mesh = _mesh(config)
   folder = resolve(workdir)
   if not is_remote(folder):
@@ -112,7 +121,9 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   Raises:
     UserError: as `run`.
   """
-  stages = {"autoencoding": _autoencoding, "flow_matching": _flow_matching}
+  stages = {
+    "autoencoding": _autoencoding, "flow_matching": _flow_matching, "contrastive": _contrastive,
+  }  # fmt: skip
   if _section(config, "stage") not in stages:
     raise UserError(f"config stage {config['stage']!r} is unknown; known are {', '.join(stages)}")
   data = _build(recipe.DataConfig, config, "data")
@@ -260,6 +271,37 @@ def _encode(config, workdir, data, evals, text, tae: Role, autoencoder: TAE) -> 
     data, autoencoder, tae.params, folder, origin=config["autoencoder"], step=tae.step, text=text,
     batch=evals.batch,
   )
+
+
+def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
+  del workdir  # Nothing is kept there but the run.
+  model = _build(CLIP, config, "model")
+  objective = _build(Contrastive, config, "objective", model=model)
+  reader = caption_reader(_section(config, "text"), model)
+  tokens = (data.global_batch, reader.config.length)
+  shapes = {
+    "image": jax.ShapeDtypeStruct((data.global_batch, data.height, data.width, 3), jnp.uint8),
+    "text": {
+      "ids": jax.ShapeDtypeStruct(tokens, jnp.int32), "mask": jax.ShapeDtypeStruct(tokens, bool)
+    },
+  }  # fmt: skip
+  _check_model(objective, shapes)
+  held_out = recipe.open_sources(data, "validation")
+  row = FrameRow(reader, captions=data.captions, short_length=data.short_length)
+
+  def batches(captions):
+    of_kind = dataclasses.replace(row, captions=captions)
+    for source in held_out.values():
+      yield from evaluation_batches(source, of_kind, batch=evals.batch, limit=evals.limit)
+
+  hooks = [_evaluation(objective, functools.partial(batches, data.captions), evals, mesh)]
+  # Of a mix, each kind of caption is judged alone.
+  for captions in ("short", "long") if data.captions == "mixed" else (data.captions,):
+    recall = RetrievalEvaluator(
+      objective.features, functools.partial(batches, captions), mesh, name=captions
+    )
+    hooks.append(Hook(f"retrieval {captions}", evals.every, recall, start=True))
+  return Experiment(objective, recipe.frame_feed(data, row), tuple(hooks))
 
 
 def _evaluation(objective, batches, evals: EvalConfig, mesh, preprocess=None) -> Hook:

@@ -1,10 +1,13 @@
-"""From a training run to something that generates: weights, statistics and settings, checked.
+"""From a training run to something that generates, or to a folder of weights; all of it checked.
 
 A text-to-video run's config names what is needed: "model", the fields of the generator;
 "autoencoder", the workdir of the autoencoder's run; "sampling", fields of sampling.pipeline's
 Settings; "text", its streams; "latents", a folder, by default `<workdir>/latents`, whose
 `manifest.json` holds the statistics that normalised them, with step and fingerprint of the
 autoencoder that made them.
+
+`export_encoder` writes the encoders that a run trained, a CLIP or the text encoder of a generator,
+as folders that `models.published` loads like imported ones.
 """
 
 import dataclasses
@@ -21,6 +24,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.tree import fingerprint
 from mg_jax.core.typing import PyTree
 from mg_jax.data.records import MANIFEST
+from mg_jax.models import published
 from mg_jax.models.generator import Generator
 from mg_jax.models.streams import open_streams
 from mg_jax.models.tae import TAE
@@ -116,6 +120,48 @@ def pipeline(
     batch=batch,
     origin=origin,
   )
+
+
+def export_encoder(
+  workdir: str | os.PathLike[str],
+  target: str | os.PathLike[str],
+  *,
+  step: int | None = None,
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """Writes the encoder of a run for `models.published.load`; returns the config written.
+
+  Args:
+    workdir: of a contrastive run, whose CLIP is written, or of a text-to-video run with one text
+      encoder, which is written as a T5; averaged weights where the run kept an average.
+    target: a new folder.
+    step: by default the newest.
+    dtype: of the weights written.
+
+  Raises:
+    UserError: when the run has no such encoder, is missing or damaged, or `target` exists.
+  """
+  folder = resolve(workdir)
+  run = load_role(folder, "model", step=step)
+  exports = {"contrastive": _clip, "flow_matching": _text_encoder}
+  stage = _entry(run.config, "stage", folder)
+  if stage not in exports:
+    raise UserError(f"{folder} is a run of {stage}; encoders come from {' and '.join(exports)}")
+  kind, fields, params = exports[stage](run, folder)
+  return published.save(target, kind, fields, params, dtype=dtype)
+
+
+def _clip(run: "Role", folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
+  return "clip", _entry(run.config, "model", folder), run.params
+
+
+def _text_encoder(run: "Role", folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
+  encoders = _entry(_entry(run.config, "model", folder), "encoders", folder)
+  if len(encoders) != 1:
+    named = ", ".join(sorted(encoders)) or "none"
+    raise UserError(f"{folder} trained {len(encoders)} text encoders ({named}); one is exported")
+  [(name, fields)] = encoders.items()
+  return "t5", fields, run.params[f"encoder_{name}"]
 
 
 def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:

@@ -89,11 +89,13 @@ class Hook:
     name: for messages.
     every: steps between calls; the end of the run is always one.
     call: gets the state and the steps done; metrics it returns are written.
+    start: whether it is also called before the first step, for what a warm start gives by itself.
   """
 
   name: str
   every: int
   call: Callable[[TrainState, int], Mapping[str, Any] | None]
+  start: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +214,7 @@ class _Run:
   def go(self, step_fn, state: TrainState, step: int, key, flops: float | None) -> Result:
     config, feed = self.config, self.feed
     first = step
+    self._call_hooks(state, step, [hook for hook in self.hooks if hook.start and not step])
     samples = jax.tree.leaves(feed.peek())[0].shape[0]
     meter = Meter(batch=samples, flops=flops, devices=self.mesh.size)
     meter.start(step, feed.wait)
@@ -299,11 +302,14 @@ class _Run:
     begin = time.perf_counter()
     if status or step % self.config.checkpoint_every == 0:
       self._save(state, step)
-    for hook in () if status == "interrupted" else self.hooks:
-      if status or step % hook.every == 0:
-        if metrics := hook.call(state, step):
-          self.writer.write(step, metrics)
+    hooks = () if status == "interrupted" else self.hooks
+    self._call_hooks(state, step, [hook for hook in hooks if status or step % hook.every == 0])
     return time.perf_counter() - begin
+
+  def _call_hooks(self, state: TrainState, step: int, hooks: Sequence[Hook]) -> None:
+    for hook in hooks:
+      if metrics := hook.call(state, step):
+        self.writer.write(step, metrics)
 
   def _save(self, state: TrainState, step: int) -> None:
     self.saver.save(

@@ -3,14 +3,16 @@
 The short caption is what a tiny model is trained on. Natural captions choose among templates times
 wordings by (seed, index, variant), so a dataset may show each scene under several captions, as
 different captioners would give [MG 3.2.1]. The word on a sign stands in quotation marks, as text
-to be drawn does in [MG 3.1.4]. `prompts.parse_prompt` reads all of them back.
+to be drawn does in [MG 3.1.4]. `prompts.parse_prompt` reads all of them back, but not those of a
+single frame, which tell places and no motion.
 """
 
 import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world import lexicon
-from mg_jax.world.facts import Scene, facts, groups
+from mg_jax.world.facts import Scene, Thing, facts, groups
+from mg_jax.world.motion import MOTIONS
 
 # Fields: np noun phrase; v, ing, base forms of the motion; be; they; bg background phrase.
 TEMPLATES = (
@@ -59,6 +61,12 @@ SIGN_TEMPLATES = (
   "in this clip, {np} displays {word} {bg}",
   "the text on {np} is {word} {bg}",
 )
+
+
+# Most bytes of the captions of a frame: with their end token they fill 77 and 256 tokens of a byte.
+SENTENCE, STORY = 76, 255
+EDGE = 0.13  # of the middle third of the frame, from its centre
+DRAWS = 16  # of wordings until a caption fits
 
 
 def short_caption(scene: Scene) -> str:
@@ -145,10 +153,75 @@ def _background(rng: np.random.Generator, name: str) -> str:
 
 
 def describe(scene: Scene, *, style: str, variant: int = 0) -> str:
-  """Caption in the style a WorldConfig asks for: "short" or "natural"."""
-  if style not in ("short", "natural"):
-    raise UserError(f"describe: unknown style {style!r}; use short or natural")
-  return short_caption(scene) if style == "short" else caption(scene, variant)
+  """Caption in the style a WorldConfig asks for: "short", "natural" or "frame"."""
+  if style not in ("short", "natural", "frame"):
+    raise UserError(f"describe: unknown style {style!r}; use short, natural or frame")
+  if style == "short":
+    return short_caption(scene)
+  return caption(scene, variant) if style == "natural" else frame_caption(scene, variant)
+
+
+def frame_caption(scene: Scene, variant: int = 0) -> str:
+  """What the middle frame shows: counts, sizes, colours, kinds, background, places; no motion.
+
+  Even variants are one sentence of at most SENTENCE bytes, which tells the place of a single object
+  only. Odd ones are several sentences in any order, of more than SENTENCE and at most STORY bytes,
+  which tell the place of every object. Raises UserError for a negative variant.
+  """
+  if variant < 0:
+    raise UserError(f"frame_caption: variant is {variant}; pass 0 or more")
+  rng = np.random.default_rng([scene.seed, scene.index, variant, 1])
+  write, limit = (_story, STORY) if variant % 2 else (_sentence, SENTENCE)
+  # Long wordings of everything at once do not fit; the fewer the choices, the shorter.
+  for choices in (*[2] * DRAWS, 1):
+    text = write(rng, scene, choices)
+    if len(text.encode()) <= limit:
+      return text
+  raise UserError(f"frame_caption: scene {scene.seed}/{scene.index} takes more than {limit} bytes")
+
+
+def place(thing: Thing) -> tuple[int, int]:
+  """Row and column of an object in the middle frame, each -1, 0 or 1; rows count downwards."""
+  pose = MOTIONS[thing.motion.name](thing.motion, np.array([0.5]))
+  x, y = thing.x + float(pose.dx[0]), thing.y + float(pose.dy[0])
+  return tuple(int(v > EDGE) - int(v < -EDGE) for v in (y, x))
+
+
+def _sentence(rng: np.random.Generator, scene: Scene, choices: int) -> str:
+  what = " and ".join(_noun(rng, group, sized=1.0, choices=choices) for group in groups(scene))
+  ground = _pick(rng, lexicon.BACKGROUNDS[scene.background.name][:choices])
+  where = ""
+  if len(scene.objects) == 1:
+    where = " " + _pick(rng, lexicon.PLACES[place(scene.objects[0])][:choices])
+  text = _pick(rng, (f"{what}{where} {ground}", f"{ground}, {what}{where}")[:choices])
+  return text[0].upper() + text[1:] + "."
+
+
+def _story(rng: np.random.Generator, scene: Scene, choices: int) -> str:
+  ground = _pick(rng, lexicon.BACKGROUNDS[scene.background.name][:choices])
+  parts = [_pick(rng, (f"all of it is {ground}", f"everything is seen {ground}")[:choices])]
+  for group in groups(scene):
+    plural = group["count"] > 1
+    kind = _pick(rng, lexicon.KINDS[group["kind"]][:choices])[plural]
+    be = "are" if plural else "is"
+    noun = _noun(rng, group, sized=0.0, choices=choices)
+    parts.append(_pick(rng, (f"there {be} {noun}", f"the picture shows {noun}")[:choices]))
+    size = _pick(rng, lexicon.SIZES[group["size"]][:choices])
+    parts.append(f"the {kind} {be} {size}")
+    key = (group["colour"], group["kind"], group["size"], group["motion"])
+    places = [
+      _pick(rng, lexicon.PLACES[place(t)][:choices])
+      for t in scene.objects
+      if (t.colour, t.kind, t.size, t.motion.name) == key
+    ]
+    if plural:
+      parts.append("one is " + ", one ".join(places[:-1]) + f" and one {places[-1]}")
+    else:
+      parts.append(f"the {kind} is {places[0]}")
+  if choices > 1 and rng.uniform() < 0.5:
+    parts.append(_pick(rng, ("nothing else can be seen", "it is a plain drawing without text")))
+  order = rng.permutation(len(parts)) if choices > 1 else range(len(parts))
+  return " ".join(parts[i][0].upper() + parts[i][1:] + "." for i in order)
 
 
 def _pick(rng: np.random.Generator, options):
@@ -164,12 +237,16 @@ def _canonical_noun(group: dict) -> str:
   return _article(lexicon.COUNTS[group["count"]][0], f"{group['colour']} {name}")
 
 
-def _noun(rng: np.random.Generator, group: dict) -> str:
-  words = [_pick(rng, lexicon.COLOURS[group["colour"]])]
-  words.append(_pick(rng, lexicon.KINDS[group["kind"]])[group["count"] > 1])
-  if rng.uniform() < 0.6:
-    words.insert(0, _pick(rng, lexicon.SIZES[group["size"]]))
-  return _article(_pick(rng, lexicon.COUNTS[group["count"]]), " ".join(words))
+def _noun(
+  rng: np.random.Generator, group: dict, *, sized: float = 0.6, choices: int | None = None
+) -> str:
+  """Count, colour and kind, with probability `sized` also the size, in the first `choices` words
+  for each."""
+  words = [_pick(rng, lexicon.COLOURS[group["colour"]][:choices])]
+  words.append(_pick(rng, lexicon.KINDS[group["kind"]][:choices])[group["count"] > 1])
+  if rng.uniform() < sized:
+    words.insert(0, _pick(rng, lexicon.SIZES[group["size"]][:choices]))
+  return _article(_pick(rng, lexicon.COUNTS[group["count"]][:choices]), " ".join(words))
 
 
 def _forms(phrase: tuple[str, str], *, plural: bool) -> tuple[str, str, str]:

@@ -92,6 +92,18 @@ CAMERAS: dict[str, tuple[str, ...]] = {
   "zoom out": ("the camera zooms out", "the camera zooms out slowly"),
 }
 
+PLACES: dict[tuple[int, int], tuple[str, ...]] = {  # (row, column) of a frame cut into thirds
+  (-1, -1): ("in the upper left", "at the top left"),
+  (-1, 0): ("at the top", "near the top"),
+  (-1, 1): ("in the upper right", "at the top right"),
+  (0, -1): ("on the left", "at the left"),
+  (0, 0): ("in the middle", "in the centre"),
+  (0, 1): ("on the right", "at the right"),
+  (1, -1): ("in the lower left", "at the bottom left"),
+  (1, 0): ("at the bottom", "near the bottom"),
+  (1, 1): ("in the lower right", "at the bottom right"),
+}
+
 _GERUNDS = {"get": "getting", "hop": "hopping", "spin": "spinning"}
 
 

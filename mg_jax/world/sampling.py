@@ -32,7 +32,7 @@ from mg_jax.world.words import draw
 # Scene indices from here on are held out.
 VALIDATION_START = 1 << 30
 MAX_COUNT = 4
-CAPTION_STYLES = ("short", "natural")
+CAPTION_STYLES = ("short", "natural", "frame")
 MARGIN = 0.02  # kept free between objects and the edge of the frame
 GAP = 0.07  # wanted between outlines of two objects
 ATTEMPTS = 256
@@ -92,6 +92,14 @@ class WorldConfig:
   def full(cls) -> "WorldConfig":
     """Every kind of scene of objects: the defaults."""
     return cls()
+
+  @classmethod
+  def stills(cls) -> "WorldConfig":
+    """The full world for single frames: all scenes last two seconds, so that their middle is one
+    second in, and captions tell places instead of motions."""
+    return dataclasses.replace(
+      cls.full(), duration_s=(2.0, 2.0), fps=(8.0, 8.0), caption_style="frame"
+    )
 
   def __post_init__(self):
     known = {

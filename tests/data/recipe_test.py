@@ -11,7 +11,7 @@ from mg_jax.data.recipe import DataConfig
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.streams import Reader, TextConfig
 from mg_jax.data.tokenizers import open_tokenizer
-from mg_jax.data.transforms import LatentRow
+from mg_jax.data.transforms import FrameRow, LatentRow
 from mg_jax.data.video import write_video
 
 TEXT = {"text": Reader(TextConfig(length=12), open_tokenizer("bytes"))}
@@ -56,6 +56,7 @@ def _latents(root, split, kind, bucket, count):
     ({"frames": 0}, "data.frames is 0; it must be at least 1"),
     ({"windows": 0}, "data.windows is 0"),
     ({"global_batch": -3}, "data.global_batch is -3"),
+    ({"short_length": 0}, "data.short_length is 0"),
     ({"fps": 0.0}, "data.fps is 0.0"),
     ({"fps": float("nan")}, "data.fps is nan"),
     ({"seed": -1}, "data.seed -1"),
@@ -156,3 +157,14 @@ def test_buckets_are_drawn_in_proportion_to_their_volume(tmp_path):
 def test_missing_latents_are_told(tmp_path):
   with pytest.raises(UserError, match="holds no latents; encode the data first"):
     recipe.latent_sources(tmp_path, "train", "video")
+
+
+def test_frames_come_with_the_captions_asked_for(tmp_path):
+  config = _toy(tmp_path, world="stills", frames=2, fps=1.0, variants=3)
+  reader = Reader(TextConfig(length=256), open_tokenizer("bytes"))
+  for captions, long in (("short", {False}), ("long", {True})):
+    feed = recipe.frame_feed(config, FrameRow(reader, captions=captions))
+    batch = next(feed.stream(threads=0))
+    assert batch["image"].shape == (2, 16, 24, 3) and batch["image"].dtype == np.uint8
+    assert batch["text"]["ids"].shape == (2, 256) and batch["index"].shape == (2,)
+    assert set((batch["text"]["mask"].sum(axis=1) > 77).tolist()) == long

@@ -8,7 +8,10 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import pipeline, toy, transforms
+from mg_jax.data.streams import Reader, TextConfig
+from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.data.toy import ToyRecipe, ToySource
+from mg_jax.world import render
 from mg_jax.world.sampling import WorldConfig
 
 SMALL = ToyRecipe(frames=4, height=16, width=24, train=6, validation=3, variants=2)
@@ -125,3 +128,18 @@ def test_stored_clips_feed_images_and_videos(built):
 def test_impossible_recipes_are_refused(wrong):
   with pytest.raises(UserError, match="toy recipe"):
     ToyRecipe(**wrong)
+
+
+def test_stills_show_their_middle_and_tell_no_motion():
+  """The frame that `FrameRow` takes lies one second into scenes of two."""
+  recipe = ToyRecipe(
+    frames=2, height=32, width=32, fps=1.0, variants=3, train=40, world=toy.world("stills")
+  )
+  source, reader = ToySource(recipe), Reader(TextConfig(length=77), open_tokenizer("bytes"))
+  for index in range(40):
+    clip, scene = source[index], source.scene(index)
+    assert scene.duration_s == 2.0 and len(clip.variants) == 3
+    assert [len(text) > 76 for text in (clip.caption, *clip.variants)] == [False, True] * 2
+    row = transforms.FrameRow(reader, captions="short")(index, clip, np.random.default_rng(0))
+    middle = render.render(scene, frames=1, height=32, width=32, fps=1.0, start_s=1.0)
+    np.testing.assert_array_equal(row["image"], middle[0])

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
+from mg_jax.core.errors import UserError
 from mg_jax.data import text
 from mg_jax.data.schema import Clip
 from mg_jax.data.streams import Reader, TextConfig
 from mg_jax.data.tokenizers import open_tokenizer
-from mg_jax.data.transforms import LatentRow, VideoRow
+from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
 
 TEXT = {"text": Reader(TextConfig(length=24), open_tokenizer("bytes"))}
+LONG = Reader(TextConfig(length=64), open_tokenizer("bytes"))
 
 VIDEO = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None, None], (8, 4, 4, 3))
 CLIP = Clip(VIDEO, frames=6, fps=8.0, caption="a", key="k")
@@ -93,3 +95,36 @@ def test_every_wording_is_drawn():
 def test_impossible_statistics_are_refused(mean, std):
   with pytest.raises(ValueError, match="std"):
     LatentRow(TEXT, mean=mean, std=std)
+
+
+CAPTIONS = ("a red star", "one star", "there is a star and it is red and it is on the left")
+WORDED = Clip(VIDEO, frames=6, fps=8.0, caption=CAPTIONS[0], key="k", variants=CAPTIONS[1:])
+
+
+def _drawn(clip, mix, draws=400, **fields):
+  row = FrameRow(LONG, captions=mix, short_length=11, **fields)
+  texts = [text.decode_bytes(row(0, clip, rng(k))["text"]["ids"]) for k in range(draws)]
+  return {caption: texts.count(caption) / draws for caption in set(texts)}
+
+
+def test_a_frame_is_the_middle_one_of_the_real_ones():
+  row = FrameRow(LONG)(3, CLIP, rng())
+  assert row["image"].shape == (4, 4, 3) and row["image"].dtype == np.uint8
+  assert set(row["image"].ravel()) == {3}, "of six real frames"
+  assert row["index"] == 3 and row["index"].dtype == np.int32
+  assert row["text"]["ids"].shape == row["text"]["mask"].shape == (64,)
+  one = Clip(VIDEO[:1], frames=1, fps=8.0, caption="a", key="k")
+  assert FrameRow(LONG)(0, one, rng())["image"].max() == 0
+
+
+def test_captions_are_drawn_from_their_kind():
+  assert set(_drawn(WORDED, "short")) == set(CAPTIONS[:2]), "eleven tokens are still short"
+  assert set(_drawn(WORDED, "long")) == {CAPTIONS[2]}
+  assert _drawn(WORDED, "all")[CAPTIONS[2]] == pytest.approx(1 / 3, abs=0.08)
+  assert _drawn(WORDED, "mixed")[CAPTIONS[2]] == pytest.approx(1 / 2, abs=0.08)
+
+
+def test_a_missing_kind_of_caption():
+  assert _drawn(CLIP, "mixed", draws=9) == {"a": 1.0}
+  with pytest.raises(UserError, match="clip 'k' has no long caption .*at most 11 tokens"):
+    _drawn(CLIP, "long")

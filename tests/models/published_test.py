@@ -233,3 +233,52 @@ def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
   (tmp_path / "ours" / "config.json").write_text(json.dumps(described))
   with pytest.raises(UserError, match="does not fit the config"):
     published.load(tmp_path / "ours")
+
+
+def _trained(awaken, dtype="bfloat16"):
+  """A CLIP of ours with its fields as a run's config has them."""
+  tower = {"width": 16, "layers": 2, "heads": 2, "mlp_dim": 24, "projection": 8, "dtype": dtype}
+  text, vision = {"vocab": 20, "length": 9, "end": 1}, {"size": 16, "patch": 8}
+  fields = {"text": tower | text, "vision": tower | vision}
+  family = KINDS["clip"]
+  return fields, awaken(published._abstract(family, fields))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("bfloat16", 2**-8)])
+def test_what_is_saved_loads_as_it_was(awaken, tmp_path, dtype, tolerance):
+  fields, params = _trained(awaken)
+  written = published.save(tmp_path / "ours", "clip", fields, params, dtype=dtype)
+  assert json.loads((tmp_path / "ours" / "config.json").read_text()) == written
+  assert written["dtype"] == dtype and "dtype" not in written["model"]["text"]
+  model, loaded = published.load(tmp_path / "ours")
+  assert (model.text.end, model.vision.size, model.text.dtype) == (1, 16, dtype)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(np.float32(b), a, rtol=tolerance), params, loaded
+  )
+
+
+def test_converted_weights_survive_saving_again(t5, tmp_path):
+  written = published.convert(t5[0], tmp_path / "ours", "t5")
+  params = published.load(tmp_path / "ours")[1]
+  assert published.save(tmp_path / "again", "t5", written["model"], params) == written
+  for name in ("weights.safetensors", "config.json"):
+    assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
+
+
+def test_what_cannot_be_saved_leaves_nothing(awaken, tmp_path):
+  fields, params = _trained(awaken)
+  hole = params | {"logit_scale": jnp.float32(np.nan)}
+  large = params | {"logit_scale": jnp.float32(1e6)}
+  part = {name: leaf for name, leaf in params.items() if name != "logit_scale"}
+  for wrong, dtype, message in (
+    (hole, "float32", "logit_scale holds values that are not finite"),
+    (large, "float16", "logit_scale does not fit float16"),
+    (part, "float32", "are not those of the clip its fields describe"),
+    (params, "float64", "dtype 'float64' is unknown"),
+  ):
+    with pytest.raises(UserError, match=message):
+      published.save(tmp_path / "ours", "clip", fields, wrong, dtype=dtype)
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "ours").mkdir()
+  with pytest.raises(UserError, match="exists already"):
+    published.save(tmp_path / "ours", "clip", fields, params)

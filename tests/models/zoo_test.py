@@ -12,6 +12,7 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import spec_table, unbox
 from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.data import text as tokens
 from mg_jax.models import zoo
 from mg_jax.models.clip import CLIP
 from mg_jax.models.dit import VideoDiT
@@ -100,6 +101,13 @@ def test_published_clips(name, millions):
 
 def test_tiny_is_tiny():
   assert 3e6 < count_params(unbox(abstract_params("tiny"))) < 6e6
+
+
+def test_the_tiny_clip_reads_bytes():
+  fields = zoo.clip("tiny")
+  assert (fields["text"]["vocab"], fields["text"]["end"]) == (tokens.VOCABULARY, tokens.EOS)
+  assert fields["text"]["projection"] == fields["vision"]["projection"]
+  assert 0.5e6 < count_params(unbox(abstract_clip("tiny"))) < 2e6
 
 
 def test_an_unknown_name_is_a_user_error():

@@ -1,5 +1,7 @@
 """Evaluation: averaged weights, real rows only, the same noise each time."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
-from mg_jax.train.evals import Evaluator
+from mg_jax.train.evals import Evaluator, RetrievalEvaluator
 
 
 class Mean:
@@ -56,3 +58,39 @@ def test_an_objective_is_measured_as_it_is_trained(toy):
   result = evaluator(s.state, 0)
   want = s.objective.evaluate(s.state.ema, {k: batches[0][k] for k in ("x", "y")}, s.key)["mse"]
   np.testing.assert_allclose(result["val/mse"], want, rtol=1e-5)
+
+
+def _retrieval(batches, name="short"):
+  features = lambda params, batch: (params["model"] * batch["image"], batch["points"])  # noqa: E731
+  return RetrievalEvaluator(features, lambda: batches, make_mesh((2, 1, 1, 1)), name=name)
+
+
+def _points(image, ids, valid=(1, 1, 1, 1)):
+  """Texts are the axes; images those of the given numbers."""
+  rows = np.asarray(ids, np.int32)[:, None]
+  return {
+    "image": np.eye(8, dtype=np.float32)[list(image)], "valid": np.array(valid, bool),
+    "points": np.eye(8, dtype=np.float32)[list(ids)], "text": {"ids": rows},
+  }  # fmt: skip
+
+
+def test_retrieval_is_among_all_batches(toy, caplog):
+  """Images 1 and 5 find each other's captions, which are in different batches."""
+  first = _points([0, 5, 2, 3], [0, 1, 2, 3])
+  second = _points([4, 1, 6, 6], [4, 5, 6, 6], valid=(1, 1, 1, 0))
+  state = toy.setup().state.replace(params={"model": jnp.nan}, ema={"model": jnp.float32(2)})
+  with caplog.at_level(logging.INFO, "mg_jax"):
+    result = _retrieval([first, second])(state, 40)
+  recall = {"recall/short/image_to_text": 5 / 7, "recall/short/text_to_image": 5 / 7}
+  assert result == recall | {"recall/short/duplicates": 0, "recall/short/n": 7}
+  assert caplog.messages == [
+    "step 40: recall@1 over 7 held-out captions (short, 0 repeated): image to text 71.4% "
+    "[35.9%, 91.8%], text to image 71.4% [35.9%, 91.8%]"
+  ]
+
+
+def test_repeated_captions_are_counted_and_no_rows_are_an_error():
+  found = _retrieval([_points([0, 1, 2, 3], [0, 0, 2, 3])]).measure({"model": jnp.float32(1)})
+  assert found.duplicates == 1 and found.compute()["text_to_image"].passed == 4
+  with pytest.raises(UserError, match="no rows"):
+    _retrieval([]).measure({"model": jnp.float32(1)})

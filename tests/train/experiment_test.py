@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -13,12 +14,14 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
-from mg_jax.core.tree import count_params
+from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
+from mg_jax.models.clip import CLIP
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
+from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import experiment, export
@@ -26,6 +29,7 @@ from mg_jax.train.experiment import EvalConfig, Experiment
 from mg_jax.train.export import Role
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
+from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +40,7 @@ SECTIONS = {
   "flow_matching": COMMON | {
     "model": Generator, "objective": FlowMatching, "sampling": Settings,
   },
+  "contrastive": COMMON | {"model": CLIP, "objective": Contrastive},
 }  # fmt: skip
 FREE = {"dtype"}  # annotated as Any, with a check of its own
 
@@ -72,6 +77,19 @@ def _t2v(tmp_path, **data):
   config.train.update(steps=2, log_every=1)
   config.eval.update(batch=2, previews=2)
   config.sampling.update(steps=2)
+  return configs.to_dict(config)
+
+
+def _clip(tmp_path, name="clip", **data):
+  config = _load(name, "tiny")
+  config.mesh = (1, 1, 1, 1)
+  for tower in (config.model.text, config.model.vision):
+    tower.update(width=16, layers=1, heads=2, mlp_dim=16, projection=8)
+  config.model.vision.update(size=16, patch=8)
+  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+  config.data.update({"height": 16, "width": 16, "variants": 3} | data)
+  config.train.update(steps=2, log_every=1)
+  config.eval.update(batch=2)
   return configs.to_dict(config)
 
 
@@ -112,7 +130,7 @@ def test_every_experiment_builds_and_prints(name, arg):
   plain = configs.to_dict(config)
   assert plain["train"]["experiment"] == name
   for section, cls in SECTIONS[plain["stage"]].items():
-    extra = {"model": None} if cls is FlowMatching else {}
+    extra = {"model": None} if cls in (FlowMatching, Contrastive) else {}
     configs.build(cls, plain[section], where=section, **extra)
   assert json.loads(experiment.describe(config)) == plain
   assert (plain["data"]["source"] == "toy") == (arg == "tiny")
@@ -170,7 +188,7 @@ def _wrong(value):
   return 3 if isinstance(value, (list, dict)) else None
 
 
-@pytest.mark.parametrize("make", [_tae, _t2v], ids=["tae", "t2v"])
+@pytest.mark.parametrize("make", [_tae, _t2v, _clip], ids=["tae", "t2v", "clip"])
 def test_every_field_of_another_type_is_named(make, tmp_path, cached):
   good = make(tmp_path)
   tried = 0
@@ -187,7 +205,7 @@ def test_every_field_of_another_type_is_named(make, tmp_path, cached):
   assert tried > 60 and not cached, "nothing was encoded for a config that cannot run"
 
 
-@pytest.mark.parametrize("make", [_tae, _t2v], ids=["tae", "t2v"])
+@pytest.mark.parametrize("make", [_tae, _t2v, _clip], ids=["tae", "t2v", "clip"])
 def test_every_unknown_field_is_named(make, tmp_path, cached):
   good = make(tmp_path)
   for section in SECTIONS[good["stage"]]:
@@ -253,6 +271,91 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
   with pytest.raises(UserError, match=words):
     experiment.run(config, str(tmp_path / "run"))
   assert not (tmp_path / "data").exists(), "no data were built for it"
+
+
+@pytest.mark.parametrize(
+  "path, value, words",
+  [
+    ("data.height", 24, "images are 24x16, the tower takes 16x16"),
+    ("text.text.length", 78, "a text of 78 tokens exceeds the 77 of this tower"),
+    ("data.captions", "longest", "data.captions is 'longest', which does not fit"),
+    ("model.text.end", 49407, "end is 49407; the bytes tokenizer ends texts with 1"),
+    ("model.text.vocab", 200, "model.text"),
+    ("model.vision.patch", 5, "patch"),
+    ("model.text.heads", 3, "width 16 is not divisible by 3 heads"),
+    ("objective.max_scale", 0.0, "max_scale is 0.0"),
+    ("train.warm_start.grow", [["positions", "interpolate"]], "workdir=DIR"),
+  ],
+)
+def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
+  config = _clip(tmp_path)
+  *parents, name = path.split(".")
+  node = config
+  for parent in parents:
+    node = node[parent]
+  node[name] = value
+  with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not (tmp_path / "data").exists(), "no data were built for it"
+
+
+def _moving(params):
+  """Paths that the long-prompt stage trains: positions and all biases of the text tower."""
+  return {p for p in params if p == "text/positions" or p.startswith("text/") and "bias" in p}
+
+
+@pytest.mark.parametrize("arg", [None, "tiny"])
+def test_the_long_prompt_stage_trains_positions_and_biases_of_the_text(arg):
+  config = _load("clip_long", arg)
+  objective = Contrastive(configs.build(CLIP, config.model))
+  size, length = config.data.height, config.text.text.length
+  batch = {"image": (2, size, size, 3), "ids": (2, length), "mask": (2, length)}
+  image, ids, mask = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in batch.values())
+  params = flatten_paths(
+    experiment.abstract_params(objective, {"image": image, "text": {"ids": ids, "mask": mask}})
+  )
+  params = {path.removeprefix("model/"): leaf for path, leaf in params.items()}
+  frozen = {p for p in params if any(re.search(f, p) for f in config.optim.freeze)}
+  assert set(params) - frozen == _moving(params)
+  assert params["text/positions"].shape[0] == length == 256
+  # Positions, the biases of six matrices and two norms of a layer, that of the last norm.
+  assert len(_moving(params)) == 10
+
+
+def _lines(folder):
+  return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_tiny_clip_trains_and_then_reads_long_captions(tmp_path):
+  """The second stage grows the positions, and moves them and the biases of the text alone."""
+  experiment.run(_clip(tmp_path), str(tmp_path / "clip"))
+  short = {"recall/short/image_to_text", "recall/short/text_to_image"}
+  lines = [line for line in _lines(tmp_path / "clip") if short <= set(line)]
+  assert [line["step"] for line in lines] == [0, 2] and lines[1]["recall/short/n"] == 3
+  assert any("eval/loss" in line for line in _lines(tmp_path / "clip"))
+
+  config = _clip(tmp_path, "clip_long")
+  with pytest.raises(UserError, match="this stage grows a finished one"):
+    experiment.run(config, str(tmp_path / "long"))
+  config["train"]["warm_start"]["workdir"] = str(tmp_path / "clip")
+  experiment.run(config, str(tmp_path / "long"))
+  both = short | {"recall/long/image_to_text", "recall/long/text_to_image"}
+  found = [set(line) & both for line in _lines(tmp_path / "long") if line["step"] == 0]
+  assert set().union(*found) == both, "before the first step, what growth alone gives"
+
+  before, after = (
+    flatten_paths(export.load_role(tmp_path / name, "model").params) for name in ("clip", "long")
+  )
+  moving = _moving(after)
+  for path in set(after) - moving:
+    np.testing.assert_array_equal(after[path], before[path], err_msg=path)
+  grown = interpolate(np.asarray(before["text/positions"]), (256, 16))
+  moved = np.abs(after["text/positions"] - grown)
+  assert 0 < moved.max() < 0.1, "it started from the grown table"
+  # Keys' biases have no effect on a softmax, and so no gradient worth the name.
+  for path in moving - {"text/positions", "text/layers/key/bias"}:
+    assert np.any(after[path] != before[path]), path
 
 
 class Mixer:

@@ -14,10 +14,13 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import fingerprint
 from mg_jax.data.video import probe
+from mg_jax.models import published
+from mg_jax.models.clip import CLIP
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
+from mg_jax.models.text import T5Encoder
 from mg_jax.train.checkpoint import Checkpointer
-from mg_jax.train.export import load_role, load_text_to_video
+from mg_jax.train.export import export_encoder, load_role, load_text_to_video
 
 TAE_FIELDS = {
   "channels": 4, "multipliers": [1, 1], "patch": [4, 4, 4], "blocks": 1, "latent": 4, "groups": 2,
@@ -175,3 +178,79 @@ def test_commands_generate_continue_and_evaluate(run):
   assert evaluated.returncode == 0, evaluated.stderr
   report = json.loads((run / "evaluation" / "scores.json").read_text())
   assert report["rates"]["all"]["count"] == 2 and len(report["clips"]) == 2
+
+
+IDS = jnp.array([[5, 6, 1, 0]])
+TOWER = {"width": 8, "layers": 1, "heads": 2, "mlp_dim": 8, "projection": 4}
+CLIP_FIELDS = {
+  "text": TOWER | {"vocab": 20, "length": 6, "end": 1, "dtype": "float32"},
+  "vision": TOWER | {"size": 8, "patch": 4, "dtype": "float32"},
+}
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_the_text_encoder_of_a_generator_is_exported(tmp_path, weights, ema):
+  config = {"stage": "flow_matching", "model": GENERATOR_FIELDS}
+  kept = _save(tmp_path / "t2v", "model", weights["model"], config, ema=ema)
+  written = export_encoder(tmp_path / "t2v", tmp_path / "t5")
+  assert written["kind"] == "t5"
+  encoder, params = published.load(tmp_path / "t5")
+  assert isinstance(encoder, T5Encoder) and encoder.width == 8
+  trained = build(Generator, GENERATOR_FIELDS)
+  want = trained.apply(
+    {"params": kept}, {"text": {"ids": IDS, "mask": IDS > 0}}, method="encode"
+  )["text"]["features"]
+  np.testing.assert_array_equal(encoder.apply({"params": params}, IDS, IDS > 0), want)
+
+
+@pytest.fixture
+def contrastive(tmp_path):
+  """A contrastive run, its model and its averaged weights."""
+  model = build(CLIP, CLIP_FIELDS)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)), IDS, IDS > 0)
+  rng = np.random.default_rng(0)
+  draw = lambda a: jnp.asarray(0.3 * rng.standard_normal(a.shape), a.dtype)  # noqa: E731
+  config = {"stage": "contrastive", "model": CLIP_FIELDS}
+  params = jax.tree.map(draw, unbox(shapes["params"]))
+  return model, _save(tmp_path / "clip", "model", params, config)
+
+
+def test_a_contrastive_run_is_exported_with_its_averaged_weights(tmp_path, contrastive):
+  model, averaged = contrastive
+  assert export_encoder(tmp_path / "clip", tmp_path / "ours")["kind"] == "clip"
+  loaded, params = published.load(tmp_path / "ours")
+  jax.tree.map(np.testing.assert_array_equal, params, averaged)
+  want = model.apply({"params": averaged}, IDS, IDS > 0, method="encode_text")
+  have = loaded.apply({"params": params}, IDS, IDS > 0, method="encode_text")
+  jax.tree.map(np.testing.assert_array_equal, have, want)
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_run(tmp_path, contrastive):
+  command = [
+    sys.executable, "launch/convert.py", "--kind=run", f"--from={tmp_path / 'clip'}",
+    f"--to={tmp_path / 'ours'}", "--dtype=bfloat16",
+  ]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0 and "clip in bfloat16" in done.stdout, done.stderr
+  assert published.load(tmp_path / "ours")[1]["vision"]["class"].dtype == jnp.bfloat16
+  again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_runs_without_an_encoder_to_export_are_named(tmp_path, weights):
+  _save(tmp_path / "tae", "autoencoder", weights["autoencoder"], {"stage": "autoencoding"})
+  with pytest.raises(UserError, match="model"):
+    export_encoder(tmp_path / "tae", tmp_path / "out")
+  for name, encoders, words in (
+    ("none", {}, "trained 0 text encoders"),
+    ("two", {"byt5": {}, "ul2": {}}, "trained 2 text encoders"),
+  ):
+    config = {"stage": "flow_matching", "model": GENERATOR_FIELDS | {"encoders": encoders}}
+    _save(tmp_path / name, "model", weights["model"], config)
+    with pytest.raises(UserError, match=words):
+      export_encoder(tmp_path / name, tmp_path / "out")
+  _save(tmp_path / "other", "model", weights["model"], {"stage": "dreaming"})
+  with pytest.raises(UserError, match="is a run of dreaming; encoders come from contrastive"):
+    export_encoder(tmp_path / "other", tmp_path / "out")
+  assert not (tmp_path / "out").exists()

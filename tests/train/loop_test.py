@@ -183,6 +183,22 @@ def test_hooks_come_at_their_cadence_and_at_the_end(toy, tmp_path):
   assert written == {4: 2.0, 6: 3.0}
 
 
+def test_a_hook_may_see_the_run_before_its_first_step(toy, tmp_path):
+  seen = []
+
+  def look(state, step):
+    seen.append((step, int(state.step)))
+    return {"looked": 1.0}
+
+  other = lambda state, step: seen.append(("other", step))  # noqa: E731
+  hooks = [Hook("look", 4, look, start=True), Hook("other", 4, other)]
+  _train(toy, tmp_path, hooks=hooks)
+  assert seen == [(0, 0), (4, 4), ("other", 4), (6, 6), ("other", 6)]
+  assert read_metrics(tmp_path)[0] == {"step": 0, "looked": 1.0}
+  _train(toy, tmp_path, dataclasses.replace(_CONFIG, steps=8), hooks=hooks)
+  assert seen[5:] == [(8, 8), ("other", 8)], "a run that goes on has begun before"
+
+
 def test_the_end_of_the_data_is_an_error(toy, tmp_path):
   with pytest.raises(UserError, match="data end at step 3 of 6"):
     _train(toy, tmp_path, data=toy.Stream(end=3))

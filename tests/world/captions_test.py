@@ -98,3 +98,66 @@ def test_describe_follows_the_style():
     captions.describe(scene, style="poem")
   with pytest.raises(UserError, match="variant"):
     captions.caption(scene, -1)
+
+
+def test_a_frame_is_described_without_motion_and_within_its_bytes():
+  world = WorldConfig.stills()
+  moves = [phrase for forms in lexicon.MOTIONS.values() for phrase in forms]
+  words = {captions._forms(phrase, plural=False)[k].split()[0] for phrase in moves for k in (0, 2)}
+  for index in range(300):
+    scene = sample(0, index, world)
+    for variant in range(2):
+      text = captions.frame_caption(scene, variant)
+      size = len(text.encode())
+      assert size <= captions.SENTENCE if variant == 0 else captions.SENTENCE < size <= 255
+      assert text.endswith(".") and text[0].isupper()
+      assert not words & set(text.lower().replace(",", "").replace(".", "").split()), text
+      for table, fact in (
+        (lexicon.COLOURS, scene.objects[0].colour),
+        (lexicon.SIZES, scene.objects[0].size),
+        (lexicon.BACKGROUNDS, scene.background.name),
+        (lexicon.COUNTS, len(scene.objects)),
+      ):
+        assert any(word in text.lower() for word in table[fact]), (fact, text)
+
+
+def test_the_longest_facts_still_fit_a_sentence():
+  thing = Thing("triangle", "orange", "medium", 0.3, 0.3)
+  scene = Scene(0, 0, Background("checkered"), (thing,))
+  assert all(len(captions.frame_caption(scene, v).encode()) <= 76 for v in range(0, 40, 2))
+
+
+def test_held_out_frames_have_captions_of_their_own():
+  scenes = [sample(0, (1 << 30) + i, WorldConfig.stills()) for i in range(256)]
+  for variant in range(2):
+    texts = {captions.frame_caption(scene, variant) for scene in scenes}
+    assert len(texts) >= 250
+
+
+@pytest.mark.parametrize(
+  "x, y, motion, where",
+  [
+    (0.0, 0.0, Motion(), (0, 0)),
+    (-0.3, 0.3, Motion(), (1, -1)),
+    (0.3, 0.0, Motion("left", amount=0.5), (0, 1)),
+    # A ball at rest on the floor of its bounce, half its height below the middle of its path.
+    (0.0, 0.0, Motion("bounce", amount=0.4, cycles=2.0), (1, 0)),
+  ],
+)
+def test_places_are_those_of_the_middle_of_the_scene(x, y, motion, where):
+  assert captions.place(Thing("star", "red", "small", x, y, motion=motion)) == where
+  scene = Scene(0, 0, Background(), (Thing("star", "red", "small", x, y, motion=motion),))
+  for variant in range(6):
+    text = captions.frame_caption(scene, variant)
+    assert any(word in text.lower() for word in lexicon.PLACES[where]), text
+
+
+def test_a_long_caption_places_every_object():
+  things = tuple(
+    Thing("cross", "blue", "small", 0.3 * x, 0.3 * y) for x, y in ((-1, -1), (1, -1), (0, 1))
+  )
+  text = captions.frame_caption(Scene(0, 0, Background(), things), 1).lower()
+  for where in ((-1, -1), (-1, 1), (1, 0)):
+    assert any(word in text for word in lexicon.PLACES[where]), text
+  with pytest.raises(UserError, match="variant is -1"):
+    captions.frame_caption(Scene(0, 0, Background(), things), -1)

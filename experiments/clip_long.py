@@ -1,0 +1,29 @@
+"""The long-prompt stage of a CLIP [MG appendix A.1]: texts of 256 tokens instead of 77.
+
+Starts from the run of `clip.py` that `--config.train.warm_start.workdir=DIR` names. The position
+table grows; only it and the biases of the text tower are trained, norms included, because full
+finetuning soon fits the uniform style of synthetic captions. Captions are a mix of long and short.
+Batch, rate and steps are not given.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import clip
+
+LENGTH = 256
+# All parameters but the positions and the biases of the text tower.
+FROZEN = r"^(?!text/(positions|.*bias)$)"
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Arguments: those of `clip`."""
+  config = clip.get_config(arg)
+  tiny = config.data.source == "toy"
+  config.train.experiment = "clip_long"
+  config.model.text.length = LENGTH
+  config.text.text.length = LENGTH
+  config.data.captions = "mixed"
+  config.optim.update(freeze=(FROZEN,), lr=1e-3 if tiny else 1e-4)
+  config.train.warm_start.grow = ((r"^model/text/positions$", "interpolate"),)
+  config.train.steps = 300 if tiny else 10_000
+  return config

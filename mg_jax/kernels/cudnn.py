@@ -1,0 +1,49 @@
+"""Attention on NVIDIA GPUs by cuDNN's fused kernel, through `jax.nn.dot_product_attention`.
+
+Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the type of q.
+It runs in half precision only; scores and softmax are float32 inside.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mg_jax.core import remat
+from mg_jax.core.typing import Array, Bool, Float
+
+HEAD_DIMS = 128  # the most it takes on every card from Ampere on
+
+
+def unsupported(q_shape, k_shape, dtype, masked, platform) -> str | None:
+  """Why it cannot run a call, or None."""
+  del k_shape, masked, platform
+  if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
+    return f"it takes bfloat16 and float16, not {jnp.dtype(dtype).name}"
+  if q_shape[-1] % 8 or q_shape[-1] > HEAD_DIMS:
+    return f"heads have {q_shape[-1]} dimensions, not a multiple of 8 up to {HEAD_DIMS}"
+  return None
+
+
+def cudnn(
+  q_BLNK: Float[Array, "B L N K"],
+  k_BSNK: Float[Array, "B S N K"],
+  v_BSNK: Float[Array, "B S N K"],
+  *,
+  mask_BS: Bool[Array, "B S"] | None,
+  scale: float,
+  implementation: str = "cudnn",
+) -> Float[Array, "B L N K"]:
+  """Softmax attention; a query whose keys are all masked yields zeros.
+
+  Args:
+    q_BLNK, k_BSNK, v_BSNK: queries, keys and values on one device.
+    mask_BS: True marks real keys.
+    scale: multiplies the scores.
+    implementation: of jax; "xla" runs the same call on any platform, for tests.
+  """
+  mask = None if mask_BS is None else mask_BS[:, None, None, :]
+  out_BLNK = jax.nn.dot_product_attention(
+    q_BLNK, k_BSNK, v_BSNK, mask=mask, scale=scale, implementation=implementation
+  )
+  if mask_BS is not None:
+    out_BLNK = jnp.where(jnp.any(mask_BS, axis=1)[:, None, None, None], out_BLNK, 0)
+  return remat.name(out_BLNK, "attention")

@@ -1,0 +1,51 @@
+"""The GPU kernel's call, run by XLA where there is no GPU, and what it does not support."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.kernels import attention, xla
+from mg_jax.kernels.cudnn import cudnn, unsupported
+
+BY_XLA = functools.partial(cudnn, implementation="xla")
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("length, keys", [(16, 16), (24, 7), (1, 5)])
+def test_parity_with_reference(length, keys, masked):
+  draws = jax.random.split(jax.random.key(length), 4)
+  q, ct = (jax.random.normal(draws[i], (2, length, 3, 8)) for i in (0, 1))
+  k, v = (jax.random.normal(draws[i], (2, keys, 3, 8)) for i in (2, 3))
+  mask = jnp.arange(keys)[None] < jnp.array([3, 0])[:, None] if masked else None
+  results = []
+  for kernel in (BY_XLA, xla.reference):
+    fn = functools.partial(kernel, mask_BS=mask, scale=0.3)
+    out, pullback = jax.vjp(fn, q, k, v)
+    results.append((out, *pullback(ct)))
+  for a, b in zip(*results, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+  if masked:
+    assert all(not np.asarray(x[1]).any() for x in results[0])
+
+
+@pytest.mark.parametrize(
+  "dtype, dim, reason",
+  [
+    ("bfloat16", 128, None),
+    ("float16", 64, None),
+    ("float32", 128, "not float32"),
+    ("bfloat16", 20, "not a multiple of 8"),
+    ("bfloat16", 256, "up to 128"),
+  ],
+)
+def test_what_it_takes_is_known(dtype, dim, reason):
+  shape = (1, 16, 2, dim)
+  found = unsupported(shape, shape, jnp.dtype(dtype), False, "cuda")
+  assert (found is None) if reason is None else reason in found
+  chosen = attention.choose(
+    "auto", shape, shape, dtype=jnp.dtype(dtype), masked=False, platform="cuda"
+  )
+  assert chosen.name == ("cudnn" if reason is None else "blocked")
