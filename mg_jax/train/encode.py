@@ -5,9 +5,11 @@ included. Layout: `<folder>/<split>/<video|image>/<bucket>/` holds records {"lat
 (t, h, w, C), "fps", "captions"}, and `<folder>/manifest.json` the per-channel mean and standard
 deviation over the training videos (or images), the step and the fingerprint of the autoencoder. An
 interrupted run goes on with the shards that are missing; a finished folder is left as it is.
+Clips larger than a tile are encoded tile by tile [MG 3.1.1], which the manifest then says.
 Several processes share the shards out among themselves; they must see the same folder.
 """
 
+import dataclasses
 import functools
 import json
 import logging
@@ -31,6 +33,7 @@ from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
 from mg_jax.data.schema import Clip, Source
 from mg_jax.data.transforms import VideoRow
 from mg_jax.models.tae import TAE
+from mg_jax.models.tiling import TiledAutoencoder, Tiling
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
@@ -46,6 +49,7 @@ def encode(
   origin: str,
   step: int,
   batch: int = 32,
+  tiling: Tiling | None = None,
 ) -> dict:
   """Encodes both splits of a recipe; returns the manifest's metadata.
 
@@ -57,16 +61,22 @@ def encode(
     origin: workdir of the autoencoder's run, for the record.
     step: of that run, which samplers load although the run may have gone on.
     batch: clips per call.
+    tiling: how clips are cut that are larger than a tile.
 
   Raises:
     UserError: when the folder holds latents of another autoencoder, recipe or set of clips.
   """
   folder = pathlib.Path(folder)
+  tiling = tiling or Tiling()
   identity = {
     "fingerprint": fingerprint(params),
     "data": json.loads(json.dumps(_identity(data))),
     "kinds": sorted(data.kinds),
   }
+  # The paper's durations reach 256 frames.
+  large = data.durations == "paper" or tiling.cuts(data.frames, data.height, data.width)
+  if large:
+    identity["tiling"] = dataclasses.asdict(tiling)
   path = folder / MANIFEST
   if path.is_file():
     metadata = _metadata(path)
@@ -82,11 +92,19 @@ def encode(
     return metadata
   _log.info("%s: encoding the clips, once", folder)
   run = jax.jit(lambda params, video: _mean(model, params, video))
+  whole = functools.partial(run, params)
+  tiles = TiledAutoencoder(model, params, tiling) if large else None
   for split in SPLITS:
     for bucket, source in open_sources(data, split).items():
+      frames, height, width = map(int, bucket.split("x"))
       for kind in data.kinds:
         target = folder / split / kind / bucket
-        _encode_source(source, kind, target, functools.partial(run, params), identity, batch)
+        if tiling.cuts(1 if kind == "image" else frames, height, width):
+          # One at a time: a batch of clips this large would fill the host's memory.
+          one = lambda video: tiles.encode(video[0])[None]  # noqa: E731
+          _encode_source(source, kind, target, one, identity, 1)
+        else:
+          _encode_source(source, kind, target, whole, identity, batch)
   if jax.process_index() == 0:
     mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
     source = {"autoencoder": origin, "step": step}
