@@ -10,9 +10,10 @@ first used.
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -137,41 +138,66 @@ def read_clip(
   """
   if start_s < 0 or fps <= 0 or frames < 1 or min(size) < 1:
     raise ValueError(f"not a clip: start_s={start_s}, fps={fps}, frames={frames}, size={size}")
-  targets = [start_s + k / fps for k in range(frames)]
+  last_s = start_s + (frames - 1) / fps
   picked: list[np.ndarray] = []
-  held, pixels, pixel_shape, end_s = None, None, 1.0, 0.0
-
-  def pick(until: float) -> None:
-    nonlocal pixels
-    while len(picked) < frames and targets[len(picked)] < until:
-      if pixels is None:
-        if held.is_corrupt:
-          raise MediaError("damaged", path, "the decoder had to make up parts of its picture")
-        pixels = _to_rgb(held, size, pixel_shape)
-      picked.append(pixels)
-
   with _opened(path) as (container, stream):
-    interval = 1.0 / (float(stream.average_rate or 0) or fps)
     pixel_shape = float(stream.sample_aspect_ratio or 1)
-    for time_s, frame in _decode(path, container, stream, start_s):
-      if held is not None:
-        pick(time_s - _SLACK_S)
+    slack = max(0.1, 2 * _interval(stream, fps))
+    for frame, until, last in _shown(path, container, stream, start_s, fps):
+      shown = until + slack if last else until - _SLACK_S
+      pixels = None
+      while len(picked) < frames and start_s + len(picked) / fps < shown:
+        pixels = _pixels(path, frame, size, pixel_shape) if pixels is None else pixels
+        picked.append(pixels)
       if len(picked) == frames:
-        break
-      held, pixels = frame, None
-      end_s = time_s + (float(frame.duration * frame.time_base) if frame.duration else interval)
-    if held is None:
-      raise MediaError("unreadable", path, "no frame of it could be decoded")
-    pick(end_s + max(0.1, 2 * interval))
-    if len(picked) < frames:
-      told = _duration(container, stream)
-      broken = told is not None and end_s < told - max(0.5, 2 * interval)
-      raise MediaError(
-        "truncated" if broken else "too_short",
-        path,
-        f"the picture ends after {end_s:.2f} s but the clip needs {targets[-1]:.2f} s",
-      )
-  return np.stack(picked)
+        return np.stack(picked)
+    told = _duration(container, stream)
+    broken = told is not None and until < told - max(0.5, slack)
+    raise MediaError(
+      "truncated" if broken else "too_short",
+      path,
+      f"the picture ends after {until:.2f} s but the clip needs {last_s:.2f} s",
+    )
+
+
+def read_frames(
+  path: str | os.PathLike[str],
+  *,
+  fps: float | None = None,
+  size: tuple[int, int] | None = None,
+  seconds: float | None = None,
+) -> Iterator[np.ndarray]:
+  """Yields the frames of a video one by one, uint8 (H, W, 3) RGB; memory does not grow with length.
+
+  Grey and 10-bit pictures become 8-bit RGB, and alpha is dropped.
+
+  Args:
+    path: the file.
+    fps: sampling rate, > 0; by default the file's average, which makes a variable rate a fixed one.
+    size: (H, W) in pixels, covered and cut at the centre as in `read_clip`; by default the first
+      frame's size as it is displayed.
+    seconds: stops after this time, > 0; by default at the end of the file.
+
+  Raises:
+    MediaError: as `probe`; also at the end when the file's picture ends long before it should.
+  """
+  count, end = 0, math.inf if seconds is None else seconds - _SLACK_S
+  with _opened(path) as (container, stream):
+    pixel_shape = float(stream.sample_aspect_ratio or 1)
+    rate = fps or 1.0 / _interval(stream, 25.0)
+    for frame, until, _ in _shown(path, container, stream, 0.0, rate):
+      size = size or _shown_size(frame, pixel_shape)
+      pixels = None
+      # A file of one frame may tell no duration, yet it shows that frame.
+      while count / rate < min(until - _SLACK_S, end) or not count:
+        pixels = _pixels(path, frame, size, pixel_shape) if pixels is None else pixels
+        count += 1
+        yield pixels
+      if count / rate >= end:
+        return
+    told = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if until < told - max(0.5, 2 / rate):
+      raise MediaError("truncated", path, f"the picture ends after {until:.2f} s of {told:.2f} s")
 
 
 def write_video(
@@ -188,31 +214,54 @@ def write_video(
     fps: frames per second, > 0.
     crf: constant rate factor of x264, 0 (lossless) to 51.
   """
-  import av
-
   video = np.asarray(video)
   if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3 or 0 in video.shape:
     raise ValueError(f"video must be non-empty uint8 (T, H, W, 3), got {video.dtype} {video.shape}")
-  height, width = video.shape[1:3]
-  video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+  write_frames(path, video, fps=fps, crf=crf)
+
+
+def write_frames(
+  path: str | os.PathLike[str], frames: Iterable[np.ndarray], *, fps: float, crf: int = 18
+) -> int:
+  """As `write_video`, of frames (H, W, 3) that come one by one; returns how many there were.
+
+  When `frames` raises, nothing is left at `path` that was not there before.
+
+  Raises:
+    UserError: when there is no frame.
+    MediaError: when the file cannot be written.
+  """
+  import av
+
+  frames = iter(frames)
+  first = next(frames, None)
+  if first is None:
+    raise UserError(f"{os.fspath(path)}: there are no frames to write; give at least one.")
+  height, width = first.shape[:2]
+  edge = ((0, height % 2), (0, width % 2), (0, 0))
   rate = Fraction(fps).limit_denominator(1001)
+  count = 0
   try:
     with atomic.replacing(path) as partial:
       with av.open(
         os.fspath(partial), "w", format="mp4", options={"movflags": "faststart"}
       ) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-        stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = _BT709
         stream.codec_context.color_primaries = _BT709
         stream.codec_context.color_trc = _BT709
-        for rgb in video:
-          frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        for rgb in itertools.chain([first], frames):
+          rgb = np.ascontiguousarray(np.pad(rgb, edge, mode="edge"))
+          frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
           frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
           container.mux(stream.encode(frame))
+          count += 1
         container.mux(stream.encode(None))
   except OSError as error:
     raise MediaError("unwritable", path, f"the video could not be written ({error})") from error
+  return count
 
 
 @contextlib.contextmanager
@@ -269,6 +318,39 @@ def _decode(
     if seen:
       raise MediaError("truncated", path, f"decoding breaks off ({error})") from error
     raise
+
+
+def _shown(
+  path: str | os.PathLike[str], container: Any, stream: Any, start_s: float, fps: float
+) -> Iterator[tuple[Any, float, bool]]:
+  """Yields (frame, seconds until which it is shown, whether it is the last), one frame late."""
+  held, end_s = None, 0.0
+  for time_s, frame in _decode(path, container, stream, start_s):
+    if held is not None:
+      yield held, time_s, False
+    held = frame
+    shown = float(frame.duration * frame.time_base) if frame.duration else _interval(stream, fps)
+    end_s = time_s + shown
+  if held is None:
+    raise MediaError("unreadable", path, "no frame of it could be decoded")
+  yield held, end_s, True
+
+
+def _interval(stream: Any, fps: float) -> float:
+  """Seconds between frames; at `fps` where the stream does not tell."""
+  return 1.0 / (float(stream.average_rate or 0) or fps)
+
+
+def _pixels(path: Any, frame: Any, size: tuple[int, int], pixel_shape: float) -> np.ndarray:
+  if frame.is_corrupt:
+    raise MediaError("damaged", path, "the decoder had to make up parts of its picture")
+  return _to_rgb(frame, size, pixel_shape)
+
+
+def _shown_size(frame: Any, pixel_shape: float) -> tuple[int, int]:
+  """(H, W) of a frame as displayed, turned upright and with square pixels."""
+  size = frame.height, max(1, math.floor(frame.width * pixel_shape + 0.5))
+  return size if _rotation(frame) in (0, 180) else size[::-1]
 
 
 def _to_rgb(frame: Any, size: tuple[int, int], pixel_shape: float) -> np.ndarray:

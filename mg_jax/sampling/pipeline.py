@@ -3,7 +3,7 @@
 Prompt -> tags and tokens of every text stream -> features -> guided flow from noise to a
 normalised latent (B, t, h, w, C) -> decoded video (B, T, H, W, 3). The noise of a clip depends on
 its seed alone, and every call of the network has the same batch size, so neighbours do not change a
-clip. An image is a clip of one frame.
+clip. An image is a clip of one frame. Clips larger than a tile are decoded tile by tile [MG 3.1.1].
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from mg_jax.data.transforms import prompt_tags
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
 from mg_jax.models.streams import Streams
+from mg_jax.models.tiling import TiledAutoencoder, Tiling
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
 from mg_jax.sampling.solvers import integrate
@@ -86,6 +87,7 @@ class TextToVideo:
     text: its text streams, the frozen encoders loaded.
     batch: clips per network call; short calls are padded to it.
     origin: which weights these are, for the record of what is generated.
+    tiling: how clips are decoded that are larger than a tile; smaller tiles need less memory.
   """
 
   model: nn.Module
@@ -98,6 +100,7 @@ class TextToVideo:
   text: Streams
   batch: int = 1
   origin: str = ""
+  tiling: Tiling = Tiling()
   _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   def __call__(
@@ -177,7 +180,26 @@ class TextToVideo:
     )
     if not finite[:count].all():
       raise UserError("the model produced values that are not finite; try another checkpoint.")
+    if self._cuts(settings):
+      return self._decode_tiles(video[:count], settings)
     return video[:count]
+
+  def _cuts(self, settings: Settings) -> bool:
+    return self.tiling.cuts(settings.frames, settings.height, settings.width)
+
+  def _decode_tiles(self, latents_BTHWC: np.ndarray, settings: Settings) -> np.ndarray:
+    if "tiles" not in self._compiled:
+      self._compiled["tiles"] = TiledAutoencoder(
+        self.autoencoder, self.autoencoder_params, self.tiling
+      )
+    size = (settings.frames, settings.height, settings.width, 3)
+    video = np.empty((len(latents_BTHWC), *size), np.uint8)
+    for clip, latent in zip(video, latents_BTHWC, strict=True):
+      start = 0
+      for part in self._compiled["tiles"].pixel_stream([latent], frames=settings.frames):
+        clip[start : start + len(part)] = part
+        start += len(part)
+    return video
 
   def _sampler(self, settings: Settings) -> Any:
     """The jitted function of these shapes and branches; made, and its shapes checked, once."""
@@ -201,6 +223,9 @@ class TextToVideo:
           times,
           method=settings.method,
         )
+
+        if self._cuts(settings):
+          return latent * std + mean, jnp.isfinite(latent).all((1, 2, 3, 4))
 
         def decode(x_THWC: Array) -> tuple[Array, Array]:
           video = self.autoencoder.apply(

@@ -7,9 +7,11 @@ for stream s and wording k of the captions, "text/s/k" (tokens, E) in the encode
 `<folder>/manifest.json` the per-channel mean and standard deviation over the training videos (or
 images), the step and the fingerprint of the autoencoder, and the identity of the text encoders. An
 interrupted run goes on with the shards that are missing; a finished folder is left as it is.
+Clips larger than a tile are encoded tile by tile [MG 3.1.1], which the manifest then says.
 Several processes share the shards out among themselves; they must see the same folder.
 """
 
+import dataclasses
 import functools
 import json
 import logging
@@ -35,6 +37,7 @@ from mg_jax.data.streams import blank
 from mg_jax.data.transforms import VideoRow, cached_name, prompt_tags
 from mg_jax.models.streams import Streams
 from mg_jax.models.tae import TAE
+from mg_jax.models.tiling import TiledAutoencoder, Tiling
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
@@ -51,6 +54,7 @@ def encode(
   step: int,
   text: Streams,
   batch: int = 32,
+  tiling: Tiling | None = None,
 ) -> dict:
   """Encodes both splits of a recipe; returns the manifest's metadata.
 
@@ -63,18 +67,24 @@ def encode(
     step: of that run, which samplers load although the run may have gone on.
     text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
     batch: clips per call.
+    tiling: how clips are cut that are larger than a tile.
 
   Raises:
     UserError: when the folder holds latents of another autoencoder, text encoder, recipe or set of
       clips.
   """
   folder = pathlib.Path(folder)
+  tiling = tiling or Tiling()
   identity = {
     "fingerprint": fingerprint(params),
     "data": json.loads(json.dumps(_identity(data))),
     "kinds": sorted(data.kinds),
     "text": text.identity(),
   }
+  # The paper's durations reach 256 frames.
+  large = data.durations == "paper" or tiling.cuts(data.frames, data.height, data.width)
+  if large:
+    identity["tiling"] = dataclasses.asdict(tiling)
   path = folder / MANIFEST
   if path.is_file():
     metadata = _metadata(path)
@@ -89,14 +99,17 @@ def encode(
       )
     return metadata
   _log.info("%s: encoding the clips, once", folder)
-  encoder = _Encoder(model, params, text.load(names=text.cached), camera=data.camera_tags)
+  encoder = _Encoder(
+    model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling
+  )
   clips = dict.fromkeys(SPLITS, 0)
   for split in SPLITS:
     for bucket, source in open_sources(data, split).items():
       clips[split] += len(source)
+      frames, height, width = map(int, bucket.split("x"))
       for kind in data.kinds:
-        target = folder / split / kind / bucket
-        _encode_source(source, kind, target, encoder, identity, batch)
+        rows = encoder.rows(1 if kind == "image" else frames, height, width, batch)
+        _encode_source(source, kind, folder / split / kind / bucket, encoder, identity, rows)
   if jax.process_index() == 0:
     mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
     source = {"autoencoder": origin, "step": step, "clips": clips}
@@ -137,8 +150,8 @@ def _identity(data: DataConfig) -> dict:
 class _Encoder:
   """Clips to latents and captions to features, in calls of one size each."""
 
-  def __init__(self, model: TAE, params, text: Streams, *, camera: bool):
-    self._text, self._camera = text, camera
+  def __init__(self, model: TAE, params, text: Streams, *, camera: bool, tiling: Tiling):
+    self._text, self._camera, self._tiling = text, camera, tiling
 
     def mean(params, video):
       video = video.astype(jnp.float32) / 127.5 - 1.0
@@ -146,10 +159,21 @@ class _Encoder:
 
     self._latents = functools.partial(jax.jit(mean), params)
     self._features = functools.partial(jax.jit(text.encode), text.params)
+    self._model, self._params = model, params
+
+  def rows(self, frames: int, height: int, width: int, batch: int) -> int:
+    """Clips of a call; large ones go one at a time, as a batch would fill the host's memory."""
+    return 1 if self._tiling.cuts(frames, height, width) else batch
 
   def latents(self, video: np.ndarray) -> np.ndarray:
     """uint8 (B, T, H, W, 3) -> (B, t, h, w, C)"""
+    if self._tiling.cuts(*video.shape[1:4]):
+      return np.stack([self._tiles.encode(clip) for clip in video])
     return np.asarray(self._latents(video))
+
+  @functools.cached_property
+  def _tiles(self) -> TiledAutoencoder:
+    return TiledAutoencoder(self._model, self._params, self._tiling)
 
   def features(self, clips: Sequence[Clip], frames: int, batch: int) -> list[dict]:
     """The entries of the records of at most `batch` clips of so many latent frames."""

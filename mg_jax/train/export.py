@@ -16,18 +16,22 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.core.tree import fingerprint
+from mg_jax.core.sharding import unbox
+from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.data.records import MANIFEST
 from mg_jax.models import published
 from mg_jax.models.generator import Generator
 from mg_jax.models.streams import open_streams
 from mg_jax.models.tae import TAE
+from mg_jax.models.tiling import TiledAutoencoder, Tiling
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.train.checkpoint import Checkpointer, load_params
 from mg_jax.train.workdir import resolve
@@ -162,6 +166,33 @@ def _text_encoder(run: "Role", folder: epath.Path) -> tuple[str, dict[str, Any],
     raise UserError(f"{folder} trained {len(encoders)} text encoders ({named}); one is exported")
   [(name, fields)] = encoders.items()
   return "t5", fields, run.params[f"encoder_{name}"]
+def load_autoencoder(
+  workdir: str | os.PathLike[str], *, step: int | None = None, tiling: Tiling | None = None
+) -> TiledAutoencoder:
+  """The autoencoder of a run, ready for clips of any length.
+
+  Args:
+    workdir: of the autoencoder's run; it may still be training.
+    step: by default the newest.
+    tiling: how clips are cut that are larger than a tile.
+
+  Raises:
+    UserError: when something is missing or damaged, or weights and config do not belong together.
+  """
+  folder = resolve(workdir)
+  role = load_role(folder, "autoencoder", step=step)
+  model = configs.build(TAE, _entry(role.config, "model", folder), where="autoencoder")
+  frame = jnp.zeros((1, 1, *model.factors[1:], 3))
+  wanted = unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), frame)["params"]))
+  wanted, found = flatten_paths(wanted), flatten_paths(role.params)
+  for path in sorted(wanted.keys() | found.keys()):
+    shapes = [tree[path].shape if path in tree else "nothing" for tree in (wanted, found)]
+    if shapes[0] != shapes[1]:
+      raise UserError(
+        f"{folder}: the config asks for {shapes[0]} at {path} but the checkpoint has {shapes[1]}; "
+        "they are of different models"
+      )
+  return TiledAutoencoder(model, role.params, tiling)
 
 
 def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:

@@ -205,3 +205,84 @@ def test_real_clips(media):
     info = video.probe(path)
     clip = read(path, start_s=info.duration_s - 1.0, fps=8, frames=8, size=(32, 48))
     assert clip.shape == (8, 32, 48, 3) and clip.std() > 1, path
+
+
+@pytest.mark.parametrize("fps, seconds, expected", [
+  (None, None, range(12)), (5, None, range(0, 12, 2)), (20, 0.4, [0, 0, 1, 1, 2, 2, 3, 3]),
+  (None, 0.3, range(3)), (None, 0.01, [0]),
+])  # fmt: skip
+def test_frames_come_one_by_one(tmp_path, encode, ramp, fps, seconds, expected):
+  path = encode(tmp_path / "a.mp4", ramp(12))
+  frames = list(video.read_frames(path, fps=fps, seconds=seconds))
+  assert levels(np.stack(frames)) == list(expected)
+  assert frames[0].shape == (32, 48, 3) and frames[0].dtype == np.uint8
+
+
+def test_a_variable_rate_is_read_at_the_average_or_as_asked(tmp_path, encode, ramp):
+  path = encode(tmp_path / "a.mp4", ramp(5), pts=[0, 0.1, 0.15, 0.8, 0.9])
+  frames = np.stack(list(video.read_frames(path, fps=10)))
+  assert levels(frames)[:10] == [0, 1, 2, 2, 2, 2, 2, 2, 3, 4]
+
+
+def test_frames_have_the_size_they_are_shown_in(tmp_path, encode, rotate, ramp):
+  turned = rotate(encode(tmp_path / "a.mp4", ramp(2)))
+  assert next(video.read_frames(turned)).shape == (48, 32, 3)
+  wide = encode(tmp_path / "b.mp4", ramp(2), sample_shape=(2, 1))
+  assert next(video.read_frames(wide)).shape == (32, 96, 3)
+  assert next(video.read_frames(wide, size=(17, 31))).shape == (17, 31, 3)
+
+
+@pytest.mark.parametrize("name, codec, pix_fmt", [
+  ("a.mp4", "libx264", "yuv420p10le"), ("a.mkv", "ffv1", "gray"), ("a.mkv", "ffv1", "gray10le"),
+  ("a.mkv", "ffv1", "bgra"), ("a.webm", "libvpx-vp9", "yuva420p"),
+])  # fmt: skip
+def test_other_pictures_become_eight_bit_rgb(tmp_path, encode, ramp, name, codec, pix_fmt):
+  path = encode(tmp_path / name, ramp(4), codec=codec, pix_fmt=pix_fmt)
+  frames = np.stack(list(video.read_frames(path, fps=10)))
+  assert frames.shape[1:] == (32, 48, 3) and frames.dtype == np.uint8
+  assert levels(frames) == [0, 1, 2, 3]
+
+
+def test_the_frames_of_one_picture(tmp_path, encode, ramp):
+  assert len(list(video.read_frames(encode(tmp_path / "a.mp4", ramp(1))))) == 1
+
+
+def test_a_stream_of_a_cut_file_ends_in_an_error(tmp_path):
+  rng = np.random.default_rng(0)
+  path = tmp_path / "a.mp4"
+  video.write_video(path, rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8), fps=10)
+  path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.5)])
+  with pytest.raises(MediaError) as caught:
+    list(video.read_frames(path))
+  assert caught.value.reason in ("truncated", "damaged")
+  (tmp_path / "b.mp4").write_bytes(b"")
+  assert reason(lambda p: next(video.read_frames(p)), tmp_path / "b.mp4") == "empty"
+
+
+def test_frames_are_written_as_they_come(tmp_path, ramp):
+  path, made = tmp_path / "a.mp4", []
+
+  def frames():
+    for frame in ramp(9, 33, 47):
+      made.append(frame)
+      yield frame
+
+  assert video.write_frames(path, frames(), fps=10) == 9 == len(made)
+  together = tmp_path / "b.mp4"
+  video.write_video(together, np.stack(ramp(9, 33, 47)), fps=10)
+  assert path.read_bytes() == together.read_bytes()
+
+
+def test_a_stream_that_fails_or_is_empty_leaves_nothing(tmp_path, ramp):
+  path = tmp_path / "a.mp4"
+  path.write_bytes(b"old")
+
+  def failing():
+    yield from ramp(5)
+    raise UserError("no more")
+
+  with pytest.raises(UserError, match="no more"):
+    video.write_frames(path, failing(), fps=10)
+  with pytest.raises(UserError, match="no frames to write"):
+    video.write_frames(path, [], fps=10)
+  assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -12,6 +12,7 @@ from mg_jax.data.text import decode_bytes
 from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.models import conditioning
 from mg_jax.models.streams import Streams
+from mg_jax.models.tiling import Tiling
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 
 
@@ -180,3 +181,38 @@ def test_broken_weights_are_reported():
   broken = jax.tree.map(lambda a: a * jnp.nan, PARAMS)
   with pytest.raises(UserError, match="not finite"):
     _pipeline(params=broken)(["a"], seeds=[0])
+
+
+class TiledBlocks(Blocks):
+  factors = (8, 8, 8)
+  latent = 3
+
+
+def test_clips_larger_than_a_tile_are_decoded_in_tiles_and_others_are_not():
+  """Blocks have no seams in space, and in time only where tiles fade."""
+  changes = {"model": Field(max_frames=8), "autoencoder": TiledBlocks()}
+  texts, seeds = ["red", "blue", ""], [1, 2, 3]
+  whole, pipeline = _pipeline(**changes, tiling=Tiling(frames=512)), _pipeline(**changes)
+  small = pipeline(texts, seeds=seeds, frames=32)
+  np.testing.assert_array_equal(whole(texts, seeds=seeds, frames=32), small)
+  assert "tiles" not in pipeline._compiled
+  tiled, untiled = (p(texts, seeds=seeds, frames=45) for p in (pipeline, whole))
+  assert "tiles" in pipeline._compiled and "tiles" not in whole._compiled
+  assert tiled.shape == untiled.shape == (3, 45, 16, 24, 3) and tiled.dtype == np.uint8
+  # Overlapping tiles hold the same blocks, so fading between them changes nothing but rounding.
+  assert np.abs(tiled.astype(int) - untiled).max() <= 1
+
+
+def test_wide_frames_are_decoded_in_tiles():
+  changes = {"model": Field(), "autoencoder": TiledBlocks()}
+  size = {"height": 48, "width": 24}
+  whole = _pipeline(**changes)(["a"], seeds=[1], **size)
+  tiled = _pipeline(**changes, tiling=Tiling(side=24, border=8))(["a"], seeds=[1], **size)
+  assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_broken_weights_are_reported_before_tiles_are_decoded():
+  broken = jax.tree.map(lambda a: a * jnp.nan, PARAMS)
+  pipeline = _pipeline(params=broken, model=Field(max_frames=8), autoencoder=TiledBlocks())
+  with pytest.raises(UserError, match="model produced values that are not finite"):
+    pipeline(["a"], seeds=[0], frames=45)

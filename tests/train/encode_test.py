@@ -15,6 +15,7 @@ from mg_jax.data.streams import Reader, TextConfig
 from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.data.video import write_video
 from mg_jax.models.streams import Streams
+from mg_jax.models.tiling import Tiling
 from mg_jax.train import encode as encode_module
 from mg_jax.train.encode import encode
 
@@ -199,3 +200,30 @@ def test_an_autoencoder_that_breaks_is_told_with_the_clip(data, tmp_path):
   with pytest.raises(UserError, match="not finite for clip 'toy/0'"):
     _run(data, tmp_path / "latents", {"gain": jnp.full((3,), jnp.nan)})
   assert not (tmp_path / "latents" / "manifest.json").exists()
+
+
+class TiledPool(Pool):
+  factors = (2, 8, 8)
+  latent = 3
+
+  def latent_shape(self, frames, height, width):
+    return -(-frames // 2), height // 8, width // 8, 3
+
+
+def test_clips_larger_than_a_tile_are_encoded_in_tiles(data, tmp_path):
+  """The pool sees no further than its blocks, so tiles give what whole clips give."""
+  data = dataclasses.replace(data, frames=6)
+  tiling = Tiling(frames=4, overlap=0, side=16, border=8)
+  run = lambda folder, **kw: encode(  # noqa: E731
+    data, TiledPool(), PARAMS, tmp_path / folder, origin="runs/tae", step=7, text=TEXT, batch=4, **kw
+  )
+  whole, tiled = run("whole"), run("tiled", tiling=tiling)
+  assert "tiling" not in whole and tiled["tiling"] == dataclasses.asdict(tiling)
+  for kind in ("video", "image"):
+    a, b = (latent_sources(tmp_path / f, "train", kind)["6x16x16"] for f in ("whole", "tiled"))
+    for index in range(10):
+      np.testing.assert_allclose(a[index]["latent"], b[index]["latent"], atol=1e-5)
+      assert a[index]["captions"] == b[index]["captions"]
+  assert run("tiled", tiling=tiling) == tiled
+  with pytest.raises(UserError, match="made with another tiling; remove it"):
+    run("tiled", tiling=Tiling(frames=2, overlap=0))

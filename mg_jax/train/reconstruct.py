@@ -1,0 +1,97 @@
+"""A video through an autoencoder and back, measured and shown beside the original [MG 3.1.1].
+
+Everything is a stream: memory does not grow with the length of the video.
+"""
+
+import collections
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import atomic, fitting
+from mg_jax.data.video import write_frames
+from mg_jax.metrics.fidelity import WINDOW, Fidelity
+from mg_jax.models.tiling import TiledAutoencoder
+
+_log = logging.getLogger(__name__)
+GAIN = 4  # of the difference that is shown, which a good reconstruction leaves too dark to see
+
+
+def reconstruct(
+  autoencoder: TiledAutoencoder,
+  path: str | os.PathLike[str],
+  out: str | os.PathLike[str],
+  *,
+  size: int | tuple[int, int] | None = None,
+  fps: float | int | None = None,
+  seconds: float | int | None = None,
+) -> dict[str, Any]:
+  """Writes original, reconstruction and their difference side by side, and a `.json` beside it.
+
+  Args:
+    autoencoder: what reconstructs.
+    path: the video.
+    out: an mp4. The difference is absolute, four times as strong as it is.
+    size, fps: as in `data.fitting.fit`.
+    seconds: stops after this time.
+
+  Returns:
+    What the JSON holds: {"video", "frames", "fps", "height", "width", "psnr", "ssim", "notice"}.
+
+  Raises:
+    UserError: when the video cannot be read or `out` not be written.
+  """
+  out, path = pathlib.Path(out), pathlib.Path(path)
+  if out.suffix.lower() != ".mp4":
+    raise UserError(f"{out} cannot be written: a reconstruction is saved as .mp4")
+  if out.exists() and path.exists() and out.samefile(path):
+    raise UserError(f"{out} is the video itself; choose another name for the reconstruction")
+  how = fitting.fit(path, multiple=autoencoder.model.factors[1:], size=size, fps=fps)
+  if min(how.size) < WINDOW:
+    raise UserError(
+      f"{path}: frames of {how.size[0]}x{how.size[1]} are smaller than the window of SSIM, "
+      f"{WINDOW}x{WINDOW}; ask for a larger size"
+    )
+  if how.notice:
+    _log.warning("%s", how.notice)
+  fidelity = Fidelity()
+  pairs = _pairs(autoencoder, fitting.read(path, how, seconds=seconds))
+  write_frames(out, _rows(pairs, fidelity), fps=how.fps)
+  report = {
+    "video": str(path), "fps": how.fps, "height": how.size[0], "width": how.size[1],
+    "notice": how.notice, **fidelity.compute(),
+  }  # fmt: skip
+  atomic.write_json(out.with_suffix(".json"), report)
+  return report
+
+
+def _pairs(
+  autoencoder: TiledAutoencoder, frames: Iterator[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """(original, reconstruction) of every frame; originals wait for no more than two tiles."""
+  waiting: collections.deque[np.ndarray] = collections.deque()
+
+  def kept() -> Iterator[np.ndarray]:
+    for frame in frames:
+      waiting.append(frame)
+      yield frame[None]
+
+  for part in autoencoder.pixel_stream(autoencoder.encode_stream(kept())):
+    # The last latent may decode to more frames than it was made of.
+    for made in part[: len(waiting)]:
+      yield waiting.popleft(), made
+
+
+def _rows(
+  pairs: Iterator[tuple[np.ndarray, np.ndarray]], fidelity: Fidelity
+) -> Iterator[np.ndarray]:
+  for original, made in pairs:
+    fidelity.add(made[None], original[None])
+    difference = np.abs(original.astype(np.int16) - made)
+    shown = np.minimum(GAIN * difference, 255).astype(np.uint8)
+    yield np.concatenate([original, made, shown], axis=1)
