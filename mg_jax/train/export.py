@@ -155,11 +155,11 @@ def export_encoder(
   return published.save(target, kind, fields, params, dtype=dtype)
 
 
-def _clip(run: "Role", folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
+def _clip(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
   return "clip", _entry(run.config, "model", folder), run.params
 
 
-def _text_encoder(run: "Role", folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
+def _text_encoder(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
   encoders = _entry(_entry(run.config, "model", folder), "encoders", folder)
   if len(encoders) != 1:
     named = ", ".join(sorted(encoders)) or "none"

@@ -36,8 +36,7 @@ class WarmStartConfig:
     allow_missing: patterns of target paths that may stay at their initial value.
     allow_unexpected: patterns of source paths (after renaming) that may be left over.
     grow: (pattern, rule) pairs on target paths of another shape; rules are "interpolate",
-      "interpolate:n", which keeps the first n entries and stretches the rest, "pad_input", and
-      "pad_input:n" for a flattened (n, channels) input of n patch positions.
+      "pad_input", and "pad_input:n" for a flattened (n, channels) input of n patch positions.
   """
 
   workdir: str = ""
@@ -138,30 +137,17 @@ def _rule(name: str, config: WarmStartConfig) -> Grow | None:
   for pattern, rule in config.grow:
     if re.search(pattern, name):
       kind, _, count = rule.partition(":")
-      if kind == "interpolate" and (not count or count.isdigit()):
-        return lambda old, shape: interpolate(old, shape, keep=int(count or 0))
+      if kind == "interpolate" and not count:
+        return interpolate
       if kind == "pad_input" and (not count or count.isdigit()):
         return lambda old, shape: pad_input(old, shape, positions=int(count or 1))
-      raise UserError(
-        f"growth rule {rule!r} is unknown; use interpolate or pad_input, "
-        "each with or without :n"
-      )
+      raise UserError(f"growth rule {rule!r} is unknown; use interpolate, pad_input or pad_input:n")
   return None
 
 
-def interpolate(old: np.ndarray, shape: tuple[int, ...], *, keep: int = 0) -> np.ndarray:
-  """Resamples linearly every axis that differs; old and new cells cover the same extent.
-
-  With `keep`, the first entries of the one axis that differs stay and the others are resampled.
-  """
+def interpolate(old: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Resamples linearly every axis that differs; old and new cells cover the same extent."""
   _same_rank(old, shape)
-  if keep:
-    axes = [axis for axis, size in enumerate(shape) if size != old.shape[axis]]
-    if len(axes) != 1 or keep >= min(old.shape[axes[0]], shape[axes[0]]):
-      raise UserError(f"a parameter {old.shape} cannot grow to {shape} and keep {keep} entries")
-    first, rest = np.split(old, [keep], axes[0])
-    rest = interpolate(rest, (*shape[: axes[0]], shape[axes[0]] - keep, *shape[axes[0] + 1 :]))
-    return np.concatenate([first, rest], axes[0])
   for axis, size in enumerate(shape):
     before = old.shape[axis]
     if before == size:

@@ -130,20 +130,6 @@ def test_interpolation_keeps_lines_and_ends():
   np.testing.assert_allclose(stacked[1], 2 * stacked[0])
 
 
-def test_the_first_positions_can_be_kept_while_the_others_stretch(source):
-  workdir, params = source
-  target = _zeros(params)
-  target["model"]["blocks"]["kernel"] = jnp.zeros((2, 7))
-  config = WarmStartConfig(workdir=workdir, ema=False, grow=(("blocks", "interpolate:1"),))
-  grown = warm_start(target, config)["model"]["blocks"]["kernel"]
-  old = params["model"]["blocks"]["kernel"]
-  np.testing.assert_array_equal(grown[:, :1], old[:, :1])
-  np.testing.assert_allclose(grown[:, 1:], interpolate(np.asarray(old[:, 1:]), (2, 6)), rtol=1e-6)
-  for shape in ((3, 6), (2, 1)):
-    with pytest.raises(UserError, match="keep 1 entries"):
-      interpolate(np.asarray(old), shape, keep=1)
-
-
 def test_a_source_without_averages_says_so(tmp_path):
   saver = Checkpointer(tmp_path, name="old")
   saver.save(0, {"params": {"model": {"w": jnp.ones(2)}}}, data=None)
