@@ -13,9 +13,11 @@ from absl import flags
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
-_FROM = flags.DEFINE_string("from", None, "Folder with config.json and weights, or OWNER/NAME.")
+_FROM = flags.DEFINE_string(
+  "from", None, "Folder with config.json and weights, or OWNER/NAME[/FOLDER]."
+)
 _TO = flags.DEFINE_string("to", None, "Folder to be made.")
-_KIND = flags.DEFINE_enum("kind", None, ["t5", "clip"], "Family of the model.")
+_KIND = flags.DEFINE_enum("kind", None, ["t5", "clip", "autoencoder"], "Family of the model.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
 
 

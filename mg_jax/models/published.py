@@ -1,9 +1,10 @@
 """Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
 
-`convert` puts every array of a T5 encoder or a CLIP in its place in our tree (`models.layouts`),
-one array at a time, so that memory does not grow with the model. `load` gives module and parameters
-back. A converted folder holds `weights.safetensors`, whose names are the paths of our parameters,
-and `config.json` with the fields of the module.
+`convert` puts every array of a T5 encoder, a CLIP or an image autoencoder in its place in our tree
+(`models.layouts`), one array at a time, so that memory does not grow with the model. `load` gives
+module and parameters back. A converted folder holds `weights.safetensors`, whose names are the
+paths of our parameters, and `config.json` with the fields of the module, beside which that of an
+autoencoder keeps the published `scaling` and `shift` of its latents.
 """
 
 import json
@@ -35,6 +36,11 @@ _log = logging.getLogger(__name__)
 FORMAT = "mg_jax weights 1"
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 DTYPES = ("float32", "bfloat16", "float16")
+# Of transformers and diffusers; those that cannot hold code first.
+CHECKPOINTS = (
+  "model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin",
+  "diffusion_pytorch_model.bin",
+)  # fmt: skip
 # Beside the weights, where a checkpoint has them.
 TOKENIZERS = (
   "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "merges.txt",
@@ -45,13 +51,16 @@ TOKENIZERS = (
 def fetch(name: str) -> pathlib.Path:
   """A folder as it is; otherwise, for OWNER/NAME, a download by `huggingface_hub`.
 
+  OWNER/NAME/FOLDER is one folder of a repository, such as the `vae` of a generator.
+
   Raises:
     UserError: when it is neither, or cannot be fetched.
   """
   path = pathlib.Path(name)
   if path.is_dir():
     return path
-  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+  match = re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)", name)
+  if not match:
     raise UserError(f"{name}: there is no such folder; give one, or a repository as OWNER/NAME")
   try:
     import huggingface_hub
@@ -60,8 +69,11 @@ def fetch(name: str) -> pathlib.Path:
       f"{name} is no folder here, and fetching it needs: pip install mg_jax[import]"
     ) from e
   try:
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
-    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    repository, inside = match[1], match[2].lstrip("/")
+    kinds = ("*.json", "*.safetensors", "*.model", "*.txt")
+    patterns = [f"{inside}/{kind}" if inside else kind for kind in kinds]
+    folder = huggingface_hub.snapshot_download(repository, allow_patterns=patterns)
+    return pathlib.Path(folder) / inside
   except Exception as e:  # of the network, the name or the rights, in many classes
     reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
     raise UserError(f"{name} is no folder here and could not be fetched: {reason}") from e
@@ -89,7 +101,7 @@ class Checkpoint:
     return self._readers[name]()
 
   def _shards(self) -> list[pathlib.Path]:
-    for whole in ("model.safetensors", "pytorch_model.bin"):
+    for whole in CHECKPOINTS:
       index = self.folder / f"{whole}.index.json"
       if index.is_file():
         table = _read_json(index).get("weight_map")
@@ -103,7 +115,7 @@ class Checkpoint:
         return shards
       if (self.folder / whole).is_file():
         return [self.folder / whole]
-    raise UserError(f"{self.folder} holds neither model.safetensors nor pytorch_model.bin")
+    raise UserError(f"{self.folder} holds none of {', '.join(CHECKPOINTS)}")
 
   def _open(self, shard: pathlib.Path) -> None:
     if shard.suffix == ".safetensors":
@@ -152,9 +164,9 @@ def convert(
   Arrays that are missing, unexpected or of another shape are logged, each on a line.
 
   Args:
-    source: a folder as transformers saves it.
+    source: a folder as transformers or diffusers saves it.
     target: a new folder, which appears whole or not at all.
-    kind: "t5" or "clip".
+    kind: "t5", "clip" or "autoencoder".
     dtype: of the weights written.
 
   Raises:
@@ -169,10 +181,10 @@ def convert(
     raise UserError(f"{target} exists already; name a new folder")
   family, checkpoint = KINDS[kind], Checkpoint(source)
   try:
-    fields = family.fields(checkpoint.config)
-  except (KeyError, TypeError, AttributeError) as e:
-    raise UserError(f"{checkpoint.folder / CONFIG} is no config of a {kind} ({e!r})") from e
-  places = family.places(fields)
+    fields, facts = family.fields(checkpoint.config), family.facts(checkpoint.config)
+    places = family.places(fields)
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    raise UserError(f"{checkpoint.folder / CONFIG} is no config of kind {kind} ({e!r})") from e
   shapes = {path: leaf.shape for path, leaf in flatten_paths(_abstract(family, fields)).items()}
   _compare(checkpoint, family, places, shapes)
 
@@ -184,7 +196,7 @@ def convert(
       {path: (shape, jnp.dtype(dtype)) for path, shape in shapes.items()},
       _parts(checkpoint, places, shapes, dtype),
     )
-    described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+    described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields} | facts
     atomic.write_json(partial / CONFIG, described)
     for name in TOKENIZERS:
       if (checkpoint.folder / name).is_file():
@@ -195,6 +207,26 @@ def convert(
   finally:
     shutil.rmtree(partial, ignore_errors=True)
   return described
+
+
+def open_converted(
+  folder: str | os.PathLike[str],
+) -> tuple[dict[str, Any], PyTree, tensors.TensorFile]:
+  """The config of a converted folder, the boxed shapes of its parameters, and their file.
+
+  Raises:
+    UserError: when the folder is none of ours or damaged.
+  """
+  folder = pathlib.Path(folder)
+  described = _read_json(folder / CONFIG)
+  if described.get("format") != FORMAT or described.get("kind") not in KINDS:
+    raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
+  boxed = _abstract(KINDS[described["kind"]], described["model"], boxed=True)
+  file = tensors.TensorFile(folder / WEIGHTS)
+  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
+  if {path: entry.shape for path, entry in file.entries.items()} != shapes:
+    raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
+  return described, boxed, file
 
 
 def load(
@@ -210,23 +242,15 @@ def load(
   Raises:
     UserError: when the folder is none of ours or damaged.
   """
-  folder = pathlib.Path(folder)
-  described = _read_json(folder / CONFIG)
-  if described.get("format") != FORMAT or described.get("kind") not in KINDS:
-    raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
-  family, fields = KINDS[described["kind"]], described["model"]
+  described, boxed, file = open_converted(folder)
   dtype = dtype or described["dtype"]
-  boxed = _abstract(family, fields, boxed=True)
-  file = tensors.TensorFile(folder / WEIGHTS)
-  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
-  if {path: entry.shape for path, entry in file.entries.items()} != shapes:
-    raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
   shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
 
   def place(path, _):
     return jax.device_put(file.read(path).astype(jnp.dtype(dtype)), shardings.get(path))
 
-  return _build(family, fields, dtype), map_paths(place, unbox(boxed))
+  module = _build(KINDS[described["kind"]], described["model"], dtype)
+  return module, map_paths(place, unbox(boxed))
 
 
 def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
@@ -237,12 +261,8 @@ def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
 def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -> PyTree:
   """Shapes of the parameters."""
   model = _build(family, fields, "float32")
-  inputs = [jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)]
-  if "vision" in fields:
-    side = fields["vision"]["size"]
-    inputs.insert(0, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
   try:
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(fields))["params"]
   except (ArithmeticError, TypeError, ValueError) as e:
     raise UserError(f"the config makes no network ({type(e).__name__}: {e})") from e
   return params if boxed else unbox(params)
