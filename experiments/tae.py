@@ -1,13 +1,16 @@
 """The temporal autoencoder [MG 3.1.1]: `tae.py` at the paper's size, `tae.py:tiny` on a CPU.
 
 The paper gives the architecture and the 1 : 3 mix of image and video batches; channels, learning
-rate and resolution are the choices of the open latent-diffusion family.
+rate and resolution are the choices of the open latent-diffusion family. It starts from an image
+autoencoder, the paper's or one of the same size, by --config.train.warm_start.weights=FOLDER (made
+by launch/convert.py) or .workdir=RUN, which leaves what is temporal at the identity.
 """
 
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import module_fields, parse_arg, section
 from mg_jax.data.recipe import DataConfig
+from mg_jax.models.inflate import TEMPORAL
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import AutoencodingWeights
 from mg_jax.train.experiment import EvalConfig
@@ -29,7 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.optim = section(OptimConfig, lr=1e-4, warmup=1000)
   config.train = section(
-    TrainConfig, experiment="tae", steps=300_000, ema=0.999, checkpoint_every=2000
+    TrainConfig, experiment="tae", steps=300_000, ema=0.999, checkpoint_every=2000,
+    warm_start={"into": "autoencoder", "allow_missing": (TEMPORAL,)},
   )
   config.eval = section(EvalConfig, every=5000)
   if args.tiny:

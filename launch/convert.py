@@ -15,11 +15,12 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
 _FROM = flags.DEFINE_string(
-  "from", None, "Folder with config.json and weights, OWNER/NAME, or the workdir of a run."
+  "from", None, "Folder with config.json and weights, OWNER/NAME[/FOLDER], or a run's workdir."
 )
 _TO = flags.DEFINE_string("to", None, "Folder to be made.")
 _KIND = flags.DEFINE_enum(
-  "kind", None, ["t5", "clip", "run"], "Family of the model, or run: the workdir of a training."
+  "kind", None, ["t5", "clip", "autoencoder", "run"],
+  "Family of the model, or run: the workdir of a training.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
 
@@ -36,9 +37,9 @@ def main(argv: list[str]) -> None:
 
     written = export.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
   else:
-    from mg_jax.models import published
+    from mg_jax.models import hub, published
 
-    source = published.fetch(_FROM.value)
+    source = hub.fetch(_FROM.value)
     written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
   print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
 

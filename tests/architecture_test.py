@@ -42,7 +42,7 @@ _HOMES = {
   "ml_collections": ("launch/", "experiments/", "mg_jax/core/config.py", "tests/"),
   "orbax": ("mg_jax/train/checkpoint.py", "mg_jax/train/warmstart.py", "tests/train/"),
   "grain": ("mg_jax/data/", "mg_jax/train/checkpoint.py", "tests/data/", "tests/train/"),
-  "torch": ("tests/parity/", "launch/bench", "mg_jax/models/published.py"),
+  "torch": ("tests/parity/", "launch/bench", "mg_jax/models/hub.py"),
   "diffusers": ("tests/parity/", "launch/bench"),
   "transformers": ("tests/parity/", "launch/bench"),
   "tensorflow": (),

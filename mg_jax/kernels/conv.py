@@ -1,6 +1,7 @@
 """Spatial and temporal convolutions, plain and behind a nearest-neighbour upsampling. [MG 3.1.1]
 
-Spatial: x_NHWC (frames folded into N) with w_HWIO, zero padding. Temporal: x_BTHWC with w_TIO,
+Spatial: x_NHWC (frames folded into N) with w_HWIO, zero padding on both sides; where it strides,
+behind the end only, as in the image autoencoders of latent diffusion. Temporal: x_BTHWC with w_TIO,
 every pixel on its own, edge frames replicated on both sides (symmetric, not causal). All have odd
 kernels and hand-written backward passes; results have the type of x, weight gradients accumulate
 in float32.
@@ -127,24 +128,28 @@ def _conv_backward(padding, saved, g):
 _conv.defvjp(lambda x, w, padding: (_conv(x, w, padding), (x, w)), _conv_backward)
 
 
+def _half_padding(x: Array) -> _Padding:
+  return tuple((0, 1 + size % 2) for size in x.shape[1:3])
+
+
 @jax.custom_vjp
 def _half_conv(x: Array, w: Array) -> Array:
-  """Kernel 3, stride 2, one zero on each side."""
-  return _lax_conv(x, w, (2, 2), ((1, 1), (1, 1)))
+  """Kernel 3, stride 2, zeros behind the last row and column."""
+  return _lax_conv(x, w, (2, 2), _half_padding(x))
 
 
 def _half_conv_backward(saved, g):
   x, w = saved
-  # Even rows of x met the middle tap only, odd rows the last one and the first one of the next
-  # output; the same for columns. Four small convolutions, instead of one over inserted zeros.
-  even, odd = ([1], (0, 0)), ([2, 0], (0, 1))
+  # Odd rows of x met the middle tap only, even rows the first one and the last one of the output
+  # before; the same for columns. Four small convolutions, instead of one over inserted zeros.
+  even, odd = ([2, 0], (1, 0)), ([1], (0, 0))
   w = jnp.swapaxes(w, 2, 3)
   phases = [
     [_lax_conv(g, w[jnp.array(i)][:, jnp.array(j)], (1, 1), (p, q)) for j, q in (even, odd)]
     for i, p in (even, odd)
   ]
   dx = _interleave(phases)[:, : x.shape[1], : x.shape[2]]
-  return dx, _weight_gradient(x, saved[1], g, (2, 2), ((1, 1), (1, 1)))
+  return dx, _weight_gradient(x, saved[1], g, (2, 2), _half_padding(x))
 
 
 _half_conv.defvjp(lambda x, w: (_half_conv(x, w), (x, w)), _half_conv_backward)
@@ -160,7 +165,10 @@ def _interleave(phases: list[list[Array]]) -> Array:
 def spatial_conv(
   x_NHWC: Float[Array, "N H W I"], w_HWIO: Float[Array, "h w I O"], *, stride: int = 1
 ) -> Float[Array, "N H2 W2 O"]:
-  """Convolution of frames with zero padding k // 2; stride 2 gives ceil(H / 2) x ceil(W / 2).
+  """Convolution of frames with zero padding k // 2, of the same size.
+
+  Stride 2 gives ceil(H / 2) x ceil(W / 2); output i starts at input 2 i, and what it lacks behind
+  the last row or column is zero.
 
   Raises:
     ValueError: on an even kernel, and on a strided one that is not 3 x 3 with stride 2.

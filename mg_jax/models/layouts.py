@@ -1,7 +1,7 @@
 """Where the arrays of published models go in our parameter trees; see `models.published`.
 
-One `Kind` a family, in the names of Hugging Face's checkpoints. Layers are stacked along a new
-first axis, and kernels are (in, out).
+One `Kind` a family, in the names of Hugging Face's checkpoints. Layers of a transformer are stacked
+along a new first axis, and kernels are (in, out).
 """
 
 import dataclasses
@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.models.clip import CLIP
+from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 
 
@@ -39,17 +42,26 @@ class Kind:
     module: of our model.
     fields: the published config to the fields of `module`.
     places: those fields to the places of all parameters, by path.
+    inputs: those fields to the shapes of what the module is called with.
     ignored: beginnings of the names of published arrays that are not needed.
+    facts: of the published config, kept beside the fields; our code does not use them.
   """
 
   module: type[nn.Module]
   fields: Callable[[Mapping[str, Any]], dict[str, Any]]
   places: Callable[[Mapping[str, Any]], dict[str, Place]]
-  ignored: tuple[str, ...]
+  inputs: Callable[[Mapping[str, Any]], list[jax.ShapeDtypeStruct]]
+  ignored: tuple[str, ...] = ()
+  facts: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda published: {}
 
 
 def _transpose(a: np.ndarray) -> np.ndarray:
   return a.T
+
+
+def _text_inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
+  del fields
+  return [jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)]
 
 
 def _t5_fields(published: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +140,11 @@ def _clip_fields(published: Mapping[str, Any]) -> dict[str, Any]:
   }  # fmt: skip
 
 
+def _clip_inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
+  side = fields["vision"]["size"]
+  return [jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), *_text_inputs(fields)]
+
+
 def _clip_places(fields: Mapping[str, Any]) -> dict[str, Place]:
   places = {"logit_scale": Place(("logit_scale",))}
 
@@ -168,14 +185,114 @@ def _clip_places(fields: Mapping[str, Any]) -> dict[str, Place]:
   }
 
 
+def _autoencoder_fields(published: Mapping[str, Any]) -> dict[str, Any]:
+  if published.get("_class_name") != "AutoencoderKL":
+    raise UserError(
+      f"the config is of the class {published.get('_class_name')!r}; give the folder of an "
+      "AutoencoderKL, which in the folder of a generator is named vae"
+    )
+  for name, wanted in {"act_fn": "silu", "in_channels": 3, "out_channels": 3}.items():
+    if published.get(name, wanted) != wanted:
+      raise UserError(f"the config has {name} {published[name]!r}; only {wanted!r} is known")
+  for name in ("use_quant_conv", "use_post_quant_conv"):
+    if published.get(name, True):
+      raise UserError(
+        f"the config has {name}, as older autoencoders of 4 channels do; give one without it, such "
+        "as that of SD3.5 or FLUX"
+      )
+  widths = published["block_out_channels"]
+  blocks = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+  for name, wanted in blocks.items():
+    if list(published[name]) != [wanted] * len(widths):
+      raise UserError(
+        f"the config has {name} {published[name]!r}, for block_out_channels {widths!r}; known is "
+        f"one {wanted} for each"
+      )
+  if any(width % widths[0] for width in widths):
+    raise UserError(f"block_out_channels {widths} are no multiples of the first of them")
+  return {
+    "channels": widths[0],
+    "multipliers": [width // widths[0] for width in widths],
+    "blocks": published["layers_per_block"],
+    "latent": published["latent_channels"],
+    "groups": published.get("norm_num_groups", 32),
+    "attention": published.get("mid_block_add_attention", True),
+    "temporal": False,
+  }
+
+
+def _autoencoder_inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
+  side = 2 ** (len(fields["multipliers"]) - 1)
+  return [jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.float32)]
+
+
+def _autoencoder_facts(published: Mapping[str, Any]) -> dict[str, Any]:
+  # Published generators see (latent - shift) * scaling. Ours normalise by the statistics of their
+  # own data, per channel. Defaults are those of the published class.
+  scaling, shift = published.get("scaling_factor", 0.18215), published.get("shift_factor")
+  return {"scaling": scaling, "shift": 0.0 if shift is None else shift}
+
+
+def _autoencoder_places(fields: Mapping[str, Any]) -> dict[str, Place]:
+  places = {}
+  widths = [fields["channels"] * m for m in fields["multipliers"]]
+
+  def layer(ours, theirs, change):
+    places[f"{ours}/kernel"] = Place((f"{theirs}.weight",), change)
+    places[f"{ours}/bias"] = Place((f"{theirs}.bias",))
+
+  def conv(ours, theirs):
+    layer(f"{ours}/spatial", theirs, lambda a: a.transpose(2, 3, 1, 0))
+
+  def norm(ours, theirs):
+    places[f"{ours}/scale"] = Place((f"{theirs}.weight",))
+    places[f"{ours}/bias"] = Place((f"{theirs}.bias",))
+
+  def block(ours, theirs, *, widens=False):
+    for i in (1, 2):
+      norm(f"{ours}/norm{i}", f"{theirs}.norm{i}")
+      conv(f"{ours}/conv{i}", f"{theirs}.conv{i}")
+    if widens:
+      layer(f"{ours}/shortcut", f"{theirs}.conv_shortcut", lambda a: a[:, :, 0, 0].T)
+
+  def middle(ours, theirs):
+    block(f"{ours}/block1", f"{theirs}.resnets.0")
+    block(f"{ours}/block2", f"{theirs}.resnets.1")
+    if fields["attention"]:
+      norm(f"{ours}/space/norm", f"{theirs}.attentions.0.group_norm")
+      linear = {"query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+      for name, suffix in linear.items():
+        layer(f"{ours}/space/{name}", f"{theirs}.attentions.0.{suffix}", _transpose)
+
+  # Levels in the order they are computed in, which is also that of the published names.
+  for side, order, count, level, resample in (
+    ("encoder", widths, fields["blocks"], "down_blocks", ("down", "downsamplers")),
+    ("decoder", widths[::-1], fields["blocks"] + 1, "up_blocks", ("up", "upsamplers")),
+  ):
+    conv(f"{side}_in", f"{side}.conv_in")
+    middle(f"{side}_middle", f"{side}.mid_block")
+    for i, width in enumerate(order):
+      for j in range(count):
+        widens = j == 0 and width != order[max(i - 1, 0)]
+        block(f"{side}_blocks_{i}_{j}", f"{side}.{level}.{i}.resnets.{j}", widens=widens)
+      if i < len(order) - 1:
+        conv(f"{side}_{resample[0]}_{i}", f"{side}.{level}.{i}.{resample[1]}.0.conv")
+    norm(f"{side}_norm", f"{side}.conv_norm_out")
+    conv(f"{side}_out", f"{side}.conv_out")
+  return places
+
+
 KINDS = {
   "t5": Kind(
-    T5Encoder, _t5_fields, _t5_places,
+    T5Encoder, _t5_fields, _t5_places, _text_inputs,
     # The decoder, and copies of the embedding.
-    ("decoder.", "lm_head.", "encoder.embed_tokens."),
+    ignored=("decoder.", "lm_head.", "encoder.embed_tokens."),
   ),
   "clip": Kind(
-    CLIP, _clip_fields, _clip_places,
-    ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"),
+    CLIP, _clip_fields, _clip_places, _clip_inputs,
+    ignored=("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids"),
+  ),
+  "autoencoder": Kind(
+    TAE, _autoencoder_fields, _autoencoder_places, _autoencoder_inputs, facts=_autoencoder_facts
   ),
 }  # fmt: skip

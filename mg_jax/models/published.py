@@ -1,21 +1,20 @@
 """Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
 
-`convert` puts every array of a T5 encoder or a CLIP in its place in our tree (`models.layouts`),
-one array at a time, so that memory does not grow with the model. `save` writes parameters of our
-own into such a folder. `load` gives module and parameters back. A folder holds
+`convert` puts every array of a T5 encoder, a CLIP or an image autoencoder in its place in our tree
+(`models.layouts`), one array at a time, so that memory does not grow with the model. `save` writes
+parameters of our own into such a folder. `load` gives module and parameters back. A folder holds
 `weights.safetensors`, whose names are the paths of our parameters, and `config.json` with the
-fields of the module.
+fields of the module, beside which that of an autoencoder keeps the published `scaling` and `shift`
+of its latents.
 """
 
 import hashlib
-import json
 import logging
 import os
 import pathlib
-import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -31,115 +30,18 @@ from mg_jax.core.sharding import state_shardings, unbox
 from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.data import atomic, tensors
+from mg_jax.models.hub import CONFIG, Checkpoint, read_json
 from mg_jax.models.layouts import KINDS, Kind, Place
 
 _log = logging.getLogger(__name__)
 FORMAT = "mg_jax weights 2"
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+WEIGHTS = "weights.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
 # Beside the weights, where a checkpoint has them.
 TOKENIZERS = (
   "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "merges.txt",
   "special_tokens_map.json",
 )  # fmt: skip
-
-
-def fetch(name: str) -> pathlib.Path:
-  """A folder as it is; otherwise, for OWNER/NAME, a download by `huggingface_hub`.
-
-  Raises:
-    UserError: when it is neither, or cannot be fetched.
-  """
-  path = pathlib.Path(name)
-  if path.is_dir():
-    return path
-  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-    raise UserError(f"{name}: there is no such folder; give one, or a repository as OWNER/NAME")
-  try:
-    import huggingface_hub
-  except ImportError as e:
-    raise UserError(
-      f"{name} is no folder here, and fetching it needs: pip install mg_jax[import]"
-    ) from e
-  try:
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
-    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-  except Exception as e:  # of the network, the name or the rights, in many classes
-    reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
-    raise UserError(f"{name} is no folder here and could not be fetched: {reason}") from e
-
-
-class Checkpoint:
-  """The config and the arrays of a Hugging Face folder, in one file or in shards with an index.
-
-  Raises:
-    UserError: when the folder, its config, its weights or a shard is missing or damaged.
-  """
-
-  def __init__(self, folder: str | os.PathLike[str]):
-    self.folder = pathlib.Path(folder)
-    if not self.folder.is_dir():
-      raise UserError(f"{folder}: there is no such folder; give the folder of a checkpoint")
-    self.config = _read_json(self.folder / CONFIG)
-    self._readers: dict[str, Callable[[], np.ndarray]] = {}
-    self.shapes: dict[str, tuple[int, ...]] = {}
-    for shard in self._shards():
-      self._open(shard)
-
-  def read(self, name: str) -> np.ndarray:
-    """One array, in memory of its own."""
-    return self._readers[name]()
-
-  def _shards(self) -> list[pathlib.Path]:
-    for whole in ("model.safetensors", "pytorch_model.bin"):
-      index = self.folder / f"{whole}.index.json"
-      if index.is_file():
-        table = _read_json(index).get("weight_map")
-        if not isinstance(table, dict) or not table:
-          raise UserError(f"{index} names no shards; fetch it again")
-        # Shards lie in the folder: a name with a path in it is not followed.
-        shards = [self.folder / pathlib.PurePath(str(n)).name for n in sorted(set(table.values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-          raise UserError(f"{self.folder} lacks {', '.join(missing)}, which its index names")
-        return shards
-      if (self.folder / whole).is_file():
-        return [self.folder / whole]
-    raise UserError(f"{self.folder} holds neither model.safetensors nor pytorch_model.bin")
-
-  def _open(self, shard: pathlib.Path) -> None:
-    if shard.suffix == ".safetensors":
-      file = tensors.TensorFile(shard)
-      found = {name: (entry.shape, lambda n=name: file.read(n)) for name, entry in
-               file.entries.items()}  # fmt: skip
-    else:
-      found = _open_torch(shard)
-    twice = sorted(set(found) & set(self._readers))
-    if twice:
-      raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")
-    for name, (shape, read) in found.items():
-      self.shapes[name], self._readers[name] = tuple(shape), read
-
-
-def _open_torch(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], Callable]]:
-  """Arrays of a torch file, which is read as weights only: nothing in it is run."""
-  try:
-    import torch
-  except ImportError as e:
-    raise UserError(f"{path.name} needs torch to be read: pip install mg_jax[import]") from e
-  try:
-    table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-  except Exception as e:  # whatever a file that is none makes torch raise
-    reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
-    raise UserError(f"{path} is refused, it is not a file of tensors alone ({reason})") from e
-  if not isinstance(table, Mapping) or not all(isinstance(t, torch.Tensor) for t in table.values()):
-    raise UserError(f"{path} is refused, it is not a table of tensors")
-
-  def read(tensor):
-    # numpy has no bfloat16 of its own, and float32 holds all of its values.
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-  return {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
 
 
 def convert(
@@ -154,9 +56,9 @@ def convert(
   Arrays that are missing, unexpected or of another shape are logged, each on a line.
 
   Args:
-    source: a folder as transformers saves it.
+    source: a folder as transformers or diffusers saves it.
     target: a new folder, which appears whole or not at all.
-    kind: "t5" or "clip".
+    kind: "t5", "clip" or "autoencoder".
     dtype: of the weights written.
 
   Raises:
@@ -165,13 +67,14 @@ def convert(
   family = _family(target, kind, dtype)
   checkpoint = Checkpoint(source)
   try:
-    fields = family.fields(checkpoint.config)
-  except (KeyError, TypeError, AttributeError) as e:
-    raise UserError(f"{checkpoint.folder / CONFIG} is no config of a {kind} ({e!r})") from e
-  places, shapes = family.places(fields), _shapes(family, fields)
+    fields, facts = family.fields(checkpoint.config), family.facts(checkpoint.config)
+    places = family.places(fields)
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    raise UserError(f"{checkpoint.folder / CONFIG} is no config of kind {kind} ({e!r})") from e
+  shapes = _shapes(family, fields)
   _compare(checkpoint, family, places, shapes)
   beside = [checkpoint.folder / name for name in TOKENIZERS]
-  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields} | facts
   return _write(target, described, shapes, _parts(checkpoint, places, shapes, dtype), beside)
 
 
@@ -250,6 +153,24 @@ def _write(
   return described
 
 
+def open_converted(
+  folder: str | os.PathLike[str],
+) -> tuple[dict[str, Any], PyTree, tensors.TensorFile]:
+  """The config of a converted folder, the boxed shapes of its parameters, and their file.
+
+  Raises:
+    UserError: when the folder is none of ours or damaged.
+  """
+  folder = pathlib.Path(folder)
+  described = _described(folder)
+  boxed = _abstract(KINDS[described["kind"]], described["model"], boxed=True)
+  file = tensors.TensorFile(folder / WEIGHTS)
+  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
+  if {path: entry.shape for path, entry in file.entries.items()} != shapes:
+    raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
+  return described, boxed, file
+
+
 def load(
   folder: str | os.PathLike[str], *, dtype: str | None = None, mesh: Mesh | None = None
 ) -> tuple[nn.Module, PyTree]:
@@ -263,21 +184,15 @@ def load(
   Raises:
     UserError: when the folder is none of ours or damaged.
   """
-  folder = pathlib.Path(folder)
-  described = _described(folder)
-  family, fields = KINDS[described["kind"]], described["model"]
+  described, boxed, file = open_converted(folder)
   dtype = dtype or described["dtype"]
-  boxed = _abstract(family, fields, boxed=True)
-  file = tensors.TensorFile(folder / WEIGHTS)
-  shapes = _shapes(family, fields)
-  if {path: entry.shape for path, entry in file.entries.items()} != shapes:
-    raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
   shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
 
   def place(path, _):
     return jax.device_put(file.read(path).astype(jnp.dtype(dtype)), shardings.get(path))
 
-  return _build(family, fields, dtype), map_paths(place, unbox(boxed))
+  module = _build(KINDS[described["kind"]], described["model"], dtype)
+  return module, map_paths(place, unbox(boxed))
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
@@ -297,7 +212,7 @@ def module(folder: str | os.PathLike[str]) -> nn.Module:
 
 
 def _described(folder: pathlib.Path) -> dict[str, Any]:
-  described = _read_json(folder / CONFIG)
+  described = read_json(folder / CONFIG)
   if described.get("format") != FORMAT or described.get("kind") not in KINDS:
     raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
   return described
@@ -321,12 +236,8 @@ def _shapes(family: Kind, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...
 def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -> PyTree:
   """Shapes of the parameters."""
   model = _build(family, fields, "float32")
-  inputs = [jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)]
-  if "vision" in fields:
-    side = fields["vision"]["size"]
-    inputs.insert(0, jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
   try:
-    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(fields))["params"]
   except (ArithmeticError, TypeError, ValueError) as e:
     raise UserError(f"the config makes no network ({type(e).__name__}: {e})") from e
   return params if boxed else unbox(params)
@@ -388,15 +299,3 @@ def _cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
       raise UserError(f"{what} does not fit {dtype}; use bfloat16")
     raise UserError(f"{what} holds values that are not finite")
   return cast
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError as e:
-    raise UserError(f"{path.parent} has no {path.name}; give the folder of a checkpoint") from e
-  except (OSError, ValueError, RecursionError) as e:
-    raise UserError(f"{path} cannot be understood ({e}); fetch it again") from e
-  if not isinstance(value, dict):
-    raise UserError(f"{path} cannot be understood; fetch it again")
-  return value

@@ -5,6 +5,9 @@ convolution after every 2-D one and a temporal attention after every spatial one
 convolutions pad symmetrically with the edge frame, so any length T' >= 1 is accepted; it gives
 ceil(T'/8) latents, and decoding drops the surplus frames. An image is a video of one frame.
 
+Without time it is the published image autoencoder (diffusers' AutoencoderKL without quantisation
+convolutions, as of SD3.5 and FLUX), array for array: see `models.published` and `models.inflate`.
+
 video (B, T', H', W', 3) in [-1, 1]  <->  latent (B, T, H, W, C), C = 16
 """
 
@@ -163,7 +166,8 @@ class TAE(nn.Module):
     latent: latent channels C.
     patch: space-to-depth of (time, height, width) before the first level; (1, 1, 1) at paper size.
       A larger patch trades detail for speed: small models spend their time at full resolution.
-    temporal: off gives the frame-wise image autoencoder with the same spatial parameters.
+    temporal: off gives the frame-wise image autoencoder with the same spatial parameters: T frames
+      are T latents. Patches then span one frame.
     shortcut: a linear map of each compressed block runs beside the network, whose own output
       starts at zero: the network learns what a linear autoencoder cannot do. Off at paper size.
     attention: attention at the lowest resolution.
@@ -203,6 +207,11 @@ class TAE(nn.Module):
     return math.ceil(frames / ft), height // fh, width // fw, self.latent
 
   def setup(self):
+    if not self.temporal and self.patch[0] != 1:
+      raise UserError(
+        f"a frame-wise autoencoder cannot take patches of {self.patch[0]} frames; make it patch "
+        f"{(1, *self.patch[1:])}"
+      )
     conv = lambda features, **kw: Conv25(features, self.temporal, dtype=self.dtype, **kw)  # noqa: E731
     res = lambda c: ResBlock(c, self.groups, self.temporal, self.dtype)  # noqa: E731
     norm = lambda: GroupNorm(self.groups, dtype=self.dtype)  # noqa: E731

@@ -4,7 +4,8 @@
 "7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
 shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
 128. "tiny" trains on a CPU and reads its text with an encoder of its own. The published encoders it
-reads with, or is judged by, have names of their own.
+reads with, or is judged by, and the image autoencoders a temporal one can start from have names of
+their own.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.data import text as tokens
 from mg_jax.models.clip import TextTower, VisionTower
 from mg_jax.models.dit import VideoDiT
+from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 
 # layers, width, MLP width, heads
@@ -49,6 +51,10 @@ _CLIP = {
   "h14": ((1024, 24, 16, 4096), (14, 1280, 32, 16, 5120), 1024),
   "g14": ((1280, 32, 20, 5120), (14, 1664, 48, 16, 8192), 1280),
 }
+
+# channels, multipliers, blocks, latent, groups; the two differ in their weights only.
+_AUTOENCODERS = dict.fromkeys(("sd3", "flux"), (128, (1, 2, 4, 4), 2, 16, 32))
+_AUTOENCODER_FIELDS = ("channels", "multipliers", "blocks", "latent", "groups")
 
 # [MG 3.1.3] 32 latent frames, and sides of up to 96 tokens: 1536 px at 8 px by 2 per token.
 _MAX_THW = (32, 96, 96)
@@ -135,6 +141,18 @@ def clip(name: str) -> dict[str, Any]:
     tower: module_fields(cls, projection=projection, **fields)
     for tower, (cls, fields) in towers.items()
   }
+
+
+def autoencoder(name: str) -> dict[str, Any]:
+  """Fields of models.tae.TAE for a published image autoencoder, fresh at each call.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  if name not in _AUTOENCODERS:
+    raise UserError(f"no autoencoder is named {name!r}; known are {', '.join(_AUTOENCODERS)}")
+  values = dict(zip(_AUTOENCODER_FIELDS, _AUTOENCODERS[name], strict=True))
+  return module_fields(TAE, temporal=False, **values)
 
 
 def block_parameters(params: Any) -> int:

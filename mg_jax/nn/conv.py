@@ -46,7 +46,8 @@ class SpatialConv(nn.Module):
   Attributes:
     features: output channels.
     kernel: side of the kernel, odd.
-    stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2).
+    stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2) and pads behind the last
+      row and column only.
     upsample: convolves x repeated twice along height and width, at the cost of far fewer
       products than doing just that. Same parameters.
     kernel_init: initializer of the kernel.

@@ -55,7 +55,7 @@ class TrainConfig(StepConfig):
     compile_cache: folder of compiled programs, "" to leave the setting as it is.
     tensorboard: also write TensorBoard events.
     resume: workdir of another run to take the whole state from.
-    warm_start: run to take parameters from.
+    warm_start: run or converted weights to take parameters from.
   """
 
   experiment: str = "experiment"
@@ -178,7 +178,7 @@ def _restore_or_create(objective, optimizers, config, mesh, saver, feed, key) ->
     state = create_state(
       objective, optimizers, mesh, feed.peek(), rng.stream(key, "init"), **config.state_args
     )
-    if config.warm_start.workdir:
+    if config.warm_start.origin:
       params = warm_start(state.params, config.warm_start)
       ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
       state = state.replace(params=params, ema=ema)

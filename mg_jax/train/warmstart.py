@@ -1,15 +1,17 @@
 """Warm starts: parameters of an earlier stage, mapped by path into a new model, loud on leftovers.
 
-Every target parameter is filled from the source, grown from it by a named rule, or explicitly
-allowed to stay at its initial value; every source parameter is used or explicitly allowed to be
-left over. Growth rules: position tables by linear interpolation, input columns by zeros, so that a
-model with new input channels first computes what the old one did. [MG 3.1.4, 5.1]
+They come from a run, or from published weights as `launch/convert.py` leaves them. Every target
+parameter is filled from the source, grown from it by a named rule, or explicitly allowed to stay at
+its initial value; every source parameter is used or explicitly allowed to be left over. Growth
+rules: position tables by linear interpolation, input columns by zeros, so that a model with new
+input channels first computes what the old one did. [MG 3.1.4, 5.1]
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
+from mg_jax.models import published
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.integrity import describe
 
@@ -32,6 +35,9 @@ class WarmStartConfig:
     workdir: the run to take them from.
     step: defaults to its newest.
     ema: its averaged weights rather than the latest ones.
+    weights: instead of a run, the folder of converted weights to take them from.
+    into: where those belong, as the beginning of a path: the role, such as "autoencoder", and what
+      else stands before the paths of their module.
     rename: (pattern, replacement) pairs applied to source paths; the first that matches counts.
     allow_missing: patterns of target paths that may stay at their initial value.
     allow_unexpected: patterns of source paths (after renaming) that may be left over.
@@ -42,14 +48,29 @@ class WarmStartConfig:
   workdir: str = ""
   step: int | None = None
   ema: bool = True
+  weights: str = ""
+  into: str = ""
   rename: tuple[tuple[str, str], ...] = ()
   allow_missing: tuple[str, ...] = ()
   allow_unexpected: tuple[str, ...] = ()
   grow: tuple[tuple[str, str], ...] = ()
 
+  def __post_init__(self):
+    if self.workdir and self.weights:
+      raise UserError("a warm start takes workdir or weights, not both; leave one of them empty")
+
+  @property
+  def origin(self) -> str:
+    """The run or folder, "" for none."""
+    return self.workdir or self.weights
+
+
+# From {path in the source: shape, type and maybe sharding} to its arrays.
+_Read = Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, Any]]
+
 
 def warm_start(params: dict[str, PyTree], config: WarmStartConfig) -> dict[str, PyTree]:
-  """Parameters of {role: tree}, filled from another run.
+  """Parameters of {role: tree}, filled from another run or from published weights.
 
   Args:
     params: concrete initial parameters; shapes, dtypes and shardings are kept.
@@ -58,9 +79,40 @@ def warm_start(params: dict[str, PyTree], config: WarmStartConfig) -> dict[str, 
   Raises:
     UserError: listing every parameter that is missing, unexpected or of the wrong shape.
   """
+  open_source = _published if config.weights else _run
+  with open_source(config) as (saved, read):
+    target = flatten_paths(params)
+    source = _assign(saved, target, config)
+    arrays = read({
+      # A leaf that fits goes straight to its devices; one that grows passes through the host.
+      path: jax.ShapeDtypeStruct(
+        saved[path].shape, saved[path].dtype,
+        sharding=target[name].sharding if saved[path].shape == target[name].shape else None,
+      )
+      for name, path in source.items()
+    })  # fmt: skip
+
+  def fill(name: str, initial: jax.Array) -> jax.Array:
+    if name not in source:
+      return initial
+    array = arrays[source[name]]
+    if array.shape != initial.shape:
+      array = _rule(name, config)(np.asarray(array), initial.shape)
+    return jax.device_put(array.astype(initial.dtype), initial.sharding)
+
+  return map_paths(fill, params)
+
+
+@contextlib.contextmanager
+def _run(config: WarmStartConfig) -> Iterator[tuple[dict[str, jax.ShapeDtypeStruct], _Read]]:
+  prefix = "ema/" if config.ema else "params/"
   reader = Checkpointer(config.workdir, read_only=True)
+
+  def read(wanted):
+    leaves = reader.read({prefix + path: leaf for path, leaf in wanted.items()}, config.step)
+    return {path.removeprefix(prefix): leaf for path, leaf in leaves.items()}
+
   try:
-    prefix = "ema/" if config.ema else "params/"
     saved = {
       path.removeprefix(prefix): leaf
       for path, leaf in reader.leaves(config.step).items()
@@ -68,29 +120,17 @@ def warm_start(params: dict[str, PyTree], config: WarmStartConfig) -> dict[str, 
     }
     if not saved:
       raise UserError(f"{config.workdir} holds no {prefix[:-1]}; set ema={not config.ema}")
-    target = flatten_paths(params)
-    source = _assign(saved, target, config)
-    wanted = {
-      # A leaf that fits goes straight to its devices; one that grows passes through the host.
-      prefix + path: jax.ShapeDtypeStruct(
-        saved[path].shape, saved[path].dtype,
-        sharding=target[name].sharding if saved[path].shape == target[name].shape else None,
-      )
-      for name, path in source.items()
-    }
-    arrays = reader.read(wanted, config.step)
+    yield saved, read
   finally:
     reader.close()
 
-  def fill(name: str, initial: jax.Array) -> jax.Array:
-    if name not in source:
-      return initial
-    array = arrays[prefix + source[name]]
-    if array.shape != initial.shape:
-      array = _rule(name, config)(np.asarray(array), initial.shape)
-    return jax.device_put(array.astype(initial.dtype), initial.sharding)
 
-  return map_paths(fill, params)
+@contextlib.contextmanager
+def _published(config: WarmStartConfig) -> Iterator[tuple[dict[str, jax.ShapeDtypeStruct], _Read]]:
+  prefix = f"{config.into}/" if config.into else ""
+  file = published.open_converted(config.weights)[-1]
+  saved = {prefix + p: jax.ShapeDtypeStruct(e.shape, e.dtype) for p, e in file.entries.items()}
+  yield saved, lambda wanted: {path: file.read(path.removeprefix(prefix)) for path in wanted}
 
 
 def _assign(
@@ -116,7 +156,7 @@ def _assign(
   if problems:
     shown = "\n  ".join(problems[:30] + (["..."] if len(problems) > 30 else []))
     raise UserError(
-      f"warm start from {config.workdir} leaves {len(problems)} parameters unsettled; use rename, "
+      f"warm start from {config.origin} leaves {len(problems)} parameters unsettled; use rename, "
       f"grow, allow_missing or allow_unexpected:\n  {shown}"
     )
   return source

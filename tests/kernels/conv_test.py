@@ -23,6 +23,8 @@ def hand_written(monkeypatch):
 
 def plain_spatial(x, w, stride=1):
   pad = [(k // 2, k // 2) for k in w.shape[:2]]
+  if stride == 2:
+    pad = [(0, 1 + size % 2) for size in x.shape[1:3]]
   return lax.conv_general_dilated(
     x, w, (stride, stride), pad, dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
@@ -84,6 +86,14 @@ def test_strided_spatial_conv(shape):
 def test_strided_spatial_conv_halves_rounding_up():
   y = conv.spatial_conv(normal(0, (1, 5, 8, 2)), normal(1, (3, 3, 2, 3)), stride=2)
   assert y.shape == (1, 3, 4, 3)
+
+
+def test_strided_spatial_conv_pads_behind_the_end_only():
+  x, w = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0), jnp.arange(9.0).reshape(3, 3, 1, 1)
+  # The first output starts at the first pixel, which only its first tap meets.
+  np.testing.assert_array_equal(conv.spatial_conv(x, w + 1, stride=2)[0, ..., 0], [[1, 0], [0, 0]])
+  edge = conv.spatial_conv(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), stride=2)
+  np.testing.assert_array_equal(edge[0, ..., 0], [[9, 6], [6, 4]])
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 6])

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,9 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import tensors
-from mg_jax.models import published
+from mg_jax.models import hub, published
 from mg_jax.models.layouts import KINDS
+from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 
 T5 = {
@@ -31,6 +34,13 @@ CLIP = {
   },
 }  # fmt: skip
 
+AUTOENCODER = {
+  "_class_name": "AutoencoderKL", "block_out_channels": [8, 16], "layers_per_block": 1,
+  "latent_channels": 4, "norm_num_groups": 4, "scaling_factor": 0.3611, "shift_factor": 0.1159,
+  "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
+  "use_quant_conv": False, "use_post_quant_conv": False,
+}  # fmt: skip
+
 
 def _arrays(kind, config):
   """Random arrays under the published names, in the published shapes."""
@@ -43,7 +53,7 @@ def _arrays(kind, config):
     if path == "vision/patch_embed/kernel":
       shape = (fields["vision"]["width"], 3, *[fields["vision"]["patch"]] * 2)
     elif path.endswith("kernel"):
-      shape = shape[::-1]
+      shape = shape[::-1] + ((1, 1) if path.endswith("shortcut/kernel") else ())
     for name in place.names:
       out[name] = rng.standard_normal(shape).astype(np.float32)
   return out
@@ -97,6 +107,97 @@ def test_both_towers_of_a_clip_load(tmp_path):
   image, ids = jnp.zeros((1, 16, 16, 3)), jnp.array([[3, 19]])
   assert model.apply({"params": params}, image, ids, ids > 0).shape == (1, 1)
   assert published.load(tmp_path / "ours")[1]["vision"]["class"].dtype == jnp.bfloat16
+
+
+@pytest.fixture
+def autoencoder(tmp_path):
+  """A folder as diffusers saves an autoencoder, and its arrays."""
+  folder, arrays = tmp_path / "vae", _arrays("autoencoder", AUTOENCODER)
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(AUTOENCODER))
+  _save(folder / "diffusion_pytorch_model.safetensors", arrays)
+  return folder, arrays
+
+
+def test_an_autoencoder_loads_and_keeps_its_scale_as_a_fact(autoencoder, tmp_path):
+  folder, arrays = autoencoder
+  described = published.convert(folder, tmp_path / "ours", "autoencoder")
+  assert json.loads((tmp_path / "ours" / "config.json").read_text()) == described
+  assert (described["scaling"], described["shift"]) == (0.3611, 0.1159)
+  model, params = published.load(tmp_path / "ours")
+  assert model == TAE(
+    channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, temporal=False, dtype="float32"
+  )
+  for ours, theirs in (("encoder_in", "encoder.conv_in"), ("decoder_out", "decoder.conv_out")):
+    kernel = arrays[f"{theirs}.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params[ours]["spatial"]["kernel"], kernel)
+  wide = arrays["encoder.down_blocks.1.resnets.0.conv_shortcut.weight"]
+  np.testing.assert_array_equal(
+    params["encoder_blocks_1_0"]["shortcut"]["kernel"], wide[:, :, 0, 0].T
+  )
+  # Latents are the network's own: nothing is scaled or shifted.
+  video = jnp.ones((1, 3, 4, 4, 3))
+  encode = lambda p: model.apply({"params": p}, video, method="encode")[0]  # noqa: E731
+  other = tmp_path / "other"
+  config = {k: v for k, v in AUTOENCODER.items() if k not in ("scaling_factor", "shift_factor")}
+  (folder / "config.json").write_text(json.dumps(config | {"shift_factor": None}))
+  facts = published.convert(folder, other, "autoencoder")
+  assert (facts["scaling"], facts["shift"]) == (0.18215, 0.0)
+  np.testing.assert_array_equal(encode(published.load(other)[1]), encode(params))
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"_class_name": "AutoencoderKLWan"}, "class 'AutoencoderKLWan'; give the folder of an Auto"),
+    ({"_class_name": None}, "class None"),
+    ({"use_quant_conv": True}, "has use_quant_conv, as older autoencoders of 4 channels do"),
+    ({"layers_per_block": 2}, "of another shape"),
+    ({"in_channels": 4}, "in_channels 4; only 3 is known"),
+    ({"act_fn": "relu"}, "act_fn 'relu'; only 'silu' is known"),
+    ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "is one DownEncoderBlock2D for each"),
+    ({"block_out_channels": [8, 12]}, "no multiples of the first"),
+    ({"block_out_channels": [0, 12]}, "no config of kind autoencoder"),
+    ({"block_out_channels": [8, 16, 16]}, r"for block_out_channels \[8, 16, 16\]; known is one"),
+    ({"block_out_channels": ["8", "16"]}, "no config of kind autoencoder"),
+    ({"layers_per_block": 1.5}, "no config of kind autoencoder"),
+    ({"latent_channels": 16}, "of another shape, first wrong shape: encoder.conv_out"),
+    ({"norm_num_groups": 3}, "3 groups do not divide 8 channels"),
+    ({"block_out_channels": [16, 16]}, "of another shape"),
+  ],
+)
+def test_autoencoders_that_do_not_fit_are_refused(autoencoder, tmp_path, change, message):
+  folder, _ = autoencoder
+  (folder / "config.json").write_text(json.dumps(AUTOENCODER | change))
+  with pytest.raises(UserError, match=message):
+    published.convert(folder, tmp_path / "ours", "autoencoder")
+  assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+
+
+def test_an_autoencoder_that_leaves_quantisation_unsaid_has_it(autoencoder, tmp_path):
+  folder, _ = autoencoder
+  for name in ("use_quant_conv", "use_post_quant_conv"):
+    config = {k: v for k, v in AUTOENCODER.items() if k != name}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"has {name}"):
+      published.convert(folder, tmp_path / "ours", "autoencoder")
+
+
+def test_a_folder_inside_a_repository_is_fetched_alone(autoencoder, monkeypatch):
+  asked = []
+
+  def download(name, *, allow_patterns):
+    asked.append((name, allow_patterns))
+    return str(autoencoder[0].parent)
+
+  fake = types.SimpleNamespace(snapshot_download=download)
+  monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+  assert hub.fetch("owner/name.1/vae") == autoencoder[0]
+  assert hub.fetch("owner/name.1") == autoencoder[0].parent
+  (inside, some), (whole, every) = asked
+  assert inside == whole == "owner/name.1"
+  assert "vae/*.safetensors" in some and all(p.startswith("vae/") for p in some)
+  assert "*.safetensors" in every
 
 
 def test_weights_spread_over_a_mesh(t5, tmp_path):
@@ -171,7 +272,7 @@ def _no_weights(folder):
   "damage, message",
   [
     (_no_config, "has no config.json"),
-    (_foreign_config, "is no config of a t5"),
+    (_foreign_config, "is no config of kind t5"),
     (_broken_config, "cannot be understood"),
     (_no_network, "width"),
     (_other_width, "of another shape"),
@@ -181,7 +282,7 @@ def _no_weights(folder):
     (_doubled, "another shard holds too"),
     (_not_a_number, "SelfAttention.q.weight holds values that are not finite"),
     (_pickle, "cut off or no safetensors"),
-    (_no_weights, "holds neither"),
+    (_no_weights, "holds none of model.safetensors"),
   ],
 )
 def test_what_is_wrong_with_a_folder_is_told_and_nothing_is_left(t5, tmp_path, damage, message):
@@ -226,7 +327,7 @@ def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
   with pytest.raises(UserError, match="no such folder"):
     published.convert(tmp_path / "none", tmp_path / "ours", "t5")
   with pytest.raises(UserError, match="OWNER/NAME"):
-    published.fetch(str(tmp_path / "none"))
+    hub.fetch(str(tmp_path / "none"))
   published.convert(t5[0], tmp_path / "ours", "t5")
   described = json.loads((tmp_path / "ours" / "config.json").read_text())
   described["model"]["width"] = 32

@@ -43,37 +43,27 @@ def test_lengths_of_the_paper(frames):
   assert TAE().latent_shape(frames, 768, 768) == (-(-frames // 8), 96, 96, 16)
 
 
-def test_frame_wise_variant_treats_every_frame_alone():
+def test_frame_wise_variant_gives_a_latent_for_each_frame_and_treats_each_alone():
   model = TAE(**SMALL, temporal=False)
   params = params_of(model, frames=1)
   video = video_of(3)
-  mean = jax.jit(lambda p, v: model.apply(p, v, method="encode")[0])(params, video)
-  alone = jax.jit(lambda p, v: model.apply(p, v, method="encode")[0])(params, video[:, 1:2])
-  assert mean.shape == (1, 3, 2, 2, 4)
-  np.testing.assert_allclose(mean[:, 1:2], alone, atol=1e-5)
+  run = jax.jit(model.apply)
+  decoded, mean, logvar = run(params, video)
+  assert mean.shape == logvar.shape == (1, 3, 2, 2, 4) == (1, *model.latent_shape(3, 16, 16))
+  assert decoded.shape == video.shape
+  for alone, together in zip(run(params, video[:, 1:2]), (decoded, mean, logvar), strict=True):
+    np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-5)
+  with pytest.raises(UserError, match="3 latent frames cannot be decoded to 4"):
+    model.apply(params, mean, frames=4, method="decode")
 
 
-def test_inflated_network_starts_as_the_image_autoencoder():
-  image = TAE(**SMALL, temporal=False)
-  inflated = TAE(**SMALL)
-  # Spatial parameters are the image network's, temporal ones keep their initial values.
-  source, target = params_of(image, frames=1, seed=3), params_of(inflated, frames=1, seed=4)
-
-  def merge(path, leaf):
-    node = source
-    for key in path:
-      node = node.get(key.key, None) if isinstance(node, dict) else None
-      if node is None:
-        return leaf
-    return node
-
-  params = jax.tree_util.tree_map_with_path(merge, target)
-  frame = video_of(1)
-  # The first output frame of an inflated decoder sees its copies only, as edges are replicated.
-  wanted, mean_image, _ = jax.jit(image.apply)(source, frame)
-  got, mean_video, _ = jax.jit(inflated.apply)(params, frame)
-  np.testing.assert_allclose(mean_video, mean_image, atol=1e-5)
-  np.testing.assert_allclose(got, wanted, atol=1e-5)
+def test_a_frame_wise_variant_with_patches_of_several_frames_is_refused():
+  fields = SMALL | {"multipliers": (1, 1), "temporal": False}
+  with pytest.raises(UserError, match=r"patches of 4 frames; make it patch \(1, 4, 4\)"):
+    jax.eval_shape(TAE(**fields, patch=(4, 4, 4)).init, jax.random.key(0), video_of(4))
+  model = TAE(**fields, patch=(1, 4, 4), shortcut=True)
+  decoded, mean, _ = jax.jit(model.apply)(params_of(model, frames=2), video_of(5))
+  assert mean.shape == (1, 5, 2, 2, 4) and decoded.shape == (1, 5, 16, 16, 3)
 
 
 def test_patch_stem_keeps_the_compression():

@@ -17,6 +17,7 @@ from mg_jax.models import zoo
 from mg_jax.models.clip import CLIP
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.generator import Generator
+from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
@@ -99,6 +100,25 @@ def test_published_clips(name, millions):
     zoo.clip("z14")
 
 
+def abstract_autoencoder(name, temporal=True):
+  """Boxed parameters of a published image autoencoder, inflated or as it is."""
+  model = config.build(TAE, zoo.autoencoder(name) | {"temporal": temporal})
+  frame = jax.ShapeDtypeStruct((1, 1, 8, 8, 3), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), frame)["params"]
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux"])
+def test_published_autoencoders(name):
+  image = unbox(abstract_autoencoder(name, temporal=False))
+  assert count_params(image) == 83_819_683
+  with pytest.raises(UserError, match="flux"):
+    zoo.autoencoder("sd1")
+
+
+def test_the_temporal_autoencoder_is_the_published_one_inflated():
+  assert config.build(TAE, zoo.autoencoder("sd3") | {"temporal": True}) == TAE(dtype="float32")
+
+
 def test_tiny_is_tiny():
   assert 3e6 < count_params(unbox(abstract_params("tiny"))) < 6e6
 
@@ -128,12 +148,17 @@ def test_every_field_can_be_set_by_a_flag(name):
   assert (dit.remat, dit.unroll, dit.patch, dit.max_thw) == ("full", 2, (1, 1, 1), (8, 8, 8))
 
 
-@pytest.mark.parametrize("name", ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14"])
+@pytest.mark.parametrize(
+  "name", ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14", "tae_sd3"]
+)
 def test_golden_dump(name):
   """Path, shape, dtype and sharding of every parameter; a change here breaks checkpoints."""
   path = GOLDENS / f"{name}.txt"
   family, size = name.split("_", 1)
-  make = {"dit": abstract_params, "text": abstract_text, "clip": abstract_clip}[family]
+  make = {
+    "dit": abstract_params, "text": abstract_text, "clip": abstract_clip,
+    "tae": abstract_autoencoder,
+  }[family]  # fmt: skip
   text = "\n".join(spec_table(make(size))) + "\n"
   if os.environ.get("MG_UPDATE_GOLDENS") == "1":
     path.write_text(text)

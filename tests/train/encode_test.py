@@ -215,7 +215,7 @@ def test_clips_larger_than_a_tile_are_encoded_in_tiles(data, tmp_path):
   data = dataclasses.replace(data, frames=6)
   tiling = Tiling(frames=4, overlap=0, side=16, border=8)
   run = lambda folder, **kw: encode(  # noqa: E731
-    data, TiledPool(), PARAMS, tmp_path / folder, origin="runs/tae", step=7, text=TEXT, batch=4, **kw
+    data, TiledPool(), PARAMS, tmp_path / folder, origin="tae", step=7, text=TEXT, batch=4, **kw
   )
   whole, tiled = run("whole"), run("tiled", tiling=tiling)
   assert "tiling" not in whole and tiled["tiling"] == dataclasses.asdict(tiling)

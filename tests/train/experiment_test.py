@@ -14,9 +14,12 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
+from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.data import tensors
 from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
+from mg_jax.models import published
 from mg_jax.models.clip import CLIP
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
@@ -425,3 +428,30 @@ def test_a_tiny_autoencoder_and_a_tiny_generator_train(tmp_path):
     lines = [json.loads(x) for x in (tmp_path / folder / METRICS).read_text().splitlines()]
     assert any(metric in line for line in lines)
     assert len(list((tmp_path / folder / "previews").glob("*.mp4"))) >= 2
+
+
+@pytest.mark.slow
+def test_an_autoencoder_trains_from_published_weights(tmp_path):
+  config = _tae(tmp_path)
+  image = {"channels": 4, "multipliers": [1, 2], "blocks": 1, "latent": 2, "groups": 2}
+  config["model"].update(image, patch=[1, 1, 1])
+  image |= {"temporal": False, "attention": False}
+  frame = jnp.zeros((1, 1, 2, 2, 3))
+  params = unbox(configs.build(TAE, image).init(jax.random.key(5), frame)["params"])
+  flat = {path: np.asarray(leaf) for path, leaf in flatten_paths(params).items()}
+  folder = tmp_path / "weights"
+  folder.mkdir()
+  tensors.write(
+    folder / published.WEIGHTS, {path: (x.shape, x.dtype) for path, x in flat.items()},
+    [(path, [x]) for path, x in flat.items()],
+  )  # fmt: skip
+  described = {"format": published.FORMAT, "kind": "autoencoder", "dtype": "float32"}
+  (folder / published.CONFIG).write_text(json.dumps(described | {"model": image}))
+  config["train"].update(steps=1)
+  config["train"]["warm_start"]["weights"] = str(folder)
+  config["optim"].update(lr=1e-9, weight_decay=0.0)  # so that the start can be seen at the end
+  experiment.run(config, str(tmp_path / "run"))
+  trained = flatten_paths(export.load_role(str(tmp_path / "run"), "autoencoder").params)
+  for path, leaf in flat.items():
+    np.testing.assert_allclose(trained[path], leaf, atol=1e-6)
+  assert set(trained) > set(flat)

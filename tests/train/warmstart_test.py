@@ -1,13 +1,24 @@
 """Warm starts: renaming, growth, and every leftover told."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import tae
+from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
+from mg_jax.core.sharding import unbox
+from mg_jax.core.tree import flatten_paths
+from mg_jax.data import tensors
+from mg_jax.models import published
+from mg_jax.models.tae import TAE
 from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.loop import TrainConfig
 from mg_jax.train.warmstart import WarmStartConfig, interpolate, pad_input, warm_start
 
 
@@ -136,3 +147,99 @@ def test_a_source_without_averages_says_so(tmp_path):
   saver.close()
   with pytest.raises(UserError, match="holds no ema; set ema=False"):
     warm_start({"model": {"w": jnp.ones(2)}}, WarmStartConfig(workdir=str(tmp_path)))
+
+
+SMALL = {"channels": 4, "multipliers": (1, 2), "blocks": 1, "latent": 2, "groups": 2}
+
+
+def _params(seed, **fields):
+  """Random parameters of an autoencoder, without running its initialisation."""
+  model = TAE(**SMALL | fields)
+  frame = jnp.zeros((1, 1, 2, 2, 3))
+  shapes = unbox(jax.eval_shape(model.init, jax.random.key(0), frame)["params"])
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), shapes)
+
+
+@pytest.fixture
+def image(tmp_path):
+  """Parameters of an image autoencoder, the folder they were converted to, and a run of it."""
+  params, folder, workdir = _params(0, temporal=False), tmp_path / "weights", tmp_path / "run"
+  for path in (folder, workdir):
+    path.mkdir()
+  flat = flatten_paths(params)
+  tensors.write(
+    folder / published.WEIGHTS, {p: (x.shape, np.dtype(np.float32)) for p, x in flat.items()},
+    [(p, [np.asarray(x)]) for p, x in flat.items()],
+  )  # fmt: skip
+  described = {"format": published.FORMAT, "kind": "autoencoder", "dtype": "float32"}
+  described["model"] = SMALL | {"temporal": False}
+  (folder / published.CONFIG).write_text(json.dumps(described))
+  saver = Checkpointer(workdir, name="image")
+  saver.save(1, {"ema": {"autoencoder": params}}, data=None)
+  saver.close()
+  return params, {"weights": str(folder), "workdir": str(workdir)}
+
+
+def _inflation(**origin):
+  """What the experiment of the temporal autoencoder states, with an origin."""
+  settings = configs.build(TrainConfig, tae.get_config().train).warm_start
+  return dataclasses.replace(settings, **origin)
+
+
+@pytest.mark.parametrize("kind", ["weights", "workdir"])
+def test_a_temporal_autoencoder_starts_from_an_image_one(image, kind):
+  params, origins = image
+  initial = {"autoencoder": _params(1)}
+  filled = warm_start(initial, _inflation(**{kind: origins[kind]}))
+  before, after = flatten_paths(initial), flatten_paths(filled)
+  given = {f"autoencoder/{path}": leaf for path, leaf in flatten_paths(params).items()}
+  assert set(given) < set(after)
+  for path, leaf in after.items():
+    np.testing.assert_array_equal(leaf, given.get(path, before[path]), err_msg=path)
+  for kept in set(after) - set(given):
+    assert "/temporal/" in kept or "/time/" in kept
+
+
+def test_converted_weights_take_the_place_and_type_of_the_target(image):
+  params, origins = image
+  mesh = make_mesh((1, 2, 1, 1))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+  target = jax.tree.map(jnp.zeros_like, params)
+  target["decoder_norm"]["scale"] = jax.device_put(jnp.zeros(4, jnp.bfloat16), sharding)
+  config = WarmStartConfig(weights=origins["weights"], into="net/vae")
+  scale = warm_start({"net": {"vae": target}}, config)["net"]["vae"]["decoder_norm"]["scale"]
+  assert scale.sharding == sharding and scale.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(scale, params["decoder_norm"]["scale"].astype(jnp.bfloat16))
+
+
+def test_converted_weights_grow_and_leftovers_are_told(image):
+  params, origins = image
+  target = {"autoencoder": _params(1, latent=3)}
+  with pytest.raises(UserError) as caught:
+    warm_start(target, _inflation(weights=origins["weights"]))
+  message = str(caught.value)
+  assert f"warm start from {origins['weights']} leaves 3 parameters unsettled" in message
+  assert "autoencoder/encoder_out/spatial/bias: saved float32[4], wanted float32[6]" in message
+  grown = _inflation(
+    weights=origins["weights"],
+    grow=(("decoder_in/spatial/kernel", "pad_input"), ("encoder_out", "interpolate")),
+  )
+  kernel = warm_start(target, grown)["autoencoder"]["decoder_in"]["spatial"]["kernel"]
+  np.testing.assert_array_equal(kernel[:, :, :2], params["decoder_in"]["spatial"]["kernel"])
+  assert not np.any(kernel[:, :, 2])
+  with pytest.raises(UserError, match=" decoder_blocks_0_0/conv1/spatial/bias: .* not in this"):
+    warm_start(target, _inflation(weights=origins["weights"], into=""))
+
+
+def test_an_origin_that_is_none_is_told(image, tmp_path):
+  origins = image[1]
+  with pytest.raises(UserError, match="workdir or weights, not both"):
+    WarmStartConfig(**origins)
+  target = {"autoencoder": _params(1)}
+  with pytest.raises(UserError, match="has no config.json"):
+    warm_start(target, _inflation(weights=origins["workdir"]))
+  (tmp_path / "weights" / published.WEIGHTS).unlink()
+  with pytest.raises(UserError, match="cannot be read"):
+    warm_start(target, _inflation(weights=origins["weights"]))
+  assert not WarmStartConfig().origin

@@ -1,0 +1,140 @@
+"""Checkpoints as the hub keeps them: folders with a config and weights, in one file or in shards.
+
+Safetensors are read as they are, files of torch as weights only: nothing in either is run.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import tensors
+
+CONFIG = "config.json"
+# Of transformers and diffusers; those that cannot hold code first.
+CHECKPOINTS = (
+  "model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin",
+  "diffusion_pytorch_model.bin",
+)  # fmt: skip
+
+
+def fetch(name: str) -> pathlib.Path:
+  """A folder as it is; otherwise, for OWNER/NAME, a download by `huggingface_hub`.
+
+  OWNER/NAME/FOLDER is one folder of a repository, such as the `vae` of a generator.
+
+  Raises:
+    UserError: when it is neither, or cannot be fetched.
+  """
+  path = pathlib.Path(name)
+  if path.is_dir():
+    return path
+  match = re.fullmatch(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)", name)
+  if not match:
+    raise UserError(f"{name}: there is no such folder; give one, or a repository as OWNER/NAME")
+  try:
+    import huggingface_hub
+  except ImportError as e:
+    raise UserError(
+      f"{name} is no folder here, and fetching it needs: pip install mg_jax[import]"
+    ) from e
+  try:
+    repository, inside = match[1], match[2].lstrip("/")
+    kinds = ("*.json", "*.safetensors", "*.model", "*.txt")
+    patterns = [f"{inside}/{kind}" if inside else kind for kind in kinds]
+    folder = huggingface_hub.snapshot_download(repository, allow_patterns=patterns)
+    return pathlib.Path(folder) / inside
+  except Exception as e:  # of the network, the name or the rights, in many classes
+    reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
+    raise UserError(f"{name} is no folder here and could not be fetched: {reason}") from e
+
+
+class Checkpoint:
+  """The config and the arrays of a Hugging Face folder, in one file or in shards with an index.
+
+  Raises:
+    UserError: when the folder, its config, its weights or a shard is missing or damaged.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str]):
+    self.folder = pathlib.Path(folder)
+    if not self.folder.is_dir():
+      raise UserError(f"{folder}: there is no such folder; give the folder of a checkpoint")
+    self.config = read_json(self.folder / CONFIG)
+    self._readers: dict[str, Callable[[], np.ndarray]] = {}
+    self.shapes: dict[str, tuple[int, ...]] = {}
+    for shard in self._shards():
+      self._open(shard)
+
+  def read(self, name: str) -> np.ndarray:
+    """One array, in memory of its own."""
+    return self._readers[name]()
+
+  def _shards(self) -> list[pathlib.Path]:
+    for whole in CHECKPOINTS:
+      index = self.folder / f"{whole}.index.json"
+      if index.is_file():
+        table = read_json(index).get("weight_map")
+        if not isinstance(table, dict) or not table:
+          raise UserError(f"{index} names no shards; fetch it again")
+        # Shards lie in the folder: a name with a path in it is not followed.
+        shards = [self.folder / pathlib.PurePath(str(n)).name for n in sorted(set(table.values()))]
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+          raise UserError(f"{self.folder} lacks {', '.join(missing)}, which its index names")
+        return shards
+      if (self.folder / whole).is_file():
+        return [self.folder / whole]
+    raise UserError(f"{self.folder} holds none of {', '.join(CHECKPOINTS)}")
+
+  def _open(self, shard: pathlib.Path) -> None:
+    if shard.suffix == ".safetensors":
+      file = tensors.TensorFile(shard)
+      found = {name: (entry.shape, lambda n=name: file.read(n)) for name, entry in
+               file.entries.items()}  # fmt: skip
+    else:
+      found = _open_torch(shard)
+    twice = sorted(set(found) & set(self._readers))
+    if twice:
+      raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")
+    for name, (shape, read) in found.items():
+      self.shapes[name], self._readers[name] = tuple(shape), read
+
+
+def _open_torch(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], Callable]]:
+  """Arrays of a torch file, which is read as weights only: nothing in it is run."""
+  try:
+    import torch
+  except ImportError as e:
+    raise UserError(f"{path.name} needs torch to be read: pip install mg_jax[import]") from e
+  try:
+    table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+  except Exception as e:  # whatever a file that is none makes torch raise
+    reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
+    raise UserError(f"{path} is refused, it is not a file of tensors alone ({reason})") from e
+  if not isinstance(table, Mapping) or not all(isinstance(t, torch.Tensor) for t in table.values()):
+    raise UserError(f"{path} is refused, it is not a table of tensors")
+
+  def read(tensor):
+    # numpy has no bfloat16 of its own, and float32 holds all of its values.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+  return {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A file that holds one JSON object; raises UserError for any other."""
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError as e:
+    raise UserError(f"{path.parent} has no {path.name}; give the folder of a checkpoint") from e
+  except (OSError, ValueError, RecursionError) as e:
+    raise UserError(f"{path} cannot be understood ({e}); fetch it again") from e
+  if not isinstance(value, dict):
+    raise UserError(f"{path} cannot be understood; fetch it again")
+  return value
