@@ -25,7 +25,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.update(text_length=LENGTH, captions="mixed")
   # Little is trained: it takes larger steps than a whole model.
   config.optim.update(freeze=(FROZEN,), lr=1e-2 if tiny else 1e-3, warmup=20 if tiny else 500)
-  config.train.warm_start.grow = ((r"^model/text/positions$", "interpolate"),)
+  config.train.warm_start.update(
+    ema=config.train.ema > 0, grow=((r"^model/text/positions$", "interpolate"),)
+  )
   config.train.steps = 400 if tiny else 10_000
   if tiny:
     config.data.global_batch = 32

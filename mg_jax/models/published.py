@@ -269,7 +269,7 @@ def load(
   dtype = dtype or described["dtype"]
   boxed = _abstract(family, fields, boxed=True)
   file = tensors.TensorFile(folder / WEIGHTS)
-  shapes = _shapes(family, fields)
+  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
   if {path: entry.shape for path, entry in file.entries.items()} != shapes:
     raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
   shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
