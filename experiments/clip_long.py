@@ -23,8 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.train.experiment = "clip_long"
   config.model.text.length = LENGTH
   config.data.update(text_length=LENGTH, captions="mixed")
-  # Little is trained: it takes larger steps than a whole model.
-  config.optim.update(freeze=(FROZEN,), lr=1e-2 if tiny else 1e-3, warmup=20 if tiny else 500)
+  config.optim.update(freeze=(FROZEN,), lr=3e-3 if tiny else 1e-3, warmup=20 if tiny else 500)
   config.train.warm_start.update(
     ema=config.train.ema > 0, grow=((r"^model/text/positions$", "interpolate"),)
   )
