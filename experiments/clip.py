@@ -1,11 +1,11 @@
 """A CLIP from scratch, as MetaCLIP is trained: `clip.py` at the size of G/14, `clip.py:tiny` here.
 
 Movie Gen reads prompts with the text tower of a finished MetaCLIP [MG 3.1.4] and says nothing of
-its training. The settings are those that CLIP published for its largest ViT (batch 32768, Adam with
-b2 0.98 and eps 1e-6, weight decay 0.2, 2000 steps of warm-up, cosine), which MetaCLIP keeps, for
-the 12.8 billion pairs that both saw; the learning rate of G/14 is not in either. The folder with
-the files of the published tokenizer is given with `--config.text.text.files=DIR`; `:tiny` reads
-bytes, of which 77 hold about a sentence.
+its training: every setting here is a choice. They are those that CLIP published for its largest
+ViT, L/14, which MetaCLIP keeps: batch 32768, 12.8 billion pairs, Adam with b2 0.98 and eps 1e-6,
+weight decay 0.2, 2000 steps of warm-up, cosine, no clipping of gradients. The folder with the files
+of the published tokenizer is given with `--config.text.text.files=DIR`; `:tiny` reads bytes, of
+which 77 hold about a sentence.
 """
 
 from ml_collections import ConfigDict
@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   config.optim = section(
     OptimConfig, lr=4e-4, warmup=2000, schedule="cosine", b2=0.98, eps=1e-6, weight_decay=0.2,
+    clip=0.0,
   )
   config.train = section(
     TrainConfig, experiment="clip", steps=390_000, ema=0.0, checkpoint_every=2000
@@ -60,7 +61,7 @@ def tiny(config: ConfigDict) -> None:
   )
   # After 120 steps Muon was at a loss of 1.2, AdamW (at 1e-3, with a layer more) at 2.5.
   config.optim.update(
-    kind="muon", lr=4e-3, warmup=20, schedule="linear", eps=1e-8, weight_decay=0.05
+    kind="muon", lr=4e-3, warmup=20, schedule="linear", eps=1e-8, weight_decay=0.05, clip=1.0
   )
   config.train.update(steps=500, ema=0.97, checkpoint_every=250)
   config.eval.update(every=100, batch=256, limit=256)

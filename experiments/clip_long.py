@@ -24,9 +24,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.model.text.length = LENGTH
   config.text.text.length = LENGTH
   config.data.captions = "mixed"
-  # Little is trained: it takes larger steps than a whole model.
-  config.optim.update(freeze=(FROZEN,), lr=1e-2 if tiny else 1e-3, warmup=20 if tiny else 500)
-  config.train.warm_start.grow = ((r"^model/text/positions$", "interpolate"),)
+  config.optim.update(freeze=(FROZEN,), lr=3e-3 if tiny else 1e-3, warmup=20 if tiny else 500)
+  config.train.warm_start.update(
+    ema=config.train.ema > 0, grow=((r"^model/text/positions$", "interpolate"),)
+  )
   config.train.steps = 400 if tiny else 10_000
   if tiny:
     config.data.global_batch = 32

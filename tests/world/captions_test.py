@@ -139,7 +139,7 @@ def test_held_out_frames_have_captions_of_their_own():
   [
     (0.0, 0.0, Motion(), (0, 0)),
     (-0.3, 0.3, Motion(), (1, -1)),
-    (0.3, 0.0, Motion("left", amount=0.5), (0, 1)),
+    (0.0, 0.0, Motion("left", amount=0.5), (0, 0)),
     # A ball at rest on the floor of its bounce, half its height below the middle of its path.
     (0.0, 0.0, Motion("bounce", amount=0.4, cycles=2.0), (1, 0)),
   ],
