@@ -55,14 +55,14 @@ class Tiling:
     return frames > self.frames or max(height, width) > self.side
 
 
-def spans(length: int, *, size: int, overlap: int) -> tuple[int, list[int]]:
+def spans(length: int, *, size: int, overlap: int) -> tuple[int, tuple[int, ...]]:
   """Side and starts of the fewest equal tiles of at most `size` that cover a length.
 
   Each tile overlaps the next one by `overlap` or a little more; sides are as small as that allows.
   """
   count = max(1, math.ceil((length - overlap) / (size - overlap)))
   side = math.ceil((length + (count - 1) * overlap) / count)
-  return side, [i * (length - side) // max(count - 1, 1) for i in range(count)]
+  return side, tuple(i * (length - side) // max(count - 1, 1) for i in range(count))
 
 
 def windows(
@@ -85,6 +85,7 @@ def windows(
     yield held, True
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def crossfade(before: Array, after: Array, *, axis: int) -> Array:
   """`after`, its first positions faded in from `before`, which lies over them.
 
@@ -98,7 +99,8 @@ def crossfade(before: Array, after: Array, *, axis: int) -> Array:
   return jnp.concatenate([before * (1 - weight) + head * weight, rest], axis=axis)
 
 
-def stitch(tiles: Sequence[Array], starts: Sequence[int], *, axis: int) -> Array:
+@functools.partial(jax.jit, static_argnames=("starts", "axis"))
+def stitch(tiles: Sequence[Array], *, starts: tuple[int, ...], axis: int) -> Array:
   """Joins overlapping tiles that start at `starts`, each fading into the next."""
   out = tiles[0]
   for tile, start in zip(tiles[1:], starts[1:], strict=True):
@@ -299,8 +301,8 @@ class TiledAutoencoder:
     for top in tops:
       strip = x_THWC[:, top * inner[0] : (top + high) * inner[0]]
       tiles = [run(strip[:, :, left * inner[1] : (left + wide) * inner[1]]) for left in lefts]
-      strips.append(stitch(tiles, [left * outer[1] for left in lefts], axis=2))
-    return stitch(strips, [top * outer[0] for top in tops], axis=1)
+      strips.append(stitch(tiles, starts=tuple(left * outer[1] for left in lefts), axis=2))
+    return stitch(strips, starts=tuple(top * outer[0] for top in tops), axis=1)
 
 
 def _finite(array: Any, what: str) -> Any:

@@ -82,7 +82,7 @@ def test_weights_of_a_row_of_tiles_sum_to_one_everywhere(length, size, overlap):
   side, starts = spans(length, size=size, overlap=overlap)
   # Each tile marked by a channel of its own: the channels are then the weights.
   tiles = [jnp.zeros((side, len(starts))).at[:, i].set(1) for i in range(len(starts))]
-  weights = np.asarray(stitch(tiles, starts, axis=0))
+  weights = np.asarray(stitch(tiles, starts=starts, axis=0))
   assert weights.shape == (length, len(starts)) and weights.min() >= 0
   np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
   for i, start in enumerate(starts):
@@ -92,7 +92,7 @@ def test_weights_of_a_row_of_tiles_sum_to_one_everywhere(length, size, overlap):
 
 def test_two_tiles_fade_as_the_formula_says():
   tiles = [jnp.full((6,), 1.0), jnp.full((6,), 0.0)]
-  faded = stitch(tiles, [0, 2], axis=0)  # four overlapping positions: 1 - j / 4
+  faded = stitch(tiles, starts=(0, 2), axis=0)  # four overlapping positions: 1 - j / 4
   np.testing.assert_allclose(faded, [1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
 
 
