@@ -37,7 +37,7 @@ EXTRAS = {
   "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
   "aot": ["libtpu>=0.0.42"],
   "import": ["torch>=2.6", "huggingface_hub>=0.30"],
-  "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55"],
+  "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55", "scikit-image>=0.24"],
   "log": ["tensorboardX>=2.6.4"],
   "dev": [
     "pytest>=8.3",
