@@ -71,7 +71,7 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   # Much of the work of a small clip is its caption: four draws share it.
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
   config.data.update(
-    source="toy", durations="single", frames=frames, height=size, width=size,
+    source="toy", clips=tae.TINY_CLIPS, durations="single", frames=frames, height=size, width=size,
     fps=tae.tiny_fps(frames), windows=4, global_batch=16, camera_tags=False,
   )
   config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)

@@ -17,6 +17,9 @@ from mg_jax.train.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 
+# Of the toy world. With 4,000 the generator's held-out loss stays 15 % above that on its own clips.
+TINY_CLIPS = 12_000
+
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: tiny; size (pixels of the side) and frames, for tiny."""
@@ -56,8 +59,8 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   config.objective.update(l1=0.0, mse=2.0)
   # A large frame has more patches to learn from: more steps of fewer clips.
   config.data.update(
-    source="toy", frames=frames, height=size, width=size, fps=tiny_fps(frames), windows=4,
-    image_weight=0, video_weight=1, global_batch=16 if size <= 32 else 8,
+    source="toy", clips=TINY_CLIPS, frames=frames, height=size, width=size, fps=tiny_fps(frames),
+    windows=4, image_weight=0, video_weight=1, global_batch=16 if size <= 32 else 8,
   )
   config.optim.update(lr=1e-3, warmup=20, schedule="linear", weight_decay=1e-4)
   config.train.update(steps=2000, ema=0.0, checkpoint_every=500)
