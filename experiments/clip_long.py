@@ -1,10 +1,11 @@
 """The long-prompt stage of a CLIP [MG appendix A.1]: texts of 256 tokens instead of 77.
 
-Starts from the run of `clip.py` that `--config.train.warm_start.workdir=DIR` names. The position
-table grows; only it and the biases of the text tower are trained, norms included, because full
-finetuning soon fits the uniform style of synthetic captions. Captions are a mix of long and short.
-Batch, rate and steps are not given, nor is how the table grows. Here it is stretched: short texts
-then begin worse than if the first 20 positions stayed, and are no worse once trained.
+Starts from the run of `clip.py` that `--config.train.warm_start.workdir=DIR` names, or from a CLIP
+that `launch/convert.py` made, by `--config.train.warm_start.weights=DIR`. The position table grows;
+only it and the biases of the text tower are trained, norms included, because full finetuning soon
+fits the uniform style of synthetic captions. Captions are a mix of long and short. Batch, rate and
+steps are not given, nor is how the table grows. Here it is stretched: short texts then begin worse
+than if the first 20 positions stayed, and are no worse once trained.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.captions = "mixed"
   config.optim.update(freeze=(FROZEN,), lr=3e-3 if tiny else 1e-3, warmup=20 if tiny else 500)
   config.train.warm_start.update(
-    ema=config.train.ema > 0, grow=((r"^model/text/positions$", "interpolate"),)
+    into="model", ema=config.train.ema > 0, grow=((r"^model/text/positions$", "interpolate"),)
   )
   config.train.steps = 400 if tiny else 10_000
   if tiny:

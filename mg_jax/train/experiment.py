@@ -90,10 +90,10 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   config = configs.to_dict(config)
   settings = _build(TrainConfig, config, "train")
   optim = _build(OptimConfig, config, "optim")
-  if settings.warm_start.grow and not settings.warm_start.workdir:
+  if settings.warm_start.grow and not settings.warm_start.origin:
     raise UserError(
-      "config train.warm_start.workdir is empty; this stage grows a finished one: give its workdir "
-      "with --config.train.warm_start.workdir=DIR"
+      "config train.warm_start is empty; this stage grows a finished one: give its run with "
+      "--config.train.warm_start.workdir=DIR, or published weights with .weights=DIR"
     )
   mesh = _mesh(config)
   folder = resolve(workdir)
