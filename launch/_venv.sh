@@ -1,5 +1,6 @@
 # Sourced by the other launchers: finds an interpreter and keeps a virtual environment at its lock.
 # The caller stands in the checkout's root and runs under `set -euo pipefail`.
+# shellcheck shell=bash
 
 # find_python MINOR: prints the first interpreter that is Python 3.MINOR or newer and can make
 # virtual environments. A name on PATH may be a shim without a version behind it, so each is tried.

@@ -19,6 +19,7 @@ from mg_jax.core.errors import UserError
 _log = logging.getLogger("mg_jax")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment of a generator.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that will train on them.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Share the work with other processes.")
 
 
 def main(argv: list[str]) -> None:
@@ -30,6 +31,10 @@ def main(argv: list[str]) -> None:
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.train import experiment
 
+  if _DISTRIBUTED.value:
+    from mg_jax.core import distributed
+
+    distributed.initialize()
   folder, counts = experiment.encode_data(_CONFIG.value, _WORKDIR.value)
   _log.info("%s: %d training clips, %d held out", folder, counts["train"], counts["validation"])
 

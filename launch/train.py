@@ -1,6 +1,8 @@
 """Trains an experiment, or goes on with it.
 
 python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
+
+On several hosts the launchers beside this file start it once on each, with --distributed.
 """
 
 import pathlib
@@ -17,6 +19,10 @@ from mg_jax.core.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as experiments/tae.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, previews.")
 _DUMP = flags.DEFINE_bool("dump_config", False, "Print the config as JSON and stop.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run.")
+_STOPPED = flags.DEFINE_integer(
+  "stopped_code", 0, "Exit code of a run that was stopped, and saved, before its end."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -32,7 +38,12 @@ def main(argv: list[str]) -> None:
     return
   if not _WORKDIR.value:
     raise UserError("--workdir is missing; give the folder the run is kept in")
-  experiment.run(_CONFIG.value, _WORKDIR.value)
+  if _DISTRIBUTED.value:
+    from mg_jax.core import distributed
+
+    distributed.initialize()
+  if experiment.run(_CONFIG.value, _WORKDIR.value).status == "interrupted":
+    sys.exit(_STOPPED.value)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,22 @@ from mg_jax.core.errors import UserError
 HBM_GIB = {"v5e": 15.75, "v5p": 95.0, "v6e": 31.25, "tpu7x": 94.75}
 
 
+def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
+  """The chip and the sides of a topology's name, such as ("v6e", (4, 8)); it need not exist.
+
+  Raises:
+    UserError: on a name that is none.
+  """
+  chip, _, shape = name.partition(":")
+  sides = 2 if chip in ("v5e", "v6e") else 3
+  if chip not in HBM_GIB or not re.fullmatch(r"x".join([r"[1-9]\d*"] * sides), shape):
+    raise UserError(
+      f"topology {name!r} is none; write a chip ({', '.join(HBM_GIB)}) and its shape, as in "
+      "v5p:4x4x4 or v6e:4x4"
+    )
+  return chip, tuple(map(int, shape.split("x")))
+
+
 def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   """Devices of a topology, by its published name such as "v5p:8x8x8" or "v6e:16x16".
 
@@ -26,13 +42,7 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   Raises:
     UserError: on a name that is none, a topology that does not exist, and without libtpu.
   """
-  chip, _, shape = name.partition(":")
-  sides = 2 if chip in ("v5e", "v6e") else 3
-  if chip not in HBM_GIB or not re.fullmatch(r"x".join([r"\d+"] * sides), shape):
-    raise UserError(
-      f"topology {name!r} is none; write a chip ({', '.join(HBM_GIB)}) and its shape, as in "
-      "v5p:4x4x4 or v6e:4x4"
-    )
+  parse_topology(name)
   try:
     import libtpu  # noqa: F401
   except ImportError as e:
@@ -42,6 +52,8 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   # Without these the library asks a metadata server, which only a TPU's host has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  # Compiling holds no device, so several processes may do it at once.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   try:
     topology = topologies.get_topology_desc(
       platform="tpu", topology_name=name, num_slices=slices

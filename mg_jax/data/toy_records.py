@@ -105,7 +105,12 @@ def prepare(recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], *, processe
   tfds.disable_progress_bar()
   # Its report speaks of a download, and there is none.
   with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare()
+    try:
+      builder.download_and_prepare()
+    except FileExistsError:
+      # Another process of the run built the same meanwhile and was first; that one is taken.
+      builder = _builder(recipe, data_dir)
+      builder.download_and_prepare()
   return os.fspath(builder.data_path)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
@@ -105,6 +106,8 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
     if (folder / CHECKPOINTS).exists():
       # A workdir of another experiment is refused before latents are written into it.
       Checkpointer(folder, name=settings.experiment).close()
+    # Else a slow process might find the checkpoints that a fast one has just begun.
+    multihost_utils.sync_global_devices("workdir")
     experiment = build(config, workdir, mesh)
   stream = experiment.feed.stream(
     process_index=jax.process_index(), process_count=jax.process_count()

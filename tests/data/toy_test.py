@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import pipeline, toy, transforms
+from mg_jax.data import pipeline, toy, toy_records, transforms
 from mg_jax.data.streams import Reader, TextConfig
 from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.data.toy import ToyRecipe, ToySource
@@ -78,6 +78,19 @@ def test_building_again_keeps_what_is_there(built):
   files = {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
   toy.build(SMALL, built, processes=1)
   assert files == {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
+
+
+def test_what_another_process_has_built_first_is_taken(tmp_path, monkeypatch):
+  generate = toy_records.ToyWorld._split_generators
+
+  def slow(self, dl_manager):
+    monkeypatch.setattr(toy_records.ToyWorld, "_split_generators", generate)
+    toy.build(SMALL, tmp_path, processes=1)
+    return generate(self, dl_manager)
+
+  monkeypatch.setattr(toy_records.ToyWorld, "_split_generators", slow)
+  toy.build(SMALL, tmp_path, processes=1)
+  assert len(toy.open_split(SMALL, tmp_path)) == 6
 
 
 def test_other_recipe_is_not_taken_for_this_one(built):

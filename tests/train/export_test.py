@@ -20,6 +20,7 @@ from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 from mg_jax.models.tiling import Tiling
+from mg_jax.train.averaging import average
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.export import export_encoder, load_autoencoder, load_role, load_text_to_video
 
@@ -80,6 +81,13 @@ def run(tmp_path, weights):
   }
   (folder / "latents" / "manifest.json").write_text(json.dumps({"metadata": metadata}))
   return folder
+
+
+def test_an_average_of_runs_is_loaded_like_a_run(run, tmp_path):
+  average([f"{run}:3", str(run)], tmp_path / "mean")
+  pipeline, mean = (load_text_to_video(folder) for folder in (run, tmp_path / "mean"))
+  jax.tree.map(np.testing.assert_array_equal, mean.params, pipeline.params)
+  np.testing.assert_array_equal(mean.std, pipeline.std)
 
 
 def test_loaded_run_generates(run, weights):

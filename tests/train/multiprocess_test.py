@@ -15,11 +15,14 @@ from mg_jax.data.recipe import latent_sources
 from mg_jax.train.writer import read_metrics
 
 _SCRIPT = textwrap.dedent("""
-  import json, runpy, sys, time
+  import json, os, runpy, sys, time
   import jax
   rank, port, workdir, file = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
   jax.config.update("jax_num_cpu_devices", 2)
-  jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
+  os.environ |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": str(rank)}
+  from mg_jax.core import distributed
+  distributed.initialize()
   toy = runpy.run_path(file)
   from mg_jax.core.mesh import make_mesh
   from mg_jax.train import loop, optim

@@ -1,0 +1,76 @@
+"""The flags of every chip: the compilers that are installed here take each of them."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from mg_jax.core import flags
+from mg_jax.core.errors import UserError
+from mg_jax.core.topology import HBM_GIB, tpu_devices
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"
+)
+_TOPOLOGIES = {"v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}
+
+
+def _lower(chip):
+  place = SingleDeviceSharding(tpu_devices(f"{chip}:{_TOPOLOGIES[chip]}")[0])
+  return jax.jit(lambda x: 2 * x).lower(jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=place))
+
+
+@needs_libtpu
+@pytest.mark.parametrize("chip", flags.TPU_FLAGS)
+def test_the_tpu_compiler_takes_every_flag(chip):
+  lowered = _lower(chip)
+  refused = {}
+  for name, value in flags.TPU_FLAGS[chip].items():
+    try:
+      lowered.compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError as e:
+      refused[name] = str(e)
+  assert not refused
+  lowered.compile(compiler_options=flags.TPU_FLAGS[chip])
+
+
+@needs_libtpu
+def test_a_flag_that_is_none_is_refused():
+  with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+    _lower("v5e").compile(compiler_options={"xla_tpu_is_none": "true"})
+
+
+def _start(**env):
+  """XLA reads its flags in any process, those of GPUs too, and ends it at one it does not know."""
+  return subprocess.run(
+    [sys.executable, "-c", "import jax; print(jax.jit(lambda x: x + 1)(1))"],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"} | env, capture_output=True, text=True, timeout=60,
+  )  # fmt: skip
+
+
+def test_xla_takes_every_gpu_flag():
+  lines = (flags.environment(chip)["XLA_FLAGS"] for chip in flags.GPU_FLAGS)
+  done = _start(XLA_FLAGS=" ".join(lines))
+  assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr[-500:]
+
+
+def test_a_gpu_flag_that_is_none_ends_the_process():
+  done = _start(XLA_FLAGS="--xla_gpu_is_none=true")
+  assert done.returncode and "Unknown flag" in done.stderr
+
+
+def test_every_chip_has_an_environment():
+  assert set(flags.TPU_FLAGS) == set(HBM_GIB)
+  for chip in flags.CHIPS:
+    env = flags.environment(chip)
+    line = env["LIBTPU_INIT_ARGS" if chip in flags.TPU_FLAGS else "XLA_FLAGS"]
+    table = (flags.TPU_FLAGS | flags.GPU_FLAGS)[chip]
+    assert dict(part.removeprefix("--").split("=") for part in line.split()) == table
+    assert env["JAX_PLATFORMS"].split(",")[0] == ("tpu" if chip in flags.TPU_FLAGS else "cuda")
+  with pytest.raises(UserError, match="no chip is named 'v4'; known are v5e"):
+    flags.environment("v4")
