@@ -46,9 +46,9 @@ def chunks(
       yield held[:size], slice(done - begin, end - begin)
       done = end
   if held is not None and len(held):
-    held = held[-size:] if start + len(held) > size else held
-    total = start + len(held)
-    yield held, slice(len(held) - (total - done), None)
+    left = start + len(held) - done
+    held = held[-size:]
+    yield held, slice(len(held) - left, None)
 
 
 def _hops(parts: Iterable[np.ndarray], hop: int) -> Iterator[np.ndarray]:

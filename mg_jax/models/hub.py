@@ -131,7 +131,8 @@ class Checkpoint:
 def _fold(norm: np.ndarray, direction: np.ndarray) -> np.ndarray:
   """The kernel of these norms along the first axis, as torch's weight_norm has them."""
   norm, direction = norm.astype(np.float32), direction.astype(np.float32)
-  length = np.sqrt(np.sum(np.square(direction), axis=tuple(range(1, direction.ndim)), keepdims=True))
+  axes = tuple(range(1, direction.ndim))
+  length = np.sqrt(np.sum(np.square(direction), axis=axes, keepdims=True))
   # A direction of zeros has none; what comes out is refused as not finite.
   with np.errstate(invalid="ignore", divide="ignore"):
     return norm * (direction / length)

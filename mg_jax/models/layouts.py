@@ -1,7 +1,7 @@
 """Where the arrays of published models go in our parameter trees; see `models.published`.
 
-One `Kind` a family, in the names of Hugging Face's checkpoints, and of Meta's for the codec. Layers of a transformer are stacked
-along a new first axis, and kernels are (in, out).
+One `Kind` a family, in the names of Hugging Face's checkpoints, and of Meta's for the codec. Layers
+of a transformer are stacked along a new first axis, and kernels are (in, out).
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
 """Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
 
 `convert` puts every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec in its
-place in our tree (`models.layouts`), one array at a time, so that memory does not grow with the model. `save` writes
-parameters of our own into such a folder. `load` gives module and parameters back. A folder holds
-`weights.safetensors`, whose names are the paths of our parameters, and `config.json` with the
-fields of the module, beside which that of an autoencoder keeps the published `scaling` and `shift`
-of its latents.
+place in our tree (`models.layouts`), one array at a time, so that memory does not grow with the
+model. `save` writes parameters of our own into such a folder. `load` gives module and parameters
+back. A folder holds `weights.safetensors`, whose names are the paths of our parameters, and
+`config.json` with the fields of the module, beside which that of an image autoencoder keeps the
+published `scaling` and `shift` of its latents.
 """
 
 import hashlib

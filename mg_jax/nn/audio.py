@@ -62,7 +62,7 @@ class WaveDown(nn.Module):
 
 
 class WaveUp(nn.Module):
-  """A transposed convolution of kernel 2 `stride` that multiplies the length by an even `stride`."""
+  """A transposed convolution of kernel 2 `stride` that makes x longer by an even `stride`."""
 
   features: int
   stride: int

@@ -1,4 +1,4 @@
-"""The audio codec against the plain path that transformers has of it, on the same random weights."""
+"""The audio codec against transformers' plain path of it, on the same random weights."""
 
 import functools
 import json
@@ -123,7 +123,11 @@ def close(ours, theirs):
   assert np.abs(np.asarray(ours) - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Four levels take longer to compile than a test should.
+SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("published rates", "those of DAC")]
+
+
+@pytest.mark.parametrize("name", [*SLOW, "two levels"])
 def test_the_codec_encodes_and_decodes_as_the_reference(pair, name):
   (encoder, posterior, expansion, decoder), model, params = pair(name)
   count = CONFIGS[name]["latents"]
