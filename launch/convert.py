@@ -1,6 +1,7 @@
 """Converts weights to a folder of ours: a Hugging Face checkpoint, or the encoder of a run.
 
 python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfloat16
+python launch/convert.py --from=OWNER/NAME --to=weights/dacvae --kind=dacvae
 python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
 """
 
@@ -19,7 +20,7 @@ _FROM = flags.DEFINE_string(
 )
 _TO = flags.DEFINE_string("to", None, "Folder to be made.")
 _KIND = flags.DEFINE_enum(
-  "kind", None, ["t5", "clip", "autoencoder", "run"],
+  "kind", None, ["t5", "clip", "autoencoder", "dacvae", "run"],
   "Family of the model, or run: the workdir of a training.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")

@@ -15,55 +15,19 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
+from mg_jax.data.media import MAX_PIXELS, MediaError, opened
 
-MAX_PIXELS = 40_000_000
-
-Reason = Literal[
-  "missing",
-  "empty",
-  "unreadable",
-  "no_video",
-  "too_large",
-  "too_short",
-  "truncated",
-  "damaged",
-  "unwritable",
-]
-_ADVICE: dict[str, str] = {
-  "missing": "check the path",
-  "empty": "copy or download it again",
-  "unreadable": "re-encode it or leave it out",
-  "no_video": "give a file with a picture track",
-  "too_large": f"scale it below {MAX_PIXELS // 1_000_000} megapixels first",
-  "too_short": "ask for fewer frames, a higher frame rate or an earlier start",
-  "truncated": "copy or download it again",
-  "damaged": "copy or download it again",
-  "unwritable": "choose a folder that can be written",
-}
 # Timestamps are rounded to the time base of the container, so equality holds to a fraction of a
 # millisecond only.
 _SLACK_S = 5e-4
 _BT709 = 1  # The code of ITU-R BT.709 is the same in FFmpeg's frames and in its scaler.
 _UNSPECIFIED = 2
-
-
-class MediaError(UserError):
-  """A media file that cannot be used; `reason` is one of `Reason`, `path` the file."""
-
-  def __init__(self, reason: Reason, path: str | os.PathLike[str], detail: str):
-    super().__init__(f"{os.fspath(path)}: {detail}; {_ADVICE[reason]}.")
-    self.reason = reason
-    self.path = os.fspath(path)
-    self.detail = detail
-
-  def __reduce__(self):
-    return MediaError, (self.reason, self.path, self.detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,21 +231,12 @@ def write_frames(
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
   """Yields (container, video stream); turns every error of FFmpeg into a `MediaError`."""
-  import av
-
-  try:
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-      raise MediaError("empty", path, "the file holds no bytes")
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
-      if not container.streams.video:
-        raise MediaError("no_video", path, "the file holds no video stream")
-      stream = container.streams.video[0]
-      _check_pixels(path, stream.codec_context.height, stream.codec_context.width)
-      yield container, stream
-  except FileNotFoundError as error:
-    raise MediaError("missing", path, "there is no such file") from error
-  except (av.FFmpegError, OSError, EOFError) as error:
-    raise MediaError("unreadable", path, f"it cannot be decoded ({error})") from error
+  with opened(path) as container:
+    if not container.streams.video:
+      raise MediaError("no_video", path, "the file holds no video stream")
+    stream = container.streams.video[0]
+    _check_pixels(path, stream.codec_context.height, stream.codec_context.width)
+    yield container, stream
 
 
 def _decode(

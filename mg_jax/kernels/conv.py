@@ -35,7 +35,7 @@ _POSITIONS = 1024
 _SMALL_FRAME = 8 * 8
 
 
-def _over_batch(fn, *args: Array, whole: int, total: bool = False) -> Array:
+def over_batch(fn, *args: Array, whole: int, total: bool = False) -> Array:
   """fn on the part of the batch that a device holds; the last `whole` arguments are not split.
 
   Written out because XLA's own partitioner returns wrong gradients, without a word, once the
@@ -61,10 +61,10 @@ def _lax_conv(x: Array, w: Array, strides: tuple[int, int], padding: _Padding) -
   def local(x, w):
     return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=_LAYOUT)
 
-  return _over_batch(local, x, w, whole=1)
+  return over_batch(local, x, w, whole=1)
 
 
-def _outer(a: Array, b: Array) -> Array:
+def outer(a: Array, b: Array) -> Array:
   """Sum over positions of a (..., I) times b (..., O), as (I, O) in float32."""
   lead = tuple(range(a.ndim - 1))
   return lax.dot_general(a, b, ((lead, lead), ((), ())), preferred_element_type=jnp.float32)
@@ -100,7 +100,7 @@ def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -
       frames -= 1
 
     def add(total, group):
-      return total + _outer(group[1], jnp.concatenate(taps(*group), axis=-1)), None
+      return total + outer(group[1], jnp.concatenate(taps(*group), axis=-1)), None
 
     groups = jax.tree.map(lambda t: t.reshape(-1, frames, *t.shape[1:]), (x, g))
     start = jnp.zeros((w.shape[3], w.size // w.shape[3]), jnp.float32)
@@ -109,7 +109,7 @@ def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -
 
   small = g.shape[1] * g.shape[2] <= _SMALL_FRAME
   local = native if small or current() != "cpu" else frame_by_frame
-  return _over_batch(local, x, g, whole=0, total=True).astype(w.dtype)
+  return over_batch(local, x, g, whole=0, total=True).astype(w.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -222,7 +222,7 @@ def _temporal_backward(stride, saved, g):
   taps, pad, length = w.shape[0], w.shape[0] // 2, x.shape[1]
   padded = _replicate(x, pad)
   met = [padded[:, i : i + (g.shape[1] - 1) * stride + 1 : stride] for i in range(taps)]
-  dw = jnp.stack([_outer(tap, g) for tap in met])
+  dw = jnp.stack([outer(tap, g) for tap in met])
   if stride > 1:
     # Zeros between the output frames turn the strided case into the plain one.
     g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (0, 0, stride - 1), (0, 0, 0), (0, 0, 0)))

@@ -1,6 +1,8 @@
 """Checkpoints as the hub keeps them: folders with a config and weights, in one file or in shards.
 
-Safetensors are read as they are, files of torch as weights only: nothing in either is run.
+Safetensors are read as they are, files of torch as weights only: nothing in either is run. Kernels
+that are kept as a norm and a direction, `weight_g` and `weight_v`, are read as the `weight` that
+they make.
 """
 
 import json
@@ -16,10 +18,10 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import tensors
 
 CONFIG = "config.json"
-# Of transformers and diffusers; those that cannot hold code first.
+# Of transformers, diffusers and the codecs of audio; those that cannot hold code first.
 CHECKPOINTS = (
   "model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin",
-  "diffusion_pytorch_model.bin",
+  "diffusion_pytorch_model.bin", "weights.pth",
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def fetch(name: str) -> pathlib.Path:
     ) from e
   try:
     repository, inside = match[1], match[2].lstrip("/")
-    kinds = ("*.json", "*.safetensors", "*.model", "*.txt")
+    kinds = ("*.json", "*.safetensors", "*.model", "*.txt", "weights.pth")
     patterns = [f"{inside}/{kind}" if inside else kind for kind in kinds]
     folder = huggingface_hub.snapshot_download(repository, allow_patterns=patterns)
     return pathlib.Path(folder) / inside
@@ -57,6 +59,9 @@ def fetch(name: str) -> pathlib.Path:
 class Checkpoint:
   """The config and the arrays of a Hugging Face folder, in one file or in shards with an index.
 
+  A file of torch that holds a table `state_dict` beside `metadata` may take the place of both: its
+  `kwargs` are the config of a folder without config.json.
+
   Raises:
     UserError: when the folder, its config, its weights or a shard is missing or damaged.
   """
@@ -65,11 +70,14 @@ class Checkpoint:
     self.folder = pathlib.Path(folder)
     if not self.folder.is_dir():
       raise UserError(f"{folder}: there is no such folder; give the folder of a checkpoint")
-    self.config = read_json(self.folder / CONFIG)
     self._readers: dict[str, Callable[[], np.ndarray]] = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
+    held: dict[str, Any] = {}
     for shard in self._shards():
-      self._open(shard)
+      held |= self._open(shard)
+    self._fold_norms()
+    alone = held and not (self.folder / CONFIG).is_file()
+    self.config = held if alone else read_json(self.folder / CONFIG)
 
   def read(self, name: str) -> np.ndarray:
     """One array, in memory of its own."""
@@ -92,22 +100,48 @@ class Checkpoint:
         return [self.folder / whole]
     raise UserError(f"{self.folder} holds none of {', '.join(CHECKPOINTS)}")
 
-  def _open(self, shard: pathlib.Path) -> None:
+  def _open(self, shard: pathlib.Path) -> dict[str, Any]:
+    """Adds the arrays of a file; returns the config it holds itself, mostly none."""
+    config = {}
     if shard.suffix == ".safetensors":
       file = tensors.TensorFile(shard)
       found = {name: (entry.shape, lambda n=name: file.read(n)) for name, entry in
                file.entries.items()}  # fmt: skip
     else:
-      found = _open_torch(shard)
+      found, config = _open_torch(shard)
     twice = sorted(set(found) & set(self._readers))
     if twice:
       raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")
     for name, (shape, read) in found.items():
       self.shapes[name], self._readers[name] = tuple(shape), read
+    return config
+
+  def _fold_norms(self) -> None:
+    """Puts one `weight` in the place of each norm and direction."""
+    for norm in [name for name in self.shapes if name.endswith("weight_g")]:
+      direction = norm.removesuffix("g") + "v"
+      if direction in self.shapes:
+        del self.shapes[norm]
+        weight, pair = norm.removesuffix("_g"), (self._readers.pop(norm), self._readers[direction])
+        self.shapes[weight] = self.shapes.pop(direction)
+        self._readers[weight] = lambda pair=pair: _fold(*(read() for read in pair))
+        del self._readers[direction]
 
 
-def _open_torch(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], Callable]]:
-  """Arrays of a torch file, which is read as weights only: nothing in it is run."""
+def _fold(norm: np.ndarray, direction: np.ndarray) -> np.ndarray:
+  """The kernel of these norms along the first axis, as torch's weight_norm has them."""
+  norm, direction = norm.astype(np.float32), direction.astype(np.float32)
+  axes = tuple(range(1, direction.ndim))
+  length = np.sqrt(np.sum(np.square(direction), axis=axes, keepdims=True))
+  # A direction of zeros has none; what comes out is refused as not finite.
+  with np.errstate(invalid="ignore", divide="ignore"):
+    return norm * (direction / length)
+
+
+def _open_torch(
+  path: pathlib.Path,
+) -> tuple[dict[str, tuple[tuple[int, ...], Callable]], dict[str, Any]]:
+  """Arrays and config of a torch file, which is read as weights only: nothing in it is run."""
   try:
     import torch
   except ImportError as e:
@@ -117,6 +151,10 @@ def _open_torch(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], Callable
   except Exception as e:  # whatever a file that is none makes torch raise
     reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
     raise UserError(f"{path} is refused, it is not a file of tensors alone ({reason})") from e
+  config = {}
+  if isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
+    metadata, table = table.get("metadata"), table["state_dict"]
+    config = metadata.get("kwargs", {}) if isinstance(metadata, Mapping) else {}
   if not isinstance(table, Mapping) or not all(isinstance(t, torch.Tensor) for t in table.values()):
     raise UserError(f"{path} is refused, it is not a table of tensors")
 
@@ -124,7 +162,8 @@ def _open_torch(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], Callable
     # numpy has no bfloat16 of its own, and float32 holds all of its values.
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
-  return {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
+  found = {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
+  return found, dict(config)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Where the arrays of published models go in our parameter trees; see `models.published`.
 
-One `Kind` a family, in the names of Hugging Face's checkpoints. Layers of a transformer are stacked
-along a new first axis, and kernels are (in, out).
+One `Kind` a family, in the names of Hugging Face's checkpoints, and of Meta's for the codec. Layers
+of a transformer are stacked along a new first axis, and kernels are (in, out).
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.models.clip import CLIP
+from mg_jax.models.dacvae import DACVAE, DILATIONS
 from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 
@@ -282,6 +284,78 @@ def _autoencoder_places(fields: Mapping[str, Any]) -> dict[str, Place]:
   return places
 
 
+# The plain head of the decoder is kept among the layers of the watermark.
+_DACVAE_HEAD = "decoder.wm_model.encoder_block.pre"
+# Those stand in every level too, and are not of the codec.
+_DACVAE_WATERMARK = (
+  "decoder.wm_model.",
+  *(f"decoder.model.{i}.block.{j}." for i in range(1, 9) for j in (2, 3, 6, 7, 10, 11)),
+)
+
+
+def _dacvae_fields(published: Mapping[str, Any]) -> dict[str, Any]:
+  # Published configs leave out what equals the defaults, and a codec's file may hold none.
+  rates = tuple(published.get("encoder_rates", DACVAE.rates))
+  if list(published.get("decoder_rates", rates[::-1])) != list(rates[::-1]):
+    raise UserError(
+      f"the config has decoder_rates {published['decoder_rates']!r}; known are the encoder_rates "
+      f"{list(rates)} in reverse"
+    )
+  names = {
+    "channels": "encoder_dim", "hidden": "latent_dim", "decoder_channels": "decoder_dim",
+    "latent": "codebook_dim", "sample_rate": "sample_rate",
+  }  # fmt: skip
+  values = {ours: published.get(theirs, getattr(DACVAE, ours)) for ours, theirs in names.items()}
+  return {"rates": list(rates)} | values
+
+
+def _dacvae_inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
+  return [jax.ShapeDtypeStruct((1, math.prod(fields["rates"])), jnp.float32)]
+
+
+def _dacvae_places(fields: Mapping[str, Any]) -> dict[str, Place]:
+  places = {}
+
+  def snake(ours, theirs):
+    places[f"{ours}/alpha"] = Place((f"{theirs}.alpha",), lambda a: a[0, :, 0])
+
+  def conv(ours, theirs, change=lambda a: a.transpose(2, 1, 0)):
+    places[f"{ours}/kernel"] = Place((f"{theirs}.weight",), change)
+    places[f"{ours}/bias"] = Place((f"{theirs}.bias",))
+
+  def unit(ours, theirs):
+    for i in (1, 2):
+      snake(f"{ours}/snake{i}", f"{theirs}.block.{2 * i - 2}")
+      conv(f"{ours}/conv{i}", f"{theirs}.block.{2 * i - 1}")
+
+  # Taps in two blocks of a stride each; see kernels.conv1d.
+  def blocks(rate, axes):
+    return lambda a: a.reshape(*a.shape[:2], 2, rate).transpose(axes)
+
+  rates, units = fields["rates"], range(len(DILATIONS))
+  conv("encoder_in", "encoder.block.0")
+  for i, rate in enumerate(rates):
+    ours, theirs = f"encoder_levels_{i}", f"encoder.block.{i + 1}.block"
+    for j in units:
+      unit(f"{ours}/unit{j}", f"{theirs}.{j}")
+    snake(f"{ours}/snake", f"{theirs}.3")
+    conv(f"{ours}/resample", f"{theirs}.4", blocks(rate, (3, 1, 2, 0)))
+  snake("encoder_snake", f"encoder.block.{len(rates) + 1}")
+  conv("encoder_out", f"encoder.block.{len(rates) + 2}")
+  conv("posterior", "quantizer.in_proj")
+  conv("expand", "quantizer.out_proj")
+  conv("decoder_in", "decoder.model.0")
+  for i, rate in enumerate(reversed(rates)):
+    ours, theirs = f"decoder_levels_{i}", f"decoder.model.{i + 1}.block"
+    snake(f"{ours}/snake", f"{theirs}.0")
+    conv(f"{ours}/resample", f"{theirs}.1", blocks(rate, (0, 2, 3, 1)))
+    for j in units:
+      unit(f"{ours}/unit{j}", f"{theirs}.{(4, 5, 8)[j]}")
+  snake("decoder_snake", f"{_DACVAE_HEAD}.0")
+  conv("decoder_out", f"{_DACVAE_HEAD}.1")
+  return places
+
+
 KINDS = {
   "t5": Kind(
     T5Encoder, _t5_fields, _t5_places, _text_inputs,
@@ -294,5 +368,8 @@ KINDS = {
   ),
   "autoencoder": Kind(
     TAE, _autoencoder_fields, _autoencoder_places, _autoencoder_inputs, facts=_autoencoder_facts
+  ),
+  "dacvae": Kind(
+    DACVAE, _dacvae_fields, _dacvae_places, _dacvae_inputs, ignored=_DACVAE_WATERMARK
   ),
 }  # fmt: skip

@@ -1,11 +1,11 @@
 """Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
 
-`convert` puts every array of a T5 encoder, a CLIP or an image autoencoder in its place in our tree
-(`models.layouts`), one array at a time, so that memory does not grow with the model. `save` writes
-parameters of our own into such a folder. `load` gives module and parameters back. A folder holds
-`weights.safetensors`, whose names are the paths of our parameters, and `config.json` with the
-fields of the module, beside which that of an autoencoder keeps the published `scaling` and `shift`
-of its latents.
+`convert` puts every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec in its
+place in our tree (`models.layouts`), one array at a time, so that memory does not grow with the
+model. `save` writes parameters of our own into such a folder. `load` gives module and parameters
+back. A folder holds `weights.safetensors`, whose names are the paths of our parameters, and
+`config.json` with the fields of the module, beside which that of an image autoencoder keeps the
+published `scaling` and `shift` of its latents.
 """
 
 import hashlib
@@ -56,9 +56,9 @@ def convert(
   Arrays that are missing, unexpected or of another shape are logged, each on a line.
 
   Args:
-    source: a folder as transformers or diffusers saves it.
+    source: a folder as transformers or diffusers saves it, or Meta a codec.
     target: a new folder, which appears whole or not at all.
-    kind: "t5", "clip" or "autoencoder".
+    kind: "t5", "clip", "autoencoder" or "dacvae".
     dtype: of the weights written.
 
   Raises:
@@ -92,7 +92,7 @@ def save(
 
   Args:
     target: a new folder, which appears whole or not at all.
-    kind: "t5" or "clip".
+    kind: as in `convert`.
     fields: of the module, plain values; their dtype gives way to that of the folder.
     params: unboxed.
     dtype: of the weights written.
@@ -263,9 +263,12 @@ def _compare(
         fits = False
       if not fits:
         wrong.append(f"wrong shape: {name} {have.shape}, for {path} {part}")
-  for name in sorted(set(checkpoint.shapes) - used):
+  left = sorted(set(checkpoint.shapes) - used)
+  for name in left:
     if not name.startswith(family.ignored):
       _log.warning("unexpected: %s %s", name, checkpoint.shapes[name])
+  if ignored := [name for name in left if name.startswith(family.ignored)]:
+    _log.info("left out as not needed: %d arrays, first %s", len(ignored), ignored[0])
   for line in wrong:
     _log.error("%s", line)
   if wrong:

@@ -4,8 +4,8 @@
 "7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
 shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
 128. "tiny" trains on a CPU and reads its text with an encoder of its own. The published encoders it
-reads with, or is judged by, and the image autoencoders a temporal one can start from have names of
-their own.
+reads with, or is judged by, the image autoencoders a temporal one can start from and the codec of
+its sound have names of their own.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.data import text as tokens
 from mg_jax.models.clip import TextTower, VisionTower
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
@@ -55,6 +56,12 @@ _CLIP = {
 # channels, multipliers, blocks, latent, groups; the two differ in their weights only.
 _AUTOENCODERS = dict.fromkeys(("sd3", "flux"), (128, (1, 2, 4, 4), 2, 16, 32))
 _AUTOENCODER_FIELDS = ("channels", "multipliers", "blocks", "latent", "groups")
+
+# [MG 6.2] 48 kHz to 25 latents a second; "tiny" has as many of them, for runs on a CPU.
+_CODECS = {
+  "dacvae": {},
+  "tiny": {"channels": 8, "hidden": 128, "decoder_channels": 128, "latent": 16},
+}
 
 # [MG 3.1.3] 32 latent frames, and sides of up to 96 tokens: 1536 px at 8 px by 2 per token.
 _MAX_THW = (32, 96, 96)
@@ -153,6 +160,17 @@ def autoencoder(name: str) -> dict[str, Any]:
     raise UserError(f"no autoencoder is named {name!r}; known are {', '.join(_AUTOENCODERS)}")
   values = dict(zip(_AUTOENCODER_FIELDS, _AUTOENCODERS[name], strict=True))
   return module_fields(TAE, temporal=False, **values)
+
+
+def codec(name: str) -> dict[str, Any]:
+  """Fields of models.dacvae.DACVAE for the published codec or a small one, fresh at each call.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  if name not in _CODECS:
+    raise UserError(f"no codec is named {name!r}; known are {', '.join(_CODECS)}")
+  return module_fields(DACVAE, **_CODECS[name])
 
 
 def block_parameters(params: Any) -> int:

@@ -14,6 +14,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import tensors
 from mg_jax.models import hub, published
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.layouts import KINDS
 from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
@@ -383,3 +384,99 @@ def test_what_cannot_be_saved_leaves_nothing(awaken, tmp_path):
   (tmp_path / "ours").mkdir()
   with pytest.raises(UserError, match="exists already"):
     published.save(tmp_path / "ours", "clip", fields, params)
+
+
+CODEC = {
+  "encoder_dim": 2, "encoder_rates": [2, 4], "latent_dim": 6, "decoder_dim": 8,
+  "decoder_rates": [4, 2], "codebook_dim": 3, "n_codebooks": 16,
+}  # fmt: skip
+
+
+def _codec_shapes(config):
+  """Names and shapes of a published codec of these fields, as far as ours needs them."""
+  places = KINDS["dacvae"].places(KINDS["dacvae"].fields(config))
+  family = KINDS["dacvae"]
+  ours = published._shapes(family, family.fields(config))
+  shapes = {}
+  for path, place in places.items():
+    (name,) = place.names
+    if name.endswith(".alpha"):
+      shapes[name] = (1, *ours[path], 1)
+    elif name.endswith(".bias"):
+      shapes[name] = ours[path]
+    else:
+      kernel = ours[path]
+      if len(kernel) == 3:
+        shape = kernel[::-1]
+      elif "decoder" in path:
+        shape = kernel[0], kernel[3], 2 * kernel[2]
+      else:
+        shape = kernel[3], kernel[1], 2 * kernel[0]
+      shapes |= {f"{name}_v": shape, f"{name}_g": (shape[0], 1, 1)}
+  return shapes
+
+
+@pytest.fixture
+def codec(tmp_path):
+  """A folder with a codec whose kernels are kept as norm and direction, and its arrays."""
+  rng, folder = np.random.default_rng(0), tmp_path / "codec"
+  arrays = {n: rng.uniform(0.5, 1, s).astype(np.float32) for n, s in _codec_shapes(CODEC).items()}
+  arrays |= {"decoder.model.1.block.11.bias": np.ones(2, np.float32)}
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(CODEC))
+  _save(folder / "model.safetensors", arrays)
+  return folder, arrays
+
+
+def test_a_codec_loads_with_its_norms_folded_in(codec, tmp_path, caplog):
+  folder, arrays = codec
+  with caplog.at_level(logging.INFO):
+    published.convert(folder, tmp_path / "ours", "dacvae")
+  assert "left out as not needed: 1 arrays, first decoder.model.1.block.11.bias" in caplog.messages
+  assert not [r for r in caplog.records if r.levelno > logging.INFO]
+  model, params = published.load(tmp_path / "ours")
+  assert model == DACVAE(
+    channels=2, rates=(2, 4), hidden=6, decoder_channels=8, latent=3, dtype="float32"
+  )
+  kernel = np.asarray(params["decoder_levels_0"]["resample"]["kernel"])
+  direction = arrays["decoder.model.1.block.1.weight_v"]
+  norm = np.sqrt((direction**2).sum((1, 2)))
+  wanted = direction[3, 1, 4 + 2] / norm[3] * arrays["decoder.model.1.block.1.weight_g"][3, 0, 0]
+  # Tap 6 of a kernel of two strides of 4 is the third of the second.
+  np.testing.assert_allclose(kernel[3, 1, 2, 1], wanted, rtol=1e-6)
+  out = published.load(tmp_path / "ours")[0].apply({"params": params}, jnp.ones((1, 9)))[0]
+  assert np.isfinite(out).all()
+
+
+def test_codecs_that_do_not_fit_are_refused(codec, tmp_path):
+  folder, arrays = codec
+  config = folder / "config.json"
+  for change, message in (
+    ({"decoder_rates": [2, 4]}, r"decoder_rates \[2, 4\]; known are the encoder_rates \[2, 4\]"),
+    ({"codebook_dim": 4}, "of another shape, first wrong shape: quantizer.in_proj.weight"),
+    ({"encoder_rates": [2, 3], "decoder_rates": [3, 2]}, "give even ones"),
+    ({"encoder_rates": "two"}, "no config of kind dacvae|known are the encoder_rates"),
+  ):
+    config.write_text(json.dumps(CODEC | change))
+    with pytest.raises(UserError, match=message):
+      published.convert(folder, tmp_path / "ours", "dacvae")
+  config.write_text(json.dumps(CODEC))
+  zero = arrays | {"quantizer.in_proj.weight_v": arrays["quantizer.in_proj.weight_v"] * 0}
+  _save(folder / "model.safetensors", zero)
+  with pytest.raises(UserError, match="quantizer.in_proj.weight holds values that are not finite"):
+    published.convert(folder, tmp_path / "ours", "dacvae")
+  del zero["quantizer.in_proj.weight_v"]
+  _save(folder / "model.safetensors", zero)
+  with pytest.raises(UserError, match="missing: quantizer.in_proj.weight, for posterior/kernel"):
+    published.convert(folder, tmp_path / "ours", "dacvae")
+  assert not (tmp_path / "ours").exists()
+
+
+def test_the_published_codec_has_these_names_and_shapes(media):
+  listed = json.loads((media / "golden" / "dacvae_full_state_dict_shapes.json").read_text())
+  theirs = {name: tuple(shape) for name, shape in listed.items()}
+  ours = _codec_shapes({})
+  assert ours == {name: theirs.get(name) for name in ours}
+  left = set(theirs) - set(ours)
+  assert all(name.startswith(KINDS["dacvae"].ignored) for name in left)
+  assert (len(theirs), len(left)) == (317, 73)

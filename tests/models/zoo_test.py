@@ -15,6 +15,7 @@ from mg_jax.core.tree import count_params, flatten_paths
 from mg_jax.data import text as tokens
 from mg_jax.models import zoo
 from mg_jax.models.clip import CLIP
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
@@ -119,6 +120,24 @@ def test_the_temporal_autoencoder_is_the_published_one_inflated():
   assert config.build(TAE, zoo.autoencoder("sd3") | {"temporal": True}) == TAE(dtype="float32")
 
 
+def abstract_codec(name):
+  """Boxed parameters of a codec."""
+  model = config.build(DACVAE, zoo.codec(name))
+  wave = jax.ShapeDtypeStruct((1, model.hop), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), wave)["params"]
+
+
+def test_codecs_have_25_latents_a_second():
+  assert config.build(DACVAE, zoo.codec("dacvae")) == DACVAE(dtype="float32")
+  # The 107,671,171 published ones without the watermark and with every norm folded in.
+  assert count_params(unbox(abstract_codec("dacvae"))) == 92_972_193
+  assert count_params(unbox(abstract_codec("tiny"))) < 2e6
+  for name in ("dacvae", "tiny"):
+    assert config.build(DACVAE, zoo.codec(name)).latent_rate == 25
+  with pytest.raises(UserError, match="dacvae, tiny"):
+    zoo.codec("encodec")
+
+
 def test_tiny_is_tiny():
   assert 3e6 < count_params(unbox(abstract_params("tiny"))) < 6e6
 
@@ -149,7 +168,8 @@ def test_every_field_can_be_set_by_a_flag(name):
 
 
 @pytest.mark.parametrize(
-  "name", ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14", "tae_sd3"]
+  "name",
+  ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14", "tae_sd3", "codec_dacvae"],
 )
 def test_golden_dump(name):
   """Path, shape, dtype and sharding of every parameter; a change here breaks checkpoints."""
@@ -157,7 +177,7 @@ def test_golden_dump(name):
   family, size = name.split("_", 1)
   make = {
     "dit": abstract_params, "text": abstract_text, "clip": abstract_clip,
-    "tae": abstract_autoencoder,
+    "tae": abstract_autoencoder, "codec": abstract_codec,
   }[family]  # fmt: skip
   text = "\n".join(spec_table(make(size))) + "\n"
   if os.environ.get("MG_UPDATE_GOLDENS") == "1":

@@ -1,0 +1,177 @@
+"""The audio codec: mono sound to 25 latents of 128 channels a second and back [MG 6.2].
+
+The convolutional network of DAC with a Gaussian bottleneck in place of its quantizer, as in the
+open DACVAE: four levels of dilated residual units and strided convolutions around Snake
+activations. A waveform is reflected at its end up to a whole number of latents; decoding drops the
+surplus. Array for array the published network (`models.published`) without its watermark: that
+branch of the decoder is no part of the codec and is not built. Kernels are plain where the
+published ones are normalised; training with plain ones works, as Snake needs no norm of them.
+
+wave (B, T) in [-1, 1] at 48 kHz  <->  latent (B, L, C), L = ceil(T / 1920), C = 128
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import shard
+from mg_jax.core.typing import Array, Float
+from mg_jax.nn.audio import Snake, WaveConv, WaveDown, WaveUp
+
+DILATIONS = (1, 3, 9)
+# Samples on each side that the three residual units of a level see: kernels of 7 taps.
+_UNITS = 3 * sum(DILATIONS)
+_STD_FLOOR = 1e-4
+
+
+class Unit(nn.Module):
+  """Residual unit: Snake, dilated convolution, Snake, pointwise convolution."""
+
+  dilation: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC):
+    c = x_BTC.shape[-1]
+    y = Snake(name="snake1")(x_BTC)
+    y = WaveConv(c, dilation=self.dilation, dtype=self.dtype, name="conv1")(y)
+    y = WaveConv(c, kernel=1, dtype=self.dtype, name="conv2")(Snake(name="snake2")(y))
+    return shard(x_BTC + y, "batch", "time", "channels")
+
+
+class Level(nn.Module):
+  """Three residual units before a strided convolution, or after a transposed one (`up`)."""
+
+  features: int
+  stride: int
+  up: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC):
+    def units(x):
+      for i, dilation in enumerate(DILATIONS):
+        x = Unit(dilation, self.dtype, name=f"unit{i}")(x)
+      return x
+
+    snake = Snake(name="snake")
+    if self.up:
+      resample = WaveUp(self.features, self.stride, self.dtype, name="resample")
+      return units(resample(snake(x_BTC)))
+    resample = WaveDown(self.features, self.stride, self.dtype, name="resample")
+    return resample(snake(units(x_BTC)))
+
+
+class DACVAE(nn.Module):
+  """Encoder and decoder; call with `method="encode"` or `method="decode"`.
+
+  Attributes:
+    channels: width at the sampling rate in the encoder; each level doubles it.
+    rates: strides of the encoder's levels, even; the decoder has them in reverse.
+    hidden: width at the latents' rate on both sides of the bottleneck.
+    decoder_channels: width at the latents' rate in the decoder; each level halves it.
+    latent: latent channels C.
+    sample_rate: of the waveform in Hz.
+  """
+
+  channels: int = 64
+  rates: tuple[int, ...] = (2, 8, 10, 12)
+  hidden: int = 1024
+  decoder_channels: int = 1536
+  latent: int = 128
+  sample_rate: int = 48_000
+  dtype: Any = jnp.float32
+
+  @property
+  def hop(self) -> int:
+    """Samples for each latent."""
+    return math.prod(self.rates)
+
+  @property
+  def latent_rate(self) -> float:
+    """Latents a second."""
+    return self.sample_rate / self.hop
+
+  def latent_shape(self, samples: int) -> tuple[int, int]:
+    """(L, C) of the latent of a waveform."""
+    return math.ceil(samples / self.hop), self.latent
+
+  @property
+  def encoder_context(self) -> int:
+    """Latents' worth of samples, on each side of a latent's own, that can change it."""
+    first, last = -1, 1  # of a kernel of three
+    for rate in reversed(self.rates):
+      first = first * rate - rate // 2 - _UNITS
+      last = last * rate + 3 * rate // 2 - 1 + _UNITS
+    return math.ceil(max(3 - first, last + 3 - (self.hop - 1)) / self.hop)
+
+  @property
+  def decoder_context(self) -> int:
+    """Latents, on each side of the one that stands for a sample, that can change the sample."""
+    first, last = -3, self.hop - 1 + 3
+    for rate in self.rates:
+      first, last = first - _UNITS, last + _UNITS
+      first, last = -(-(first + rate // 2 - 2 * rate + 1) // rate), (last + rate // 2) // rate
+    return max(3 - first, last + 3)
+
+  def setup(self):
+    if not self.rates or any(rate < 2 or rate % 2 for rate in self.rates):
+      raise UserError(f"the codec has rates {tuple(self.rates)}; give even ones")
+    if self.decoder_channels % 2 ** len(self.rates):
+      raise UserError(
+        f"the codec has {self.decoder_channels} decoder_channels; give a multiple of "
+        f"{2 ** len(self.rates)}, as each of its levels halves them"
+      )
+    conv = lambda c, k: WaveConv(c, kernel=k, dtype=self.dtype)  # noqa: E731
+    levels = list(enumerate(self.rates, 1))
+    self.encoder_in = conv(self.channels, 7)
+    self.encoder_levels = [
+      Level(self.channels * 2**i, rate, dtype=self.dtype) for i, rate in levels
+    ]
+    self.encoder_snake = Snake()
+    self.encoder_out = conv(self.hidden, 3)
+    self.posterior = conv(2 * self.latent, 1)
+
+    self.expand = conv(self.hidden, 1)
+    self.decoder_in = conv(self.decoder_channels, 7)
+    self.decoder_levels = [
+      Level(self.decoder_channels // 2**i, rate, up=True, dtype=self.dtype)
+      for i, rate in enumerate(reversed(self.rates), 1)
+    ]
+    self.decoder_snake = Snake()
+    self.decoder_out = conv(1, 7)
+
+  def encode(self, wave_BT: Float[Array, "B T"]):
+    """Waveform in [-1, 1] to (mean, logvar), each (B, ceil(T / hop), C)."""
+    surplus = -wave_BT.shape[1] % self.hop
+    x = jnp.pad(wave_BT, ((0, 0), (0, surplus)), mode="reflect")
+    x = self.encoder_in(x[..., None].astype(self.dtype))
+    for level in self.encoder_levels:
+      x = level(x)
+    x = self.posterior(self.encoder_out(self.encoder_snake(x)))
+    mean, scale = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return mean, 2 * jnp.log(nn.softplus(scale) + _STD_FLOOR)
+
+  def decode(self, latent_BLC: Float[Array, "B L C"], *, length: int | None = None):
+    """Latent to a waveform in [-1, 1] of `length` samples, by default all that it stands for.
+
+    Raises:
+      UserError: when the latents stand for fewer samples.
+    """
+    whole = latent_BLC.shape[1] * self.hop
+    length = whole if length is None else length
+    if not 0 < length <= whole:
+      raise UserError(f"{latent_BLC.shape[1]} latents cannot be decoded to {length} samples")
+    x = self.decoder_in(self.expand(latent_BLC.astype(self.dtype)))
+    for level in self.decoder_levels:
+      x = level(x)
+    x = self.decoder_out(self.decoder_snake(x))
+    return jnp.tanh(x[:, :length, 0].astype(jnp.float32))
+
+  def __call__(self, wave_BT):
+    """Reconstruction through the latent mean; used to create the parameters."""
+    mean, logvar = self.encode(wave_BT)
+    return self.decode(mean, length=wave_BT.shape[1]), mean, logvar

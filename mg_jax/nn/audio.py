@@ -1,0 +1,86 @@
+"""Layers over the time of a waveform, x_BTC, with biases. [MG 6.2]
+
+Published codecs normalise the weights of these layers, which is a way to train them and not
+another function: here kernels are plain, and imports fold the norm in.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mg_jax.core.sharding import partitioned
+from mg_jax.core.typing import Array, Float
+from mg_jax.kernels import conv1d
+
+
+def _parameters(
+  module: nn.Module, init: Callable, shape: tuple[int, ...], *names: str
+) -> tuple[Array, Array]:
+  w = module.param("kernel", partitioned(init, *names), shape, jnp.float32)
+  init = partitioned(nn.initializers.zeros, "conv_out")
+  b = module.param("bias", init, (module.features,), jnp.float32)
+  return w.astype(module.dtype), b.astype(module.dtype)
+
+
+class WaveConv(nn.Module):
+  """A convolution that keeps the length, padded with zeros.
+
+  Attributes:
+    features: output channels.
+    kernel: taps, odd.
+    dilation: distance of the taps.
+  """
+
+  features: int
+  kernel: int = 7
+  dilation: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
+    shape = (self.kernel, x_BTC.shape[-1], self.features)
+    init = nn.initializers.lecun_normal()
+    w_KIO, b_O = _parameters(self, init, shape, "kernel", "conv_in", "conv_out")
+    return conv1d.wave_conv(x_BTC.astype(self.dtype), w_KIO, dilation=self.dilation) + b_O
+
+
+class WaveDown(nn.Module):
+  """A convolution of kernel 2 `stride` that divides the length by an even `stride`."""
+
+  features: int
+  stride: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: Float[Array, "B T I"]) -> Float[Array, "B T2 O"]:
+    shape = (self.stride, x_BTC.shape[-1], 2, self.features)
+    init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
+    w_SIJO, b_O = _parameters(self, init, shape, "kernel", "conv_in", "kernel", "conv_out")
+    return conv1d.down_conv(x_BTC.astype(self.dtype), w_SIJO) + b_O
+
+
+class WaveUp(nn.Module):
+  """A transposed convolution of kernel 2 `stride` that makes x longer by an even `stride`."""
+
+  features: int
+  stride: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_BTC: Float[Array, "B T I"]) -> Float[Array, "B T2 O"]:
+    shape = (x_BTC.shape[-1], 2, self.stride, self.features)
+    # Each output sees two taps of every channel, whatever the stride.
+    init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=3, batch_axis=2)
+    w_IJSO, b_O = _parameters(self, init, shape, "conv_in", "kernel", "kernel", "conv_out")
+    return conv1d.up_conv(x_BTC.astype(self.dtype), w_IJSO) + b_O
+
+
+class Snake(nn.Module):
+  """x + sin(alpha x)^2 / alpha with one frequency alpha for each channel, which starts at 1."""
+
+  @nn.compact
+  def __call__(self, x_BTC: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
+    init = partitioned(nn.initializers.ones, "channels")
+    return conv1d.snake(x_BTC, self.param("alpha", init, x_BTC.shape[-1:], jnp.float32))
