@@ -42,6 +42,8 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   # Without these the library asks a metadata server, which only a TPU's host has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  # The library lets one process at a time use it, for the sake of chips that are not used here.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
   try:
     topology = topologies.get_topology_desc(
       platform="tpu", topology_name=name, num_slices=slices
