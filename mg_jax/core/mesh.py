@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from mg_jax.core.errors import UserError
@@ -44,8 +45,25 @@ def make_mesh(
   count = math.prod(sizes)
   if count > len(devices) or min(sizes) < 1:
     raise UserError(f"mesh {tuple(sizes)} needs {count} devices, there are {len(devices)}")
-  return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=np.array(devices[:count])
+  return Mesh(
+    _arrange(sizes, devices[:count]), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+  """Devices in the order that suits their network. Slices of TPUs are joined along "data"."""
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  # Without splitting, a group of 8 finds no place in a torus whose sides are all 16.
+  if slices == 1:
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  if sizes[0] % slices:
+    raise UserError(
+      f"mesh {tuple(sizes)} has data={sizes[0]}, which does not divide over {slices} slices; make "
+      f"it {slices} or a multiple of it"
+    )
+  inner, outer = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1)
+  return mesh_utils.create_hybrid_device_mesh(
+    inner, outer, devices, allow_split_physical_axes=True
   )
 
 

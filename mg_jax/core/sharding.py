@@ -21,6 +21,9 @@ LOGICAL: dict[str, str | tuple[str, ...] | None] = {
   # activations
   "batch": ("data", "fsdp"),
   "length": "context",
+  # The residual stream and what acts on each of its tokens alone: sequence parallel on the tensor
+  # group, whose linear layers gather it and scatter their sums [MG 3.1.6].
+  "stream": ("context", "tensor"),
   "text_length": None,
   "time": None,
   "height": None,
@@ -64,9 +67,14 @@ def _axis_size(mesh, axes: str | tuple[str, ...] | None) -> int:
 
 
 def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh, what: str) -> PartitionSpec:
-  """Replicates the dimensions that the mesh does not divide, and says so once."""
+  """Replicates the dimensions that the mesh does not divide, and says so once.
+
+  A stream that context and tensor together do not divide is still split over context alone.
+  """
   kept = []
   for dim, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
+    if axes == LOGICAL["stream"] and dim % _axis_size(mesh, axes):
+      axes = LOGICAL["length"]
     size = _axis_size(mesh, axes)
     if dim % size:
       note = f"{what}: dimension {dim} is not divisible by {axes} ({size} devices): replicated"

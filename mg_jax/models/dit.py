@@ -93,7 +93,7 @@ class VideoDiT(nn.Module):
     )
     x_BTPD = embed(patches.patchify(x_BTHWC.astype(self.dtype), self.patch))
     x_BTPD = conditioner.tokens(x_BTPD, cond, self.patch)
-    x_BLD = shard(x_BTPD.reshape(x_BTPD.shape[0], -1, self.width), "batch", "length", "act_embed")
+    x_BLD = shard(x_BTPD.reshape(x_BTPD.shape[0], -1, self.width), "batch", "stream", "act_embed")
 
     time = TimeEmbedding(self.width, name="time")
     extra = conditioner.modulation(cond)

@@ -29,7 +29,7 @@ from mg_jax.nn.mlp import SwiGLU
 from mg_jax.nn.norms import RMSNorm
 from mg_jax.nn.stack import stacked
 
-_STREAM = ("batch", "length", "act_embed")
+_STREAM = ("batch", "stream", "act_embed")
 
 
 @flax.struct.dataclass

@@ -88,7 +88,7 @@ class Attention(nn.Module):
     init = partitioned(self.out_init, "heads", "head_dim", "embed")
     wo_NKD = self.param("wo", init, (self.heads, self.head_dim, x_BLD.shape[-1]), jnp.float32)
     y_BLD = dense(o_BLNK, wo_NKD.astype(self.dtype), contract=2)
-    return shard(y_BLD, "batch", "length", "act_embed")
+    return shard(y_BLD, "batch", "stream", "act_embed")
 
 
 def biased_attention(

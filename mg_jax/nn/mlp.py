@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mg_jax.core import remat
+from mg_jax.core.sharding import shard
 from mg_jax.core.typing import Array, Float
 from mg_jax.nn.linear import Linear
 
@@ -51,7 +52,11 @@ class SwiGLU(nn.Module):
     # on the sizes the toy models use.
     gate = linear("w1", self.mlp_dim, ("embed", "mlp"), self.kernel_init)(x)
     value = linear("w3", self.mlp_dim, ("embed", "mlp"), self.kernel_init)(x)
-    y = linear("w2", x.shape[-1], ("mlp", "embed"), self.out_init)(_gated(gate, value))
+    hidden = _gated(gate, value)
+    if hidden.ndim == 3:
+      # Split by its features, or the compiler may gather the weights rather than the tokens.
+      hidden = shard(hidden, "batch", "length", "mlp")
+    y = linear("w2", x.shape[-1], ("mlp", "embed"), self.out_init)(hidden)
     return remat.name(y, "mlp")
 
 

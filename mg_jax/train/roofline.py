@@ -1,0 +1,126 @@
+"""The least time a training step can take: a bound from public numbers, not a measurement.
+
+Four clocks run: the matrix unit, the memory, the network inside a slice (ICI, NVLink) and the one
+between slices (DCN). What the slowest of them needs bounds a step whose communication hides behind
+its computation; the networks' sum with the slower of the other two bounds one that hides nothing.
+"""
+
+import dataclasses
+
+from mg_jax.core.errors import UserError
+
+GB, TERA = 1e9, 1e12
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """Published numbers of one chip.
+
+  Attributes:
+    tflops: bfloat16, dense, 1e12 / s.
+    hbm_gb_s: of its memory, 1e9 bytes / s; `core.topology.HBM_GIB` has the sizes.
+    ici_gb_s: sent over all links together, one direction, 1e9 bytes / s.
+    dcn_gb_s: sent to other slices, this chip's share of its host, 1e9 bytes / s.
+    devices: what jax counts for one chip.
+  """
+
+  tflops: float
+  hbm_gb_s: float
+  ici_gb_s: float
+  dcn_gb_s: float
+  devices: int = 1
+
+
+# cloud.google.com/tpu/docs (v5e, v5p, v6e, tpu7x), NVIDIA's H200 data sheet with one 400 Gbit/s
+# adapter per GPU. The sheets give the links of both directions together: half of that is here.
+CHIPS = {
+  "v5e": Chip(197, 819, 200, 3.125),
+  "v5p": Chip(459, 2765, 600, 6.25),
+  "v6e": Chip(918, 1638, 400, 12.5),
+  "tpu7x": Chip(2307, 7380, 600, 12.5, devices=2),
+  "H200": Chip(989, 4800, 450, 50.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """Lower bounds of a step's time and what follows from them.
+
+  Attributes:
+    matmul_s, hbm_s, ici_s, dcn_s: what each part needs by itself.
+    overlapped_s: when communication hides behind computation.
+    serial_s: when none of it does.
+    mfu_overlapped, mfu_serial: of the model's FLOPs, recomputation not counted, at most.
+    samples_s, tokens_s: at most, of the whole pod, overlapped.
+    cost: of a step at least, overlapped; None without a price.
+    cost_per_million: of a million samples.
+  """
+
+  matmul_s: float
+  hbm_s: float
+  ici_s: float
+  dcn_s: float
+  overlapped_s: float
+  serial_s: float
+  mfu_overlapped: float
+  mfu_serial: float
+  samples_s: float
+  tokens_s: float
+  cost: float | None
+  cost_per_million: float | None
+
+
+def check_price(price: float | None) -> None:
+  """Raises UserError on a price that is none."""
+  if price is not None and not 0 < price < float("inf"):
+    raise UserError(
+      f"a chip-hour at {price} is no price; give a number above 0 such as 4.2, or leave it out"
+    )
+
+
+def bound(
+  chip: Chip,
+  *,
+  devices: int,
+  model_flops: float,
+  hardware_flops: float,
+  hbm_bytes: float,
+  ici_bytes: float,
+  dcn_bytes: float,
+  samples: int,
+  tokens: int,
+  price: float | None = None,
+) -> Bound:
+  """The bound of one step.
+
+  Args:
+    chip: its numbers; a device has its part of them.
+    devices: that jax counts.
+    model_flops: of the whole step, recomputation not counted.
+    hardware_flops: the same with it.
+    hbm_bytes: read and written by one device.
+    ici_bytes, dcn_bytes: sent by one device.
+    samples: of the step.
+    tokens: of one sample.
+    price: of a chip-hour, in any currency.
+
+  Raises:
+    UserError: on a price of zero or less.
+  """
+  check_price(price)
+  part = 1 / chip.devices
+  peak = chip.tflops * TERA * part
+  matmul = hardware_flops / devices / peak
+  hbm = hbm_bytes / (chip.hbm_gb_s * GB * part)
+  ici = ici_bytes / (chip.ici_gb_s * GB * part)
+  dcn = dcn_bytes / (chip.dcn_gb_s * GB * part)
+  overlapped = max(matmul, hbm, ici, dcn)
+  serial = max(matmul, hbm) + ici + dcn
+  useful = model_flops / devices / peak
+  cost = None if price is None else price * devices * part * overlapped / 3600
+  return Bound(
+    matmul_s=matmul, hbm_s=hbm, ici_s=ici, dcn_s=dcn, overlapped_s=overlapped, serial_s=serial,
+    mfu_overlapped=useful / overlapped, mfu_serial=useful / serial,
+    samples_s=samples / overlapped, tokens_s=samples * tokens / overlapped,
+    cost=cost, cost_per_million=None if cost is None else cost / samples * 1e6,
+  )  # fmt: skip
