@@ -49,7 +49,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """A file that gives no clip; `reason` is a `video.Reason`, or "no_bucket" or "no_caption"."""
+  """A file that gives no clip; `reason` is a `media.Reason`, or "no_bucket" or "no_caption"."""
 
   file: str
   reason: str

@@ -92,6 +92,7 @@ def test_what_cannot_be_is_told(params):
       jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), wave)
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight(awaken):
   model, wave = SMALL.clone(rates=(2,)), wave_of(32, batch=8)
   params = awaken(jax.eval_shape(model.init, jax.random.key(0), wave)["params"])
