@@ -107,12 +107,7 @@ class Checkpoint:
     raise UserError(f"{self.folder} holds neither model.safetensors nor pytorch_model.bin")
 
   def _open(self, shard: pathlib.Path) -> None:
-    if shard.suffix == ".safetensors":
-      file = tensors.TensorFile(shard)
-      found = {name: (entry.shape, lambda n=name: file.read(n)) for name, entry in
-               file.entries.items()}  # fmt: skip
-    else:
-      found = _open_torch(shard)
+    found = open_arrays(shard)
     twice = sorted(set(found) & set(self._readers))
     if twice:
       raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")
@@ -120,8 +115,20 @@ class Checkpoint:
       self.shapes[name], self._readers[name] = tuple(shape), read
 
 
-def _open_torch(path: pathlib.Path) -> dict[str, tuple[tuple[int, ...], Callable]]:
-  """Arrays of a torch file, which is read as weights only: nothing in it is run."""
+def open_arrays(
+  path: str | os.PathLike[str],
+) -> dict[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]]:
+  """The arrays of a safetensors or torch file by name: their shapes, and what reads them.
+
+  A torch file is read as weights only: nothing in it is run.
+
+  Raises:
+    UserError: when the file is missing, damaged or something else.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == ".safetensors":
+    file = tensors.TensorFile(path)
+    return {name: (e.shape, lambda n=name: file.read(n)) for name, e in file.entries.items()}
   try:
     import torch
   except ImportError as e:
