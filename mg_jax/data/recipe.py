@@ -6,6 +6,7 @@ recipes give `frames`, `height`, `width` and `fps`; bucketed ones name a duratio
 resolution instead [MG 3.2.1].
 """
 
+import collections
 import dataclasses
 import functools
 import logging
@@ -49,6 +50,8 @@ class DataConfig:
     windows: most clips cut from one file of a folder.
     holdout: how a folder is split: "file" by name, "tail" the last fifth of each file, "none".
     caption_required: whether a clip without a caption is an error.
+    lengths: frame counts of the video batches of an autoencoder, each as often as the
+      others, cut from a random start of a clip; () takes clips whole.
     image_weight, video_weight: blocks of image and video batches per window of the stream; the
       paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
     global_batch: rows of a batch over all processes.
@@ -73,6 +76,7 @@ class DataConfig:
   windows: int = 1
   holdout: Literal["file", "tail", "none"] = "file"
   caption_required: bool = True
+  lengths: tuple[int, ...] = ()
   image_weight: int = 0
   video_weight: int = 1
   global_batch: int = 16
@@ -96,6 +100,16 @@ class DataConfig:
       raise UserError(
         f"data.variants is {self.variants} and data.seed {self.seed}; neither may be negative, nor "
         "the seed 2**32 or more"
+      )
+    shortest = (
+      self.frames if self.durations == "single"
+      else min(row.frames for row in buckets.PAPER_DURATIONS)
+    )  # fmt: skip
+    if len(set(self.lengths)) < len(self.lengths) or any(
+      not 1 <= length <= shortest for length in self.lengths
+    ):
+      raise UserError(
+        f"data.lengths is {self.lengths}; give different frame counts from 1 to {shortest}"
       )
     if self.durations == "paper" and self.height % SIDE_MULTIPLE:
       raise UserError(
@@ -175,14 +189,20 @@ def scan_folder(config: DataConfig) -> folder.FolderIndex:
 
 
 def clip_feed(config: DataConfig) -> Feed:
-  """The training stream of an autoencoder: image and video batches of raw clips."""
+  """The training stream of an autoencoder: image and video batches of raw clips.
+
+  With several lengths every batch has one of them, so that each is compiled once.
+  """
   sources = open_sources(config, "train")
-  transforms = {"video": VideoRow(), "image": VideoRow(frames=1)}
-  entries = [
-    Entry(f"{kind}/{name}", source, transforms[kind], weight)
-    for kind, share in config.kinds.items()
-    for (name, source), weight in _weighted(sources, share)
-  ]
+  lengths = config.lengths or (None,)
+  # As many image batches as there are lengths keep the ratio of the weights.
+  cuts = {"image": (1,) * len(lengths), "video": lengths}
+  entries = []
+  for kind, share in config.kinds.items():
+    for (name, source), weight in _weighted(sources, share):
+      for length, count in collections.Counter(cuts[kind]).items():
+        label = f"{kind}/{name}" + (f"/{length}" if kind == "video" and length else "")
+        entries.append(Entry(label, source, VideoRow(frames=length), weight * count))
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 

@@ -170,12 +170,18 @@ def spatial_conv(
   Stride 2 gives ceil(H / 2) x ceil(W / 2); output i starts at input 2 i, and what it lacks behind
   the last row or column is zero.
 
+  The one even kernel, 4 x 4 of discriminators, has one zero on each side and rounds down: H - 1
+  rows at stride 1, H // 2 at stride 2.
+
   Raises:
-    ValueError: on an even kernel, and on a strided one that is not 3 x 3 with stride 2.
+    ValueError: on another even kernel, and on a strided one that is neither 3 x 3 nor 4 x 4 with
+      stride 2.
   """
   kernel = w_HWIO.shape[:2]
+  if kernel == (4, 4) and stride in (1, 2):
+    return _conv(x_NHWC, w_HWIO, ((1, 1), (1, 1))) if stride == 1 else _half4(x_NHWC, w_HWIO)
   if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-    raise ValueError(f"spatial_conv() takes odd kernels, got {kernel}")
+    raise ValueError(f"spatial_conv() takes odd kernels or 4 x 4, got {kernel}")
   if stride == 2 and kernel == (3, 3):
     return _half_conv(x_NHWC, w_HWIO)
   if stride != 1:
@@ -183,6 +189,16 @@ def spatial_conv(
   if kernel == (1, 1):
     return dense(x_NHWC, w_HWIO[0, 0])
   return _conv(x_NHWC, w_HWIO, tuple((k // 2, k // 2) for k in kernel))
+
+
+def _half4(x: Array, w: Array) -> Array:
+  """Kernel 4, stride 2: blocks of 2 x 2 pixels become channels, which a 2 x 2 kernel convolves."""
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  n, h, width, c = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, x.shape[3])
+  x = x[:, : 2 * h, : 2 * width].reshape(n, h, 2, width, 2, c)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h, width, 4 * c)
+  w = w.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, -1)
+  return _conv(x, w, ((0, 0), (0, 0)))
 
 
 def nearest2_spatial_conv(

@@ -102,13 +102,7 @@ class Checkpoint:
 
   def _open(self, shard: pathlib.Path) -> dict[str, Any]:
     """Adds the arrays of a file; returns the config it holds itself, mostly none."""
-    config = {}
-    if shard.suffix == ".safetensors":
-      file = tensors.TensorFile(shard)
-      found = {name: (entry.shape, lambda n=name: file.read(n)) for name, entry in
-               file.entries.items()}  # fmt: skip
-    else:
-      found, config = _open_torch(shard)
+    found, config = open_arrays(shard)
     twice = sorted(set(found) & set(self._readers))
     if twice:
       raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")
@@ -138,10 +132,20 @@ def _fold(norm: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return norm * (direction / length)
 
 
-def _open_torch(
-  path: pathlib.Path,
-) -> tuple[dict[str, tuple[tuple[int, ...], Callable]], dict[str, Any]]:
-  """Arrays and config of a torch file, which is read as weights only: nothing in it is run."""
+def open_arrays(
+  path: str | os.PathLike[str],
+) -> tuple[dict[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]], dict[str, Any]]:
+  """The arrays of a file by name, their shapes and what reads them; and the config in it, if any.
+
+  A torch file is read as weights only: nothing in it is run.
+
+  Raises:
+    UserError: when the file is missing, damaged or something else.
+  """
+  path = pathlib.Path(path)
+  if path.suffix == ".safetensors":
+    file = tensors.TensorFile(path)
+    return {name: (e.shape, lambda n=name: file.read(n)) for name, e in file.entries.items()}, {}
   try:
     import torch
   except ImportError as e:

@@ -45,9 +45,9 @@ class SpatialConv(nn.Module):
 
   Attributes:
     features: output channels.
-    kernel: side of the kernel, odd.
+    kernel: side of the kernel, odd or 4, see `kernels.conv.spatial_conv`.
     stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2) and pads behind the last
-      row and column only.
+      row and column only, or with kernel 4.
     upsample: convolves x repeated twice along height and width, at the cost of far fewer
       products than doing just that. Same parameters.
     kernel_init: initializer of the kernel.

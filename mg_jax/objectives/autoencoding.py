@@ -1,87 +1,227 @@
 """Autoencoding: the objective of the temporal autoencoder [MG 3.1.1].
 
-Batches are {"video": uint8 (B, T, H, W, 3)}; T may differ between batches, one frame is an image.
-The latent is sampled from the posterior in training and is its mean in evaluation.
+Batches are {"video": uint8 (B, T, H, W, 3), "frames": int32 (B,)}; T may differ between batches,
+one frame is an image, and "frames" says how many leading ones are real (all, where it is missing).
+The latent is sampled from the posterior in training and is its mean in evaluation. With an
+adversarial weight there are two roles: the discriminator learns from the very reconstructions that
+the autoencoder has made in the same step.
 """
 
 import dataclasses
+import functools
+import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from mg_jax.core.errors import UserError
 from mg_jax.core.rng import stream
 from mg_jax.core.sharding import shard
+from mg_jax.losses import gan
 from mg_jax.losses import reconstruction as losses
+from mg_jax.models.discriminators import PatchDiscriminator
+from mg_jax.models.perceptual import LPIPS
 from mg_jax.models.tae import TAE
+
+LAST_LAYER = "decoder_out"  # of the decoder, in whose kernel gradients are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencodingWeights:
-  """Weights of the loss terms, all of which are means per element.
+  """Weights of the loss terms, and how those are reduced.
 
-  The paper weighs the outlier penalty by 1e5 beside a reconstruction loss *summed* over pixels;
-  beside a mean that is 1e5 / (3 * 256 * 256), about 0.5 [MG 3.1.1].
+  Under "mean" every term is a mean per element. Under "sum", as in latent diffusion, l1, mse and
+  lpips are summed over the pixels and channels of a frame, kl over the values of a latent frame,
+  and frames are averaged: they are folded into the batch, in images and clips alike. The outlier
+  penalty is the same in both. The paper weighs it by 1e5 and does not say beside what; beside a sum
+  that is as much as 1e5 / (3 * 256 * 256), about 0.5, is beside a mean at 256 px [MG 3.1.1].
+
+  Attributes:
+    l1, mse, lpips, kl, outlier: weights.
+    gan: weight of the adversarial loss, on top of the adaptive one; 0 trains no discriminator.
+    gan_start: step from which the adversarial losses of both roles count.
+    reduction: see above.
+    radius: r of the outlier penalty.
+    lpips_files: published weights of LPIPS, see `models.perceptual.load`; without any the term is
+      left out.
   """
 
   l1: float = 1.0
   mse: float = 0.0
+  lpips: float = 0.0
   kl: float = 1e-6
   outlier: float = 0.5
+  gan: float = 0.0
+  gan_start: int = 0
+  reduction: Literal["mean", "sum"] = "mean"
+  radius: float = losses.OUTLIER_RADIUS
+  lpips_files: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if self.reduction not in ("mean", "sum"):
+      raise UserError(f"objective.reduction is {self.reduction!r}; use 'mean' or 'sum'")
+    for name in ("l1", "mse", "lpips", "kl", "outlier", "gan", "gan_start", "radius"):
+      if not 0 <= getattr(self, name) < math.inf:
+        raise UserError(f"objective.{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoencoding:
-  """Trains a TAE; see `mg_jax.objectives.base.Objective` for the protocol."""
+  """Trains a TAE; see `mg_jax.objectives.base.Objective` for the protocol.
+
+  Attributes:
+    perceptual: of the term "lpips", and a metric where it is given.
+    discriminator: of the term "gan", if that has a weight.
+  """
 
   model: TAE
   weights: AutoencodingWeights = AutoencodingWeights()
-  roles: tuple[str, ...] = ("autoencoder",)
+  perceptual: LPIPS | None = None
+  discriminator: PatchDiscriminator = PatchDiscriminator()
+
+  @property
+  def roles(self) -> tuple[str, ...]:
+    return ("autoencoder", "discriminator") if self.weights.gan else ("autoencoder",)
 
   def init(self, key: jax.Array, batch: dict) -> dict:
     video = jnp.asarray(batch["video"], jnp.float32) / 127.5 - 1.0
     params = self.model.init(key, video[:1])["params"]
     if self.model.shortcut:
       params = self.model.fit_shortcut(params, video)
-    return {"autoencoder": params}
+    roles = {"autoencoder": params}
+    if self.weights.gan:
+      key = stream(key, "discriminator")
+      roles["discriminator"] = self.discriminator.init(key, video[:1])["params"]
+    return roles
 
-  def _forward(self, params, batch, key=None):
+  def encode(self, params, batch):
+    """(video in [-1, 1], mean and log-variance of the posterior) of a batch."""
     video = shard(batch["video"], "batch", "time", "height", "width", "channels")
     video = video.astype(jnp.float32) / 127.5 - 1.0
-    variables = {"params": params["autoencoder"]}
-    mean, logvar = self.model.apply(variables, video, method="encode")
-    latent = mean
-    if key is not None:
-      latent = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-    decoded = self.model.apply(variables, latent, frames=video.shape[1], method="decode")
-    return video, mean, logvar, decoded
+    mean, logvar = self.model.apply({"params": params["autoencoder"]}, video, method="encode")
+    return video, mean, logvar
+
+  def _decode(self, tree, latent, frames):
+    return self.model.apply({"params": tree}, latent, frames=frames, method="decode")
 
   def loss(self, role, params, batch, key, step, carry):
-    del role, step
-    video, mean, logvar, decoded = self._forward(params, batch, stream(key, "posterior"))
-    terms = {
-      "l1": losses.l1(decoded, video),
-      "mse": losses.mse(decoded, video),
-      "kl": losses.kl(mean, logvar),
-      "outlier": losses.outlier_penalty(mean),
-    }
-    total = sum(getattr(self.weights, name) * value for name, value in terms.items())
+    if role == "discriminator":
+      return self._discriminator_loss(params, batch, step, carry)
+    video, mean, logvar = self.encode(params, batch)
+    noise = jax.random.normal(stream(key, "posterior"), mean.shape)
+    latent = mean + jnp.exp(0.5 * logvar) * noise
+    tree, frames = params["autoencoder"], video.shape[1]
+    real = _real(batch, frames)
+    reconstruction = functools.partial(self._reconstruction, video=video, real=real)
+
+    if self.weights.gan:
+      # One forward pass that also gives, from a gradient in its pixels, that in its last kernel.
+      decoded, pull = jax.vjp(
+        lambda kernel: self._decode(_with_last_kernel(tree, kernel), latent, frames),
+        _last_kernel(tree),
+      )
+      pull = jax.tree.map(jax.lax.stop_gradient, pull)
+      pixels = jax.lax.stop_gradient(decoded)
+      (value, terms), by_error = jax.value_and_grad(reconstruction, has_aux=True)(pixels)
+      fooled, by_critic = jax.value_and_grad(self._generator_loss)(pixels, params, batch)
+      weight = gan.adaptive_weight(pull(by_error), pull(by_critic))
+      terms |= {"gan": fooled, "gan_weight": weight}
+      weight = self.weights.gan * self._started(step) * weight
+      total = gan.with_gradient(
+        value + weight * fooled, at=decoded, gradient=by_error + weight * by_critic
+      )
+      carry = {**carry, "reconstruction": decoded}
+    else:
+      total, terms = reconstruction(self._decode(tree, latent, frames))
+
+    latents = math.prod(mean.shape[2:]) if self.weights.reduction == "sum" else 1
+    real = _real(batch, frames, self.model.factors[0])
+    terms["kl"] = losses.kl(mean, logvar, real)
+    terms["outlier"] = losses.outlier_penalty(mean, real, radius=self.weights.radius)
+    total = total + self.weights.kl * latents * terms["kl"]
+    total = total + self.weights.outlier * terms["outlier"]
     return total, (terms | {"loss": total}, carry)
 
+  def _reconstruction(self, decoded, *, video, real):
+    """The weighted terms that compare pixels, and each of them as a mean."""
+    terms = {
+      "l1": losses.l1(decoded, video, real), "mse": losses.mse(decoded, video, real),
+    }
+    if self.perceptual and self.weights.lpips:
+      terms["lpips"] = losses.weighted_mean(self._lpips(decoded, video), real)
+    total = sum(getattr(self.weights, name) * value for name, value in terms.items())
+    pixels = math.prod(video.shape[2:]) if self.weights.reduction == "sum" else 1
+    return pixels * total, terms
+
+  def _lpips(self, decoded, video):
+    """(B, T)"""
+    fold = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+    return self.perceptual(fold(decoded), fold(video)).reshape(video.shape[:2])
+
+  def _logits(self, params, video, batch):
+    """Logits of the patches, and which of them lie on real frames."""
+    logits = self.discriminator.apply({"params": params["discriminator"]}, video)
+    return logits, _real(batch, video.shape[1], self.discriminator.frame_stride)
+
+  def _started(self, step):
+    return (step >= self.weights.gan_start).astype(jnp.float32)
+
+  def _generator_loss(self, decoded, params, batch):
+    return gan.generator_hinge(*self._logits(params, decoded, batch))
+
+  def _discriminator_loss(self, params, batch, step, carry):
+    video = batch["video"].astype(jnp.float32) / 127.5 - 1.0
+    seen, real = self._logits(params, video, batch)
+    made, _ = self._logits(params, jax.lax.stop_gradient(carry["reconstruction"]), batch)
+    loss = self._started(step) * gan.discriminator_hinge(seen, made, real)
+    terms = {"real": losses.weighted_mean(seen, real), "fake": losses.weighted_mean(made, real)}
+    return loss, (terms | {"loss": loss}, carry)
+
   def evaluate(self, params, batch, key):
-    """PSNR in dB averaged over clips, L1, and the spread of latents and posterior."""
+    """PSNR in dB averaged over clips, L1, the share of outliers, the spread of latents and
+    posterior, and LPIPS where its weights are given."""
     del key
-    video, mean, logvar, decoded = self._forward(params, batch)
+    video, mean, logvar = self.encode(params, batch)
+    decoded = self._decode(params["autoencoder"], mean, video.shape[1])
     axes = tuple(range(1, mean.ndim))
     rows = {
       "psnr": losses.psnr(decoded, video),
       "l1": jnp.mean(jnp.abs(decoded - video), axis=axes),
+      "outlier_rate": jnp.mean(losses.outlier_rate(mean), axis=1),
       "latent_std": jnp.std(mean, axis=axes),
       "posterior_std": jnp.mean(jnp.exp(0.5 * logvar), axis=axes),
     }
+    if self.perceptual:
+      rows["lpips"] = jnp.mean(self._lpips(jnp.clip(decoded, -1.0, 1.0), video), axis=1)
     valid = jnp.asarray(batch.get("valid", jnp.ones(video.shape[0])), jnp.float32)
     return {name: row @ valid / jnp.maximum(valid.sum(), 1.0) for name, row in rows.items()}
 
   def reconstruct(self, params, video):
     """uint8 (B, T, H, W, 3) through the latent mean and back, as uint8."""
-    decoded = self._forward(params, {"video": video})[-1]
+    mean = self.encode(params, {"video": video})[1]
+    decoded = self._decode(params["autoencoder"], mean, video.shape[1])
     return jnp.round((jnp.clip(decoded, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+def _real(batch, frames, stride=1):
+  """Weights (B, ceil(T / stride)): 1 where an output of that stride covers a real frame first."""
+  if "frames" not in batch:
+    return None
+  count = -(-batch["frames"] // stride)
+  return (jnp.arange(-(-frames // stride)) < count[:, None]).astype(jnp.float32)
+
+
+def _last_kernel(tree):
+  """The kernel of the decoder's last layer, where that is a pair of convolutions the spatial one:
+  it is what the image autoencoder ended with, so that the ratio means the same with time and
+  without."""
+  layer = tree[LAST_LAYER]
+  return layer.get("spatial", layer)["kernel"]
+
+
+def _with_last_kernel(tree, kernel):
+  layer = tree[LAST_LAYER]
+  if "spatial" in layer:
+    return {**tree, LAST_LAYER: {**layer, "spatial": {**layer["spatial"], "kernel": kernel}}}
+  return {**tree, LAST_LAYER: {**layer, "kernel": kernel}}

@@ -142,7 +142,7 @@ def _metadata(path: pathlib.Path) -> dict:
 def _identity(data: DataConfig) -> dict:
   """The fields of a recipe that decide pixels and captions."""
   free = {
-    "image_weight", "video_weight", "global_batch", "cache", "captions", "short_length",
+    "image_weight", "video_weight", "lengths", "global_batch", "cache", "captions", "short_length",
   }  # fmt: skip
   return {k: v for k, v in vars(data).items() if k not in free}
 

@@ -2,16 +2,18 @@
 
 A config has the sections model, objective, data, optim, train, eval and mesh, each the fields of
 one dataclass, and `stage`, which says what is trained: "autoencoding", "flow_matching" or
-"contrastive". The latter two have `text`, the streams that read captions. The generator's stage has
-"autoencoder" too, the run that makes its latents: it first caches the latents of its data, and the
-features of frozen text encoders.
+"contrastive". An autoencoder with an adversarial loss has one more, "discriminator", and its
+"optim" has a section for each of the two roles. The latter two stages have `text`, the streams that
+read captions, and a generator's "autoencoder" too, the run that makes its latents: it first caches
+the latents of its data, and the features of frozen text encoders.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +30,9 @@ from mg_jax.core.sharding import unbox
 from mg_jax.data import recipe
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
 from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
+from mg_jax.models import perceptual
 from mg_jax.models.clip import CLIP
+from mg_jax.models.discriminators import PatchDiscriminator
 from mg_jax.models.generator import Generator
 from mg_jax.models.streams import Streams, caption_reader, open_streams
 from mg_jax.models.tae import TAE
@@ -46,8 +50,10 @@ from mg_jax.train.export import Role, latents_folder, load_role
 from mg_jax.train.loop import Hook, Result, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
 from mg_jax.train.state import abstract_key
+from mg_jax.train.statistics import LatentStatistics
 from mg_jax.train.workdir import is_remote, locked, prepare, resolve
 
+_log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -90,8 +96,8 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   """
   config = configs.to_dict(config)
   settings = _build(TrainConfig, config, "train")
-  optim = _build(OptimConfig, config, "optim")
-  if settings.warm_start.grow and not settings.warm_start.origin:
+  optim = _optim(config)
+  if settings.warm_start.required and not settings.warm_start.origin:
     raise UserError(
       "config train.warm_start is empty; this stage grows a finished one: give its run with "
       "--config.train.warm_start.workdir=DIR, or published weights with .weights=DIR"
@@ -142,7 +148,7 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
 def step_flops(experiment: Experiment) -> float:
   """FLOPs of a training step, averaged over the buckets of its feed; recomputation not counted."""
   objective, feed = experiment.objective, experiment.feed
-  total = 0.0
+  total, key = 0.0, abstract_key()
   for entry in feed.entries:
     row = entry.transform(0, entry.source[0], np.random.default_rng(0))
     batch = jax.tree.map(
@@ -150,11 +156,12 @@ def step_flops(experiment: Experiment) -> float:
     )
     if experiment.preprocess:
       batch = jax.eval_shape(experiment.preprocess, batch)
-    params = abstract_params(objective, batch)
-    total += entry.weight * sum(
-      flops.count_training(_loss(objective, role, params), params[role], batch, abstract_key())
-      for role in objective.roles
-    )
+    params, carry = abstract_params(objective, batch), {}
+    for role in objective.roles:
+      loss = _loss(objective, role, params)
+      scalar = lambda *args, loss=loss: loss(*args)[0]  # noqa: E731
+      total += entry.weight * flops.count_training(scalar, params[role], batch, key, carry)
+      _, (_, carry) = jax.eval_shape(loss, params[role], batch, key, carry)
   return total / sum(entry.weight for entry in feed.entries)
 
 
@@ -164,30 +171,65 @@ def abstract_params(objective: Objective, batch: Any) -> dict[str, Any]:
 
 
 def _loss(objective: Objective, role: str, params: Mapping[str, Any]):
-  def loss(tree, batch, key):
-    return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), {})[0]
+  def loss(tree, batch, key, carry):
+    return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), carry)
 
   return loss
 
 
 def _autoencoding(config, data, evals, workdir, mesh) -> Experiment:
   model = _build(TAE, config, "model")
-  objective = Autoencoding(model, _build(AutoencodingWeights, config, "objective"))
+  weights = _build(AutoencodingWeights, config, "objective")
+  objective = Autoencoding(
+    model, weights, perceptual=_perceptual(weights), discriminator=_discriminator(config, weights)
+  )
   frames = data.frames if data.video_weight else 1
   shape = (data.global_batch, frames, data.height, data.width, 3)
   _check_model(objective, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)})
-  held_out = recipe.open_sources(data, "validation")
-
-  def batches():
-    row = VideoRow(frames=None if data.video_weight else 1)
-    for source in held_out.values():
-      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
-
-  hooks = [_evaluation(objective, batches, evals, mesh)]
+  batches = held_out_clips(data, evals)
+  last = _build(TrainConfig, config, "train").steps
+  hooks = [
+    _evaluation(objective, batches, evals, mesh),
+    Hook("statistics", last, LatentStatistics(objective, batches, workdir, mesh)),
+  ]
   if evals.previews:
     show = previews.Reconstructions(objective, batches, workdir, evals.previews, fps=data.fps)
     hooks.append(Hook("preview", evals.every, show))
   return Experiment(objective, recipe.clip_feed(data), tuple(hooks))
+
+
+def held_out_clips(
+  data: recipe.DataConfig, evals: EvalConfig
+) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+  """What starts a pass over the held-out batches of an autoencoder: clips, or single frames."""
+  sources = recipe.open_sources(data, "validation")
+  row = VideoRow(frames=None if data.video_weight else 1)
+
+  def batches():
+    for source in sources.values():
+      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
+
+  return batches
+
+
+def _perceptual(weights: AutoencodingWeights) -> perceptual.LPIPS | None:
+  if weights.lpips_files:
+    return perceptual.load(weights.lpips_files)
+  if weights.lpips:
+    _log.warning(
+      "objective.lpips has a weight, but objective.lpips_files names no weights of it: training "
+      "goes without this term"
+    )
+  return None
+
+
+def _discriminator(config, weights: AutoencodingWeights) -> PatchDiscriminator:
+  # Configs without an adversarial loss need no such section.
+  if not weights.gan:
+    return PatchDiscriminator()
+  fields = _section(config, "discriminator")
+  _check_dtypes(fields)
+  return _build(PatchDiscriminator, config, "discriminator")
 
 
 def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
@@ -352,7 +394,15 @@ def _check_dtypes(fields: Any) -> None:
     if isinstance(value, Mapping):
       _check_dtypes(value)
     elif name == "dtype" and value not in DTYPES:
-      raise UserError(f"config model has dtype {value!r}; known are {', '.join(DTYPES)}")
+      raise UserError(f"the config has dtype {value!r}; known are {', '.join(DTYPES)}")
+
+
+def _optim(config: Mapping[str, Any]) -> OptimConfig | dict[str, OptimConfig]:
+  """One for all roles, or one for each role that has a section of its own."""
+  optim = _section(config, "optim")
+  if not optim or not all(isinstance(value, Mapping) for value in optim.values()):
+    return _build(OptimConfig, config, "optim")
+  return {role: _build(OptimConfig, optim, role, prefix="optim.") for role in optim}
 
 
 def _mesh(config: Mapping[str, Any]) -> Mesh:
@@ -368,8 +418,8 @@ def _section(config: Mapping[str, Any], name: str) -> Any:
   return config[name]
 
 
-def _build(cls, config: Mapping[str, Any], name: str, **extra: Any):
-  return configs.build(cls, _section(config, name), where=name, **extra)
+def _build(cls, config: Mapping[str, Any], name: str, *, prefix: str = "", **extra: Any):
+  return configs.build(cls, _section(config, name), where=prefix + name, **extra)
 
 
 def describe(config: Mapping[str, Any]) -> str:

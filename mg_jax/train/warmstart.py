@@ -4,7 +4,8 @@ They come from a run, or from published weights as `launch/convert.py` leaves th
 parameter is filled from the source, grown from it by a named rule, or explicitly allowed to stay at
 its initial value; every source parameter is used or explicitly allowed to be left over. Growth
 rules: position tables by linear interpolation, input columns by zeros, so that a model with new
-input channels first computes what the old one did. [MG 3.1.4, 5.1]
+input channels first computes what the old one did, and patches of one frame to patches of several,
+so that an image model does to still clips what it did to images. [MG 3.1.1, 3.1.4, 5.1]
 """
 
 import contextlib
@@ -42,7 +43,9 @@ class WarmStartConfig:
     allow_missing: patterns of target paths that may stay at their initial value.
     allow_unexpected: patterns of source paths (after renaming) that may be left over.
     grow: (pattern, rule) pairs on target paths of another shape; rules are "interpolate",
-      "pad_input", and "pad_input:n" for a flattened (n, channels) input of n patch positions.
+      "pad_input", "pad_input:n" for a flattened (n, channels) input of n patch positions, and
+      "inflate" for patches that gain frames.
+    required: whether the stage makes no sense without an origin.
   """
 
   workdir: str = ""
@@ -54,6 +57,7 @@ class WarmStartConfig:
   allow_missing: tuple[str, ...] = ()
   allow_unexpected: tuple[str, ...] = ()
   grow: tuple[tuple[str, str], ...] = ()
+  required: bool = False
 
   def __post_init__(self):
     if self.workdir and self.weights:
@@ -179,9 +183,13 @@ def _rule(name: str, config: WarmStartConfig) -> Grow | None:
       kind, _, count = rule.partition(":")
       if kind == "interpolate" and not count:
         return interpolate
+      if kind == "inflate" and not count:
+        return inflate
       if kind == "pad_input" and (not count or count.isdigit()):
         return lambda old, shape: pad_input(old, shape, positions=int(count or 1))
-      raise UserError(f"growth rule {rule!r} is unknown; use interpolate, pad_input or pad_input:n")
+      raise UserError(
+        f"growth rule {rule!r} is unknown; use interpolate, pad_input, pad_input:n or inflate"
+      )
   return None
 
 
@@ -219,6 +227,21 @@ def pad_input(old: np.ndarray, shape: tuple[int, ...], *, positions: int = 1) ->
   widths = [(0, 0)] * split.ndim
   widths[axis + 1] = (0, (after - before) // positions)
   return np.pad(split, widths).reshape(shape)
+
+
+def inflate(old: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """Repeats the one axis that grew, which is flattened with time first.
+
+  Inputs of a kernel (in, out) are divided by the repeats, so that the same frame repeated gives
+  what the frame alone gave; outputs and biases are not, so that each frame comes out alike.
+  """
+  _same_rank(old, shape)
+  grown = [axis for axis, size in enumerate(shape) if size != old.shape[axis]]
+  repeats, rest = divmod(shape[grown[0]], old.shape[grown[0]])
+  if len(grown) != 1 or rest:
+    raise UserError(f"a parameter of shape {old.shape} cannot be inflated to {shape}")
+  tiled = np.concatenate([old] * repeats, axis=grown[0])
+  return tiled / repeats if grown[0] < old.ndim - 1 else tiled
 
 
 def _same_rank(old: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """Recipes: what a config section says about the data, and the sources and feeds it opens."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -61,6 +62,9 @@ def _latents(root, split, kind, bucket, count):
     ({"fps": float("nan")}, "data.fps is nan"),
     ({"seed": -1}, "data.seed -1"),
     ({"seed": 2**32}, "data.seed 4294967296"),
+    ({"lengths": (2, 5)}, "data.lengths is .2, 5.; give different frame counts from 1 to 4"),
+    ({"lengths": (2, 2)}, "data.lengths is .2, 2."),
+    ({"lengths": (129,), "durations": "paper", "height": 256}, "from 1 to 128"),
     ({"durations": "paper", "height": 250}, "data.height is 250.*multiple of 16"),
   ],
 )
@@ -97,6 +101,21 @@ def test_the_feed_mixes_images_and_videos_by_weight(tmp_path):
   shapes = [next(stream)["video"].shape for _ in range(8)]
   assert sorted(shapes) == 2 * [(2, 1, 16, 24, 3)] + 6 * [(2, 4, 16, 24, 3)]
   assert shapes[:4].count((2, 1, 16, 24, 3)) == 1, "every window holds the mix"
+
+
+def test_lengths_take_turns_and_keep_the_mix(tmp_path):
+  config = _toy(tmp_path, image_weight=1, video_weight=3, lengths=(2, 4))
+  feed = recipe.clip_feed(config)
+  stream = feed.stream(threads=0)
+  counts = collections.Counter(next(stream)["video"].shape[1] for _ in range(16))
+  assert counts == {1: 4, 2: 6, 4: 6}
+  # Shorter ones begin anywhere in the clip.
+  source = feed.entries[0].source
+  rows = [feed.entries[0].transform(0, source[0], np.random.default_rng(k)) for k in range(20)]
+  assert {row["video"].shape[0] for row in rows} == {2} and rows[0]["frames"] == 2
+  starts = {next(i for i in range(3) if (source[0].video[i : i + 2] == row["video"]).all())
+            for row in rows}  # fmt: skip
+  assert starts == {0, 1, 2}
 
 
 def test_a_folder_is_cut_into_its_bucket(folder):

@@ -83,6 +83,16 @@ def test_strided_spatial_conv(shape):
   assert_same(fn, lambda x, w: plain_spatial(x, w, 2), normal(0, shape), w)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(4, 6, 8, 3), (3, 5, 7, 4), (2, 4, 2, 2)], ids=str)
+def test_the_even_kernel_of_discriminators(shape, stride):
+  fn = lambda x, w: conv.spatial_conv(x, w, stride=stride)  # noqa: E731
+  plain = lambda x, w: lax.conv_general_dilated(  # noqa: E731
+    x, w, (stride, stride), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  assert_same(fn, plain, normal(0, shape), normal(1, (4, 4, shape[-1], 5)))
+
+
 def test_strided_spatial_conv_halves_rounding_up():
   y = conv.spatial_conv(normal(0, (1, 5, 8, 2)), normal(1, (3, 3, 2, 3)), stride=2)
   assert y.shape == (1, 3, 4, 3)

@@ -15,19 +15,20 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.core.sharding import unbox
-from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.core.tree import count_params, fingerprint, flatten_paths
 from mg_jax.data import tensors
 from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
 from mg_jax.models import published
 from mg_jax.models.clip import CLIP
+from mg_jax.models.discriminators import PatchDiscriminator
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.sampling.pipeline import Settings
-from mg_jax.train import experiment, export
+from mg_jax.train import experiment, export, flops
 from mg_jax.train.experiment import EvalConfig, Experiment
 from mg_jax.train.export import Role
 from mg_jax.train.loop import TrainConfig
@@ -64,6 +65,16 @@ def _tae(tmp_path, **data):
   config.train.update(steps=2, ema=0.0, log_every=1)
   config.eval.update(batch=2, previews=2)
   return configs.to_dict(config)
+
+
+def _gan(tmp_path, **data):
+  config = _tae(tmp_path, **data)
+  adversarial = configs.to_dict(_load("tae_gan", "tiny,size=16,frames=4"))
+  config["train"]["experiment"] = "tae_gan"
+  config["objective"]["gan"] = 0.5
+  config["optim"] = adversarial["optim"]
+  config["discriminator"] = adversarial["discriminator"] | {"channels": 4, "groups": 2}
+  return config
 
 
 def _t2v(tmp_path, **data):
@@ -134,7 +145,13 @@ def test_every_experiment_builds_and_prints(name, arg):
   assert plain["train"]["experiment"] == name
   for section, cls in SECTIONS[plain["stage"]].items():
     extra = {"model": None} if cls in (FlowMatching, Contrastive) else {}
-    configs.build(cls, plain[section], where=section, **extra)
+    # With several roles "optim" has a section for each.
+    by_role = section == "optim" and "discriminator" in plain
+    for values in plain[section].values() if by_role else [plain[section]]:
+      configs.build(cls, values, where=section, **extra)
+  if "discriminator" in plain:
+    configs.build(PatchDiscriminator, plain["discriminator"])
+    assert set(plain["optim"]) == {"autoencoder", "discriminator"}
   assert json.loads(experiment.describe(config)) == plain
   assert (plain["data"]["source"] == "toy") == (arg == "tiny")
   if plain["stage"] == "flow_matching":
@@ -287,7 +304,7 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
     ("model.vision.patch", 5, "patch"),
     ("model.text.heads", 3, "width 16 is not divisible by 3 heads"),
     ("objective.max_scale", 0.0, "max_scale is 0.0"),
-    ("train.warm_start.grow", [["positions", "interpolate"]], "workdir=DIR, or published weights"),
+    ("train.warm_start.required", True, "workdir=DIR, or published weights"),
   ],
 )
 def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
@@ -359,6 +376,56 @@ def test_a_tiny_clip_trains_and_then_reads_long_captions(tmp_path):
     assert np.any(after[path] != before[path]), path
 
 
+@pytest.mark.parametrize(
+  "section, field, value, words",
+  [
+    ("discriminator", "groups", 3, "3 groups do not divide 8 channels"),
+    ("discriminator", "dtype", "float33", "dtype 'float33'"),
+    ("discriminator", "widht", 3, "discriminator has no field 'widht'"),
+    ("discriminator", "multipliers", [1, 2, 4, 8], "at least 24 pixels a side, not 16"),
+    ("optim", "critic", {}, "optimizers are for"),
+    ("objective", "lpips_files", ["nowhere.safetensors"], "nowhere.safetensors"),
+  ],
+)
+def test_an_adversary_that_cannot_be_is_refused(section, field, value, words, tmp_path):
+  config = _gan(tmp_path)
+  config[section][field] = value
+  with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+
+
+def test_an_optimizer_of_a_role_names_its_section(tmp_path):
+  config = _gan(tmp_path)
+  config["optim"]["discriminator"]["lr"] = "fast"
+  with pytest.raises(UserError, match="config optim.discriminator.lr is 'fast'"):
+    experiment.run(config, str(tmp_path / "run"))
+  config["optim"] = configs.to_dict(_load("tae", "tiny"))["optim"]
+  assert isinstance(experiment._optim(config), OptimConfig)
+
+
+def test_a_term_without_its_weights_is_left_out_and_told_once(tmp_path, caplog):
+  config = _tae(tmp_path)
+  config["objective"]["lpips"] = 1.0
+  built = experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
+  assert built.objective.perceptual is None
+  assert caplog.text.count("goes without this term") == 1
+  assert [hook.name for hook in built.hooks] == ["evaluation", "statistics", "preview"]
+
+
+def test_flops_count_both_roles(tmp_path):
+  mesh = make_mesh((1, 1, 1, 1))
+  one, two = (
+    experiment.step_flops(experiment.build(make(tmp_path), str(tmp_path / "run"), mesh))
+    for make in (_tae, _gan)
+  )
+  # The discriminator sees two clips in its own loss, and one in that of the autoencoder.
+  critic = PatchDiscriminator(channels=4, multipliers=(1, 2), groups=2)
+  clip = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), jnp.float32)
+  tree = jax.eval_shape(critic.init, jax.random.key(0), clip)
+  forward = flops.count(critic.apply, tree, clip)
+  assert 5 < (two - one) / forward < 10
+
+
 class Mixer:
   """A 3 x 3 matrix over colours: 2 * 9 FLOPs for a pixel forward, as many for its gradient."""
 
@@ -373,14 +440,14 @@ class Mixer:
 
 
 def test_flops_are_averaged_over_the_kinds_of_batches(tmp_path):
-  def flops(**data):
+  def count(**data):
     config = configs.build(DataConfig, _tae(tmp_path, **data)["data"])
     return experiment.step_flops(Experiment(Mixer(), clip_feed(config), ()))
 
   video = 2 * 2 * 9 * (2 * 4 * 16 * 16)
-  assert flops() == video
-  assert flops(image_weight=1, video_weight=0) == video / 4
-  assert flops(image_weight=1, video_weight=3) == (3 * video + video / 4) / 4
+  assert count() == video
+  assert count(image_weight=1, video_weight=0) == video / 4
+  assert count(image_weight=1, video_weight=3) == (3 * video + video / 4) / 4
 
 
 def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, cached):
@@ -455,3 +522,36 @@ def test_an_autoencoder_trains_from_published_weights(tmp_path):
   for path, leaf in flat.items():
     np.testing.assert_allclose(trained[path], leaf, atol=1e-6)
   assert set(trained) > set(flat)
+
+
+@pytest.mark.slow
+def test_the_three_stages_of_the_autoencoder_follow_each_other_and_resume_exactly(tmp_path):
+  arg, folders = "tiny,size=16,frames=8", {}
+  for name in ("tae_image", "tae", "tae_gan", "again"):
+    config = _load("tae_gan" if name == "again" else name, arg)
+    config.mesh = (1, 1, 1, 1)
+    config.model.update(channels=8, latent=4, groups=4)
+    config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+    config.train.update(steps=2, log_every=1)
+    config.eval.update(batch=2, previews=0)
+    before = {"tae": "tae_image", "tae_gan": "tae", "again": "tae"}.get(name)
+    if before:
+      config.train.warm_start.workdir = folders[before]
+    if name == "tae":
+      config.data.update(lengths=(5, 8), image_weight=1, video_weight=3)
+    if before == "tae":
+      config.discriminator.update(channels=4, groups=2)
+      config.train.steps = 4
+    folders[name] = str(tmp_path / name)
+    if name == "again":  # the schedule is constant, so that a run may be prolonged
+      config.train.steps = 2
+      assert experiment.run(config, folders[name]).step == 2
+      config.train.steps = 4
+    result = experiment.run(config, folders[name])
+    found = json.loads((tmp_path / name / "latent_statistics.json").read_text())
+    assert found["step"] == result.step and len(found["mean"]) == 4
+    if name == "tae_gan":
+      whole = result.state
+  assert set(whole.params) == {"autoencoder", "discriminator"}
+  assert fingerprint(whole.params) == fingerprint(result.state.params)
+  assert fingerprint(whole.opt_state) == fingerprint(result.state.opt_state)

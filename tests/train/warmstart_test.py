@@ -19,7 +19,7 @@ from mg_jax.models import published
 from mg_jax.models.tae import TAE
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.loop import TrainConfig
-from mg_jax.train.warmstart import WarmStartConfig, interpolate, pad_input, warm_start
+from mg_jax.train.warmstart import WarmStartConfig, inflate, interpolate, pad_input, warm_start
 
 
 @pytest.fixture
@@ -128,6 +128,8 @@ def test_growth_mistakes_are_told(source):
     warm_start(target, WarmStartConfig(workdir=workdir, grow=(("table", "stretch"),)))
   with pytest.raises(UserError, match="cannot be padded"):
     pad_input(np.ones((4, 2)), (6, 3))
+  with pytest.raises(UserError, match="cannot be inflated"):
+    inflate(np.ones((4, 2)), (6, 2))
   with pytest.raises(UserError, match="cannot grow"):
     interpolate(np.ones((4, 2)), (6,))
 
@@ -243,3 +245,28 @@ def test_an_origin_that_is_none_is_told(image, tmp_path):
   with pytest.raises(UserError, match="cannot be read"):
     warm_start(target, _inflation(weights=origins["weights"]))
   assert not WarmStartConfig().origin
+
+
+@pytest.mark.slow
+def test_an_inflated_autoencoder_does_to_still_clips_what_the_image_one_did(tmp_path):
+  common = {
+    "channels": 8, "multipliers": (1, 1), "blocks": 1, "latent": 4, "groups": 4, "shortcut": True,
+  }
+  image = TAE(**common, patch=(1, 4, 4), temporal=False)
+  video = TAE(**common, patch=(4, 4, 4))
+  frame = jax.random.uniform(jax.random.key(1), (2, 1, 16, 16, 3), minval=-1.0, maxval=1.0)
+  still = jnp.repeat(frame, 8, axis=1)
+  noise = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731
+  old = jax.tree.map(noise, unbox(jax.jit(image.init)(jax.random.key(0), frame)["params"]))
+  saver = Checkpointer(tmp_path, name="tae_image")
+  saver.save(3, {"params": {"autoencoder": old}}, data=None)
+  saver.close()
+
+  rules = tae.get_config("tiny").train.warm_start.to_dict() | {"workdir": str(tmp_path)}
+  new = {"autoencoder": unbox(jax.jit(video.init)(jax.random.key(5), still)["params"])}
+  new = warm_start(new, WarmStartConfig(**rules))["autoencoder"]
+  wanted, latent, _ = jax.jit(image.apply)({"params": old}, frame)
+  got, inflated, _ = jax.jit(video.apply)({"params": new}, still)
+  assert inflated.shape == latent.shape and jnp.std(latent) > 0.1
+  np.testing.assert_allclose(inflated, latent, atol=2e-5)
+  np.testing.assert_allclose(got, jnp.repeat(wanted, 8, axis=1), atol=2e-5)

@@ -1,0 +1,35 @@
+"""Adversarial finetuning of the temporal autoencoder, its last stage [MG 3.1.1].
+
+Starts from `tae.py`, whose workdir is given with `--config.train.warm_start.workdir=DIR`. Weight,
+adaptive weight and discriminator are those of latent diffusion; the paper names a discriminator and
+nothing more. `--config.discriminator.temporal=True` judges clips rather than frames, if those
+flicker.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import tae
+from mg_jax.core.config import module_fields
+from mg_jax.models.discriminators import PatchDiscriminator
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Arguments: those of `tae_image`."""
+  config = tae.get_config(arg)
+  tiny = config.data.source == "toy"
+  config.train.experiment = "tae_gan"
+  config.objective.gan = 0.5
+  config.discriminator = ConfigDict(module_fields(PatchDiscriminator, dtype=config.model.dtype))
+  config.train.warm_start.allow_missing = (r"^discriminator/",)
+  config.train.warm_start.grow = ()
+  # Each role has a section, so that both are set by flags of their own.
+  config.optim.update(lr=1e-4 if tiny else 1e-5, schedule="constant")
+  critic = config.optim.copy_and_resolve_references()
+  critic.update(lr=1e-3 if tiny else 1e-4, weight_decay=0.0)
+  config.optim = ConfigDict({"autoencoder": config.optim, "discriminator": critic})
+  if tiny:
+    config.discriminator.update(channels=16, multipliers=(1, 2), groups=8)
+    config.train.steps = 500
+  else:
+    config.train.steps = 100_000
+  return config

@@ -1,0 +1,55 @@
+"""Adversarial losses of the autoencoder, in the recipe of latent diffusion [MG 3.1.1].
+
+Hinge losses on the logits of a patch discriminator, positive for real, and the weight that keeps
+the adversarial gradient as large as that of the reconstruction. The paper names a discriminator
+and nothing more.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mg_jax.core.tree import global_norm
+from mg_jax.core.typing import Array, Float, PyTree
+from mg_jax.losses.reconstruction import weighted_mean
+
+MAX_WEIGHT = 1e4  # of the adaptive weight, as in latent diffusion
+_EPS = 1e-4  # added to the norm that divides, as there
+
+
+def generator_hinge(
+  fake: Float[Array, "B T *S"], weight_BT: Float[Array, "B T"] | None = None
+) -> Float[Array, ""]:
+  """-E[D(reconstruction)]."""
+  return -weighted_mean(fake, weight_BT)
+
+
+def discriminator_hinge(
+  real: Float[Array, "B T *S"],
+  fake: Float[Array, "B T *S"],
+  weight_BT: Float[Array, "B T"] | None = None,
+) -> Float[Array, ""]:
+  """(E[max(0, 1 - D(video))] + E[max(0, 1 + D(reconstruction))]) / 2."""
+  real = weighted_mean(jax.nn.relu(1.0 - real), weight_BT)
+  fake = weighted_mean(jax.nn.relu(1.0 + fake), weight_BT)
+  return 0.5 * (real + fake)
+
+
+def adaptive_weight(reconstruction: PyTree, adversarial: PyTree) -> Float[Array, ""]:
+  """|g_rec| / (|g_adv| + 1e-4) in [0, 1e4], a constant.
+
+  The gradients are those in the kernel of the decoder's last layer.
+  """
+  ratio = global_norm(reconstruction) / (global_norm(adversarial) + _EPS)
+  return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, MAX_WEIGHT))
+
+
+def with_gradient(
+  value: Float[Array, ""], at: Float[Array, "*S"], gradient: Float[Array, "*S"]
+) -> Float[Array, ""]:
+  """A scalar that has this value, and whose derivative in `at` is `gradient`.
+
+  A loss of which the gradient is known already, because something else needed it, goes through
+  its network no second time.
+  """
+  inner = jnp.sum(jax.lax.stop_gradient(gradient) * (at - jax.lax.stop_gradient(at)))
+  return jax.lax.stop_gradient(value) + inner

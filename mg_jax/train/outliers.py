@@ -1,0 +1,186 @@
+"""The outlier study: what the outlier penalty does, by weight, threshold and reduction [MG 3.1.1].
+
+One autoencoder is trained from the same start for the same steps in every cell of a grid, and
+measured on the same held-out clips: quality (PSNR), the share of latent positions further than
+3 |Std| from the mean of their frame, and the spots that such positions leave in decoded frames.
+"""
+
+import copy
+import dataclasses
+import itertools
+import json
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import make_mesh
+from mg_jax.data import atomic, recipe
+from mg_jax.models.tae import TAE
+from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
+from mg_jax.train import experiment
+from mg_jax.train.evals import Evaluator
+from mg_jax.train.statistics import LatentStatistics
+
+_log = logging.getLogger(__name__)
+FILE, PLOT = "outliers.json", "outliers.png"
+SPOT_FLOOR = 8.0  # levels of 255: smaller errors are not seen
+SPOT_RATIO = 3.0  # of a block's error to the mean of its eight neighbours
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One setting of the penalty; see `AutoencodingWeights`."""
+
+  weight: float
+  radius: float
+  reduction: str
+
+  @property
+  def name(self) -> str:
+    return f"{self.reduction}-w{self.weight:g}-r{self.radius:g}"
+
+
+def grid(
+  weights: Sequence[float], radii: Sequence[float], reductions: Sequence[str]
+) -> list[Cell]:
+  """All combinations; without a weight the threshold does not matter, and stands once."""
+  found = [Cell(w, r, how) for how, w, r in itertools.product(reductions, weights, radii)]
+  return [cell for cell in found if cell.weight or cell.radius == radii[0]]
+
+
+def study(
+  config: Mapping[str, Any], workdir: str, cells: Sequence[Cell]
+) -> list[dict[str, Any]]:
+  """Trains and measures every cell; those that are done already are read.
+
+  Args:
+    config: of an autoencoder's experiment.
+    workdir: gets a run for each cell, and the rows of all of them as `outliers.json`.
+    cells: the settings, in the order of the rows.
+
+  Raises:
+    UserError: as `experiment.run`.
+  """
+  folder, rows = pathlib.Path(workdir), []
+  folder.mkdir(parents=True, exist_ok=True)
+  for cell in cells:
+    path = folder / cell.name / FILE
+    if not path.is_file():
+      measured = _measure_cell(config, folder / cell.name, cell)
+      if measured is None:
+        break
+      atomic.write_json(path, measured)
+    rows.append(json.loads(path.read_text(encoding="utf-8")))
+    _log.info("%s", {k: v for k, v in rows[-1].items() if not isinstance(v, (list, dict))})
+    atomic.write_json(folder / FILE, rows)
+  return rows
+
+
+def _measure_cell(config: Mapping[str, Any], folder: pathlib.Path, cell: Cell):
+  """The row of a cell; None when its training was interrupted."""
+  config = copy.deepcopy(configs.to_dict(config))
+  config["objective"] |= {
+    "outlier": cell.weight, "radius": cell.radius, "reduction": cell.reduction,
+  }
+  result = experiment.run(config, str(folder))
+  if result.status == "interrupted":
+    return None
+  model = configs.build(TAE, config["model"], where="model")
+  weights = configs.build(AutoencodingWeights, config["objective"], where="objective")
+  data = configs.build(recipe.DataConfig, config["data"], where="data")
+  evals = configs.build(experiment.EvalConfig, config["eval"], where="eval")
+  objective, mesh = Autoencoding(model, weights), make_mesh(config["mesh"])
+  params, batches = result.state.averaged(), experiment.held_out_clips(data, evals)
+  latents = LatentStatistics(objective, batches, str(folder), mesh).measure(params)
+  scores = Evaluator(objective, batches, mesh, key=jax.random.key(0), prefix="").measure(params)
+  decode = jax.jit(objective.reconstruct)
+  spots = [
+    spots_in(batch["video"], np.asarray(decode(params, batch["video"])), model.factors[1])[
+      batch["valid"]
+    ]
+    for batch in batches()
+  ]
+  return dataclasses.asdict(cell) | {
+    "steps": result.step,
+    "psnr": scores["/psnr"],
+    "outlier_rate": latents["outlier_rate"],
+    "furthest": latents["furthest"],
+    "spots": float(np.concatenate(spots).mean()),
+    "histogram": latents["histogram"],
+  }
+
+
+def spots_in(video: np.ndarray, decoded: np.ndarray, side: int) -> np.ndarray:
+  """Spots per frame of each clip, (B,).
+
+  A spot is a block of the size of one latent position whose mean absolute error is over SPOT_FLOOR
+  and over SPOT_RATIO times that of the blocks around it: it is wrong where they are right.
+
+  Args:
+    video: uint8 (B, T, H, W, 3).
+    decoded: the same shape and type.
+    side: of a block, in pixels; divides H and W.
+  """
+  b, t, h, w, _ = video.shape
+  error = np.abs(video.astype(np.float32) - decoded).mean(-1)
+  error = error.reshape(b, t, h // side, side, w // side, side).mean((3, 5))
+  padded = np.pad(error, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+  rows, columns = error.shape[2:]
+  around = sum(
+    padded[:, :, i : i + rows, j : j + columns]
+    for i in range(3) for j in range(3) if (i, j) != (1, 1)
+  ) / 8  # fmt: skip
+  return ((error > SPOT_FLOOR) & (error > SPOT_RATIO * around)).sum((2, 3)).mean(1)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """The rows as a Markdown table."""
+  names = ("reduction", "weight", "radius", "steps", "psnr", "outlier_rate", "furthest", "spots")
+  lines = [names, ["---"] * len(names)]
+  shown = {"psnr": ".2f", "outlier_rate": ".5f", "furthest": ".2f", "spots": ".2f", "weight": "g"}
+  lines += [[format(row[name], shown.get(name, "")) for name in names] for row in rows]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: str | pathlib.Path) -> None:
+  """A PNG: outlier rate, PSNR and spots over the weight, and how far positions lie.
+
+  Raises:
+    UserError: without matplotlib.
+  """
+  try:
+    import matplotlib
+  except ImportError as e:
+    raise UserError("the plot needs matplotlib: pip install mg_jax[plot]") from e
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.6), layout="constrained")
+  series = dict.fromkeys((row["reduction"], row["radius"]) for row in rows)
+  for reduction, radius in series:
+    # The cell without a weight belongs to every threshold.
+    own = [
+      row for row in rows
+      if row["reduction"] == reduction and (row["radius"] == radius or not row["weight"])
+    ]  # fmt: skip
+    own = sorted(own, key=lambda row: row["weight"])
+    for axis, name in zip(axes, ("outlier_rate", "psnr", "spots"), strict=False):
+      label = f"{reduction}, r = {radius:g}"
+      axis.plot([r["weight"] for r in own], [r[name] for r in own], marker="o", label=label)
+      axis.set(xlabel="weight", title=name)
+      axis.set_xscale("symlog", linthresh=min([r["weight"] for r in own if r["weight"]] or [1]))
+  axes[0].legend()
+  for row in rows:
+    counts = np.asarray(row["histogram"]["count"], float)
+    name = Cell(row["weight"], row["radius"], row["reduction"]).name
+    axes[3].step(row["histogram"]["from"], counts / counts.sum(), where="post", label=name)
+  axes[3].set(yscale="log", xlabel="distance / |Std|", title="latent positions")
+  axes[3].legend(fontsize="x-small")
+  figure.savefig(path, dpi=100)
+  pyplot.close(figure)

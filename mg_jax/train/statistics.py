@@ -1,0 +1,91 @@
+"""Statistics of an autoencoder's latents, measured on held-out clips while it trains.
+
+They are written beside the checkpoints as `<workdir>/latent_statistics.json`: mean and standard
+deviation per channel, what a generator's training normalises by where it does not encode its own
+data first; the share of outliers [MG 3.1.1]; and how far positions lie from the mean of their
+frame, in multiples of |Std|.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mg_jax.core.mesh import use_mesh
+from mg_jax.core.typing import PyTree
+from mg_jax.data import atomic
+from mg_jax.losses.reconstruction import OUTLIER_RADIUS, radii
+from mg_jax.objectives.autoencoding import Autoencoding
+from mg_jax.train.feed import place_batch
+from mg_jax.train.state import TrainState
+
+FILE = "latent_statistics.json"
+EDGES = tuple(0.25 * i for i in range(33))  # of the histogram, 0 to 8; the last bin is open
+
+
+class LatentStatistics:
+  """Goes over the held-out batches; a hook of the loop."""
+
+  def __init__(
+    self,
+    objective: Autoencoding,
+    batches: Callable[[], Iterable[Mapping[str, Any]]],
+    workdir: str,
+    mesh: Mesh,
+  ):
+    """Prepares; `batches` starts a pass over numpy batches, as for an evaluation."""
+    self._batches, self._workdir, self._mesh = batches, workdir, mesh
+
+    def part(params: Mapping[str, PyTree], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+      latent = objective.encode(params, batch)[1]
+      valid = jnp.asarray(batch.get("valid", jnp.ones(len(latent))), jnp.float32)
+      weight = jnp.broadcast_to(valid[:, None, None, None], latent.shape[:-1])
+      count = jnp.sum(weight)
+      mean = jnp.einsum("bthwc,bthw->c", latent, weight) / count
+      distance, std = radii(latent)
+      ratio = distance / std
+      bins = jnp.searchsorted(jnp.asarray(EDGES), ratio, side="right") - 1
+      return {
+        "count": count,
+        "mean": mean,
+        "squares": jnp.einsum("bthwc,bthw->c", jnp.square(latent - mean), weight),
+        "outliers": jnp.sum(weight * (ratio > OUTLIER_RADIUS)),
+        "furthest": jnp.max(weight * ratio),
+        "histogram": jnp.zeros(len(EDGES)).at[bins].add(weight),
+      }
+
+    self._part = jax.jit(part)
+
+  def __call__(self, state: TrainState, step: int) -> None:
+    """Writes the file for the averaged weights of a step."""
+    measured = self.measure(state.averaged())
+    if jax.process_index() == 0:
+      atomic.write_json(pathlib.Path(self._workdir) / FILE, {"step": step} | measured)
+
+  def measure(self, params: Mapping[str, PyTree]) -> dict[str, Any]:
+    """Mean and std per channel, the outlier rate, and the histogram of distances with its edges."""
+    count, mean, squares = 0.0, 0.0, 0.0
+    outliers, furthest, histogram = 0.0, 0.0, np.zeros(len(EDGES))
+    for batch in self._batches():
+      with use_mesh(self._mesh):
+        part = jax.device_get(self._part(params, place_batch(batch, self._mesh)))
+      part = {name: np.asarray(value, np.float64) for name, value in part.items()}
+      # Of two parts at once (Chan et al.): squares around zero would lose digits.
+      n = count + part["count"]
+      shift = part["mean"] - mean
+      squares = squares + part["squares"] + np.square(shift) * count * part["count"] / n
+      mean, count = mean + shift * part["count"] / n, n
+      outliers += part["outliers"]
+      furthest = max(furthest, float(part["furthest"]))
+      histogram += part["histogram"]
+    return {
+      "mean": mean.tolist(),
+      "std": np.sqrt(squares / count).tolist(),
+      "outlier_rate": float(outliers / count),
+      "furthest": furthest,
+      "histogram": {"from": list(EDGES), "count": [round(n) for n in histogram]},
+    }
