@@ -136,8 +136,8 @@ def test_a_plan_agrees_with_itself(sizes):
   p = plan(_tiny(), "v5p:2x2x1", mesh=sizes, price=4.0)
   shards = sizes[1] * sizes[3]
   assert p.fits and "fits: peak" in plan_report.verdict(p)
-  # Norms and small tables are whole on every device: all but a few percent is split.
-  assert p.memory.params * 2**30 == pytest.approx(4 * p.parameters / shards, rel=0.1)
+  # Norms are whole on every device, and what is wide in one dimension only is split over one axis.
+  assert 1 <= p.memory.params * 2**30 / (4 * p.parameters / shards) < 1.25
   assert p.memory.optimizer == pytest.approx(2 * p.memory.params, rel=0.01)
   assert p.memory.ema == p.memory.params
   assert p.memory.temporaries > 0 and p.memory.peak < p.memory.limit
