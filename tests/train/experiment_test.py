@@ -1,9 +1,7 @@
 """Experiments: every config builds, every mistake in one is named, and tiny ones run."""
 
 import copy
-import importlib
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -14,12 +12,9 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
-from mg_jax.core.sharding import unbox
-from mg_jax.core.tree import count_params, fingerprint, flatten_paths
-from mg_jax.data import tensors
+from mg_jax.core.tree import count_params
 from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
-from mg_jax.models import published
 from mg_jax.models.clip import CLIP
 from mg_jax.models.discriminators import PatchDiscriminator
 from mg_jax.models.generator import Generator
@@ -33,8 +28,8 @@ from mg_jax.train.experiment import EvalConfig, Experiment
 from mg_jax.train.export import Role
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
-from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
+from tests.train import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
@@ -49,68 +44,10 @@ SECTIONS = {
 FREE = {"dtype"}  # annotated as Any, with a check of its own
 
 
-def _load(name, arg=None):
-  return importlib.import_module(f"experiments.{name}").get_config(arg)
-
-
-def _tae(tmp_path, **data):
-  config = _load("tae", "tiny,size=16,frames=4")
-  config.mesh = (1, 1, 1, 1)
-  config.model.update(
-    channels=4, multipliers=(1,), patch=(4, 4, 4), latent=2, groups=2, attention=False,
-    shortcut=False,
-  )
-  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
-  config.data.update(data)
-  config.train.update(steps=2, ema=0.0, log_every=1)
-  config.eval.update(batch=2, previews=2)
-  return configs.to_dict(config)
-
-
-def _gan(tmp_path, **data):
-  config = _tae(tmp_path, **data)
-  adversarial = configs.to_dict(_load("tae_gan", "tiny,size=16,frames=4"))
-  config["train"]["experiment"] = "tae_gan"
-  config["objective"]["gan"] = 0.5
-  config["optim"] = adversarial["optim"]
-  config["discriminator"] = adversarial["discriminator"] | {"channels": 4, "groups": 2}
-  return config
-
-
-def _t2v(tmp_path, **data):
-  config = _load("t2v_256", "tiny,size=16,frames=4")
-  config.mesh = (1, 1, 1, 1)
-  config.autoencoder = str(tmp_path / "tae")
-  width = {"width": 16, "layers": 1, "heads": 1, "mlp_dim": 16}
-  config.model.dit.update(width, channels=2, patch=(1, 1, 1), max_thw=(2, 4, 4))
-  config.model.dit.routes.text.features = 16
-  config.model.encoders.text.update(width, head_dim=8)
-  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
-  config.data.update({"image_weight": 0} | data)
-  config.text.text.length = 12
-  config.train.update(steps=2, log_every=1)
-  config.eval.update(batch=2, previews=2)
-  config.sampling.update(steps=2)
-  return configs.to_dict(config)
-
-
-def _clip(tmp_path, name="clip", **data):
-  config = _load(name, "tiny")
-  config.mesh = (1, 1, 1, 1)
-  for tower in (config.model.text, config.model.vision):
-    tower.update(width=16, layers=1, heads=2, mlp_dim=16, projection=8)
-  config.model.vision.update(size=16, patch=8)
-  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
-  config.data.update({"height": 16, "width": 16, "variants": 3} | data)
-  config.train.update(steps=2, log_every=1)
-  config.eval.update(batch=2)
-  return configs.to_dict(config)
-
-
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
   """Stands in for a trained autoencoder and the encoding of clips with it."""
-  fields = _tae(tmp_path)["model"]
+  fields = tiny.tae(tmp_path)["model"]
   shape = configs.build(TAE, fields).latent_shape(4, 16, 16)
   encoded = []
 
@@ -140,7 +77,7 @@ def cached(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arg", [None, "tiny"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_builds_and_prints(name, arg):
-  config = _load(name, arg)
+  config = tiny.load(name, arg)
   plain = configs.to_dict(config)
   assert plain["train"]["experiment"] == name
   for section, cls in SECTIONS[plain["stage"]].items():
@@ -172,7 +109,7 @@ def test_every_experiment_builds_and_prints(name, arg):
   ],
 )
 def test_phases_are_the_rows_of_table_3(name, arg, batch, rate, steps, mesh):
-  config = _load(name, arg)
+  config = tiny.load(name, arg)
   assert (config.data.global_batch, config.optim.lr, config.train.steps) == (batch, rate, steps)
   assert tuple(config.mesh) == mesh
   # Ten blocks of videos for one of images [MG 3.1.2], and ratios near the paper's sample counts.
@@ -180,7 +117,7 @@ def test_phases_are_the_rows_of_table_3(name, arg, batch, rate, steps, mesh):
 
 
 def test_table_3_adds_up_to_the_samples_of_the_paper():
-  seen = [_load("t2v_256", f"phase={phase}") for phase in (1, 2)]
+  seen = [tiny.load("t2v_256", f"phase={phase}") for phase in (1, 2)]
   total = sum(config.data.global_batch * config.train.steps for config in seen)
   assert abs(total / 395e6 - 1) < 0.02
 
@@ -188,13 +125,13 @@ def test_table_3_adds_up_to_the_samples_of_the_paper():
 @pytest.mark.parametrize("name, arg", [("t2v_256", "phase=3"), ("t2v_768", "phase=5")])
 def test_an_unknown_phase_is_named(name, arg):
   with pytest.raises(UserError, match=f"{name} has no phase {arg[-1]}"):
-    _load(name, arg)
+    tiny.load(name, arg)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_arguments_are_named(name):
   with pytest.raises(UserError, match="'foo' is unknown"):
-    _load(name, "tiny,foo=3")
+    tiny.load(name, "tiny,foo=3")
 
 
 def _wrong(value):
@@ -208,7 +145,7 @@ def _wrong(value):
   return 3 if isinstance(value, (list, dict)) else None
 
 
-@pytest.mark.parametrize("make", [_tae, _t2v, _clip], ids=["tae", "t2v", "clip"])
+@pytest.mark.parametrize("make", [tiny.tae, tiny.t2v, tiny.clip], ids=["tae", "t2v", "clip"])
 def test_every_field_of_another_type_is_named(make, tmp_path, cached):
   good = make(tmp_path)
   tried = 0
@@ -225,7 +162,7 @@ def test_every_field_of_another_type_is_named(make, tmp_path, cached):
   assert tried > 60 and not cached, "nothing was encoded for a config that cannot run"
 
 
-@pytest.mark.parametrize("make", [_tae, _t2v, _clip], ids=["tae", "t2v", "clip"])
+@pytest.mark.parametrize("make", [tiny.tae, tiny.t2v, tiny.clip], ids=["tae", "t2v", "clip"])
 def test_every_unknown_field_is_named(make, tmp_path, cached):
   good = make(tmp_path)
   for section in SECTIONS[good["stage"]]:
@@ -263,7 +200,7 @@ def test_every_unknown_field_is_named(make, tmp_path, cached):
 def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
   path, value, words, tmp_path, cached
 ):
-  config = _t2v(tmp_path)
+  config = tiny.t2v(tmp_path)
   *parents, name = path.split(".")
   node = config
   for parent in parents:
@@ -286,7 +223,7 @@ def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
   ],
 )
 def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
-  config = _tae(tmp_path)
+  config = tiny.tae(tmp_path)
   config["model"].update(changes)
   with pytest.raises(UserError, match=words):
     experiment.run(config, str(tmp_path / "run"))
@@ -308,7 +245,7 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
   ],
 )
 def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
-  config = _clip(tmp_path)
+  config = tiny.clip(tmp_path)
   *parents, name = path.split(".")
   node = config
   for parent in parents:
@@ -317,63 +254,6 @@ def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
   with pytest.raises(UserError, match=words):
     experiment.run(config, str(tmp_path / "run"))
   assert not (tmp_path / "data").exists(), "no data were built for it"
-
-
-def _moving(params):
-  """Paths that the long-prompt stage trains: positions and all biases of the text tower."""
-  return {p for p in params if p == "text/positions" or p.startswith("text/") and "bias" in p}
-
-
-@pytest.mark.parametrize("arg", [None, "tiny"])
-def test_the_long_prompt_stage_trains_positions_and_biases_of_the_text(arg):
-  config = _load("clip_long", arg)
-  objective = Contrastive(configs.build(CLIP, config.model))
-  size, length = config.data.height, config.text.text.length
-  text = {name: np.zeros((2, length), kind) for name, kind in (("ids", np.int32), ("mask", bool))}
-  batch = {"image": np.zeros((2, size, size, 3), np.uint8), "text": text}
-  params = flatten_paths(experiment.abstract_params(objective, batch))
-  params = {path.removeprefix("model/"): leaf for path, leaf in params.items()}
-  frozen = {p for p in params if any(re.search(f, p) for f in config.optim.freeze)}
-  assert set(params) - frozen == _moving(params)
-  assert params["text/positions"].shape[0] == length == 256
-  # Positions, the biases of six matrices and two norms of a layer, that of the last norm.
-  assert len(_moving(params)) == 10
-
-
-def _lines(folder):
-  return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-
-
-@pytest.mark.slow
-def test_a_tiny_clip_trains_and_then_reads_long_captions(tmp_path):
-  """The second stage grows the positions, and moves them and the biases of the text alone."""
-  experiment.run(_clip(tmp_path), str(tmp_path / "clip"))
-  short = {"recall/short/image_to_text", "recall/short/text_to_image"}
-  lines = [line for line in _lines(tmp_path / "clip") if short <= set(line)]
-  assert [line["step"] for line in lines] == [0, 2] and lines[1]["recall/short/n"] == 3
-  assert any("eval/loss" in line for line in _lines(tmp_path / "clip"))
-
-  config = _clip(tmp_path, "clip_long")
-  with pytest.raises(UserError, match="this stage grows a finished one"):
-    experiment.run(config, str(tmp_path / "long"))
-  config["train"]["warm_start"]["workdir"] = str(tmp_path / "clip")
-  experiment.run(config, str(tmp_path / "long"))
-  both = short | {"recall/long/image_to_text", "recall/long/text_to_image"}
-  found = [set(line) & both for line in _lines(tmp_path / "long") if line["step"] == 0]
-  assert set().union(*found) == both, "before the first step, what growth alone gives"
-
-  before, after = (
-    flatten_paths(export.load_role(tmp_path / name, "model").params) for name in ("clip", "long")
-  )
-  moving = _moving(after)
-  for path in set(after) - moving:
-    np.testing.assert_array_equal(after[path], before[path], err_msg=path)
-  grown = interpolate(np.asarray(before["text/positions"]), (256, 16))
-  moved = np.abs(after["text/positions"] - grown)
-  assert 0 < moved.max() < 0.1, "it started from the grown table"
-  # Keys' biases have no effect on a softmax, and so no gradient worth the name.
-  for path in moving - {"text/positions", "text/layers/key/bias"}:
-    assert np.any(after[path] != before[path]), path
 
 
 @pytest.mark.parametrize(
@@ -388,23 +268,23 @@ def test_a_tiny_clip_trains_and_then_reads_long_captions(tmp_path):
   ],
 )
 def test_an_adversary_that_cannot_be_is_refused(section, field, value, words, tmp_path):
-  config = _gan(tmp_path)
+  config = tiny.gan(tmp_path)
   config[section][field] = value
   with pytest.raises(UserError, match=words):
     experiment.run(config, str(tmp_path / "run"))
 
 
 def test_an_optimizer_of_a_role_names_its_section(tmp_path):
-  config = _gan(tmp_path)
+  config = tiny.gan(tmp_path)
   config["optim"]["discriminator"]["lr"] = "fast"
   with pytest.raises(UserError, match="config optim.discriminator.lr is 'fast'"):
     experiment.run(config, str(tmp_path / "run"))
-  config["optim"] = configs.to_dict(_load("tae", "tiny"))["optim"]
+  config["optim"] = configs.to_dict(tiny.load("tae", "tiny"))["optim"]
   assert isinstance(experiment._optim(config), OptimConfig)
 
 
 def test_a_term_without_its_weights_is_left_out_and_told_once(tmp_path, caplog):
-  config = _tae(tmp_path)
+  config = tiny.tae(tmp_path)
   config["objective"]["lpips"] = 1.0
   built = experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
   assert built.objective.perceptual is None
@@ -416,7 +296,7 @@ def test_flops_count_both_roles(tmp_path):
   mesh = make_mesh((1, 1, 1, 1))
   one, two = (
     experiment.step_flops(experiment.build(make(tmp_path), str(tmp_path / "run"), mesh))
-    for make in (_tae, _gan)
+    for make in (tiny.tae, tiny.gan)
   )
   # The discriminator sees two clips in its own loss, and one in that of the autoencoder.
   critic = PatchDiscriminator(channels=4, multipliers=(1, 2), groups=2)
@@ -441,7 +321,7 @@ class Mixer:
 
 def test_flops_are_averaged_over_the_kinds_of_batches(tmp_path):
   def count(**data):
-    config = configs.build(DataConfig, _tae(tmp_path, **data)["data"])
+    config = configs.build(DataConfig, tiny.tae(tmp_path, **data)["data"])
     return experiment.step_flops(Experiment(Mixer(), clip_feed(config), ()))
 
   video = 2 * 2 * 9 * (2 * 4 * 16 * 16)
@@ -451,7 +331,7 @@ def test_flops_are_averaged_over_the_kinds_of_batches(tmp_path):
 
 
 def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, cached):
-  config = _t2v(tmp_path)
+  config = tiny.t2v(tmp_path)
   config["objective"]["draws"] = 1
   wide = {"width": 128, "mlp_dim": 256, "layers": 4}
   config["model"]["dit"].update(wide, routes={"text": {"kind": "cross", "features": 16}})
@@ -464,7 +344,7 @@ def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, ca
 
 
 def test_previews_are_off_at_zero(tmp_path, cached):
-  config = _t2v(tmp_path)
+  config = tiny.t2v(tmp_path)
   config["eval"]["previews"] = 0
   built = experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
   assert [hook.name for hook in built.hooks] == ["evaluation"]
@@ -477,16 +357,17 @@ def test_the_workdir_of_another_experiment_is_refused_untouched(tmp_path, cached
   saver.save(1, {"params": {"a": jnp.ones(2)}}, data={})
   saver.close()
   with pytest.raises(UserError, match="holds experiment 'other', this is 't2v_256'"):
-    experiment.run(_t2v(tmp_path), str(tmp_path / "run"))
+    experiment.run(tiny.t2v(tmp_path), str(tmp_path / "run"))
   assert not cached and not (tmp_path / "run" / "latents").exists()
 
 
 @pytest.mark.slow
 def test_a_tiny_autoencoder_and_a_tiny_generator_train(tmp_path):
-  result = experiment.run(_tae(tmp_path, image_weight=1), str(tmp_path / "new" / "folder" / "tae"))
+  workdir = tmp_path / "new" / "folder" / "tae"
+  result = experiment.run(tiny.tae(tmp_path, image_weight=1), str(workdir))
   assert (result.status, result.step) == ("finished", 2)
-  (tmp_path / "new" / "folder" / "tae").rename(tmp_path / "tae")
-  config = _t2v(tmp_path, image_weight=1)
+  workdir.rename(tmp_path / "tae")
+  config = tiny.t2v(tmp_path, image_weight=1)
   config["train"]["steps"] = 1
   assert experiment.run(config, str(tmp_path / "t2v")).step == 1
   config["train"]["steps"] = 3
@@ -495,63 +376,3 @@ def test_a_tiny_autoencoder_and_a_tiny_generator_train(tmp_path):
     lines = [json.loads(x) for x in (tmp_path / folder / METRICS).read_text().splitlines()]
     assert any(metric in line for line in lines)
     assert len(list((tmp_path / folder / "previews").glob("*.mp4"))) >= 2
-
-
-@pytest.mark.slow
-def test_an_autoencoder_trains_from_published_weights(tmp_path):
-  config = _tae(tmp_path)
-  image = {"channels": 4, "multipliers": [1, 2], "blocks": 1, "latent": 2, "groups": 2}
-  config["model"].update(image, patch=[1, 1, 1])
-  image |= {"temporal": False, "attention": False}
-  frame = jnp.zeros((1, 1, 2, 2, 3))
-  params = unbox(configs.build(TAE, image).init(jax.random.key(5), frame)["params"])
-  flat = {path: np.asarray(leaf) for path, leaf in flatten_paths(params).items()}
-  folder = tmp_path / "weights"
-  folder.mkdir()
-  tensors.write(
-    folder / published.WEIGHTS, {path: (x.shape, x.dtype) for path, x in flat.items()},
-    [(path, [x]) for path, x in flat.items()],
-  )  # fmt: skip
-  described = {"format": published.FORMAT, "kind": "autoencoder", "dtype": "float32"}
-  (folder / published.CONFIG).write_text(json.dumps(described | {"model": image}))
-  config["train"].update(steps=1)
-  config["train"]["warm_start"]["weights"] = str(folder)
-  config["optim"].update(lr=1e-9, weight_decay=0.0)  # so that the start can be seen at the end
-  experiment.run(config, str(tmp_path / "run"))
-  trained = flatten_paths(export.load_role(str(tmp_path / "run"), "autoencoder").params)
-  for path, leaf in flat.items():
-    np.testing.assert_allclose(trained[path], leaf, atol=1e-6)
-  assert set(trained) > set(flat)
-
-
-@pytest.mark.slow
-def test_the_three_stages_of_the_autoencoder_follow_each_other_and_resume_exactly(tmp_path):
-  arg, folders = "tiny,size=16,frames=8", {}
-  for name in ("tae_image", "tae", "tae_gan", "again"):
-    config = _load("tae_gan" if name == "again" else name, arg)
-    config.mesh = (1, 1, 1, 1)
-    config.model.update(channels=8, latent=4, groups=4)
-    config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
-    config.train.update(steps=2, log_every=1)
-    config.eval.update(batch=2, previews=0)
-    before = {"tae": "tae_image", "tae_gan": "tae", "again": "tae"}.get(name)
-    if before:
-      config.train.warm_start.workdir = folders[before]
-    if name == "tae":
-      config.data.update(lengths=(5, 8), image_weight=1, video_weight=3)
-    if before == "tae":
-      config.discriminator.update(channels=4, groups=2)
-      config.train.steps = 4
-    folders[name] = str(tmp_path / name)
-    if name == "again":  # the schedule is constant, so that a run may be prolonged
-      config.train.steps = 2
-      assert experiment.run(config, folders[name]).step == 2
-      config.train.steps = 4
-    result = experiment.run(config, folders[name])
-    found = json.loads((tmp_path / name / "latent_statistics.json").read_text())
-    assert found["step"] == result.step and len(found["mean"]) == 4
-    if name == "tae_gan":
-      whole = result.state
-  assert set(whole.params) == {"autoencoder", "discriminator"}
-  assert fingerprint(whole.params) == fingerprint(result.state.params)
-  assert fingerprint(whole.opt_state) == fingerprint(result.state.opt_state)

@@ -1,0 +1,63 @@
+"""Configs of every stage, as small as they get: what the tests of experiments start from."""
+
+import importlib
+
+from mg_jax.core import config as configs
+
+
+def load(name, arg=None):
+  return importlib.import_module(f"experiments.{name}").get_config(arg)
+
+
+def tae(tmp_path, **data):
+  config = load("tae", "tiny,size=16,frames=4")
+  config.mesh = (1, 1, 1, 1)
+  config.model.update(
+    channels=4, multipliers=(1,), patch=(4, 4, 4), latent=2, groups=2, attention=False,
+    shortcut=False,
+  )
+  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+  config.data.update(data)
+  config.train.update(steps=2, ema=0.0, log_every=1)
+  config.eval.update(batch=2, previews=2)
+  return configs.to_dict(config)
+
+
+def gan(tmp_path, **data):
+  config = tae(tmp_path, **data)
+  adversarial = configs.to_dict(load("tae_gan", "tiny,size=16,frames=4"))
+  config["train"]["experiment"] = "tae_gan"
+  config["objective"]["gan"] = 0.5
+  config["optim"] = adversarial["optim"]
+  config["discriminator"] = adversarial["discriminator"] | {"channels": 4, "groups": 2}
+  return config
+
+
+def t2v(tmp_path, **data):
+  config = load("t2v_256", "tiny,size=16,frames=4")
+  config.mesh = (1, 1, 1, 1)
+  config.autoencoder = str(tmp_path / "tae")
+  width = {"width": 16, "layers": 1, "heads": 1, "mlp_dim": 16}
+  config.model.dit.update(width, channels=2, patch=(1, 1, 1), max_thw=(2, 4, 4))
+  config.model.dit.routes.text.features = 16
+  config.model.encoders.text.update(width, head_dim=8)
+  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+  config.data.update({"image_weight": 0} | data)
+  config.text.text.length = 12
+  config.train.update(steps=2, log_every=1)
+  config.eval.update(batch=2, previews=2)
+  config.sampling.update(steps=2)
+  return configs.to_dict(config)
+
+
+def clip(tmp_path, name="clip", **data):
+  config = load(name, "tiny")
+  config.mesh = (1, 1, 1, 1)
+  for tower in (config.model.text, config.model.vision):
+    tower.update(width=16, layers=1, heads=2, mlp_dim=16, projection=8)
+  config.model.vision.update(size=16, patch=8)
+  config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
+  config.data.update({"height": 16, "width": 16, "variants": 3} | data)
+  config.train.update(steps=2, log_every=1)
+  config.eval.update(batch=2)
+  return configs.to_dict(config)
