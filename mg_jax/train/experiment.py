@@ -145,10 +145,10 @@ def step_flops(experiment: Experiment) -> float:
       batch = jax.eval_shape(experiment.preprocess, batch)
     params, carry = abstract_params(objective, batch), {}
     for role in objective.roles:
-      loss = _loss(objective, role, params)
+      loss, args = _loss(objective, role), (params, batch, key, carry)
       scalar = lambda *args, loss=loss: loss(*args)[0]  # noqa: E731
-      total += entry.weight * flops.count_training(scalar, params[role], batch, key, carry)
-      _, (_, carry) = jax.eval_shape(loss, params[role], batch, key, carry)
+      total += entry.weight * flops.count_training(scalar, params[role], *args)
+      _, (_, carry) = jax.eval_shape(loss, params[role], *args)
   return total / sum(entry.weight for entry in feed.entries)
 
 
@@ -157,8 +157,8 @@ def abstract_params(objective: Objective, batch: Any) -> dict[str, Any]:
   return unbox(jax.eval_shape(objective.init, abstract_key(), batch))
 
 
-def _loss(objective: Objective, role: str, params: Mapping[str, Any]):
-  def loss(tree, batch, key, carry):
+def _loss(objective: Objective, role: str):
+  def loss(tree, params, batch, key, carry):
     return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), carry)
 
   return loss
