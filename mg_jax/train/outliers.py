@@ -163,6 +163,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | pathlib.Path) -> None:
 
   figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.6), layout="constrained")
   series = dict.fromkeys((row["reduction"], row["radius"]) for row in rows)
+  least = min([row["weight"] for row in rows if row["weight"]] or [1.0])
   for reduction, radius in series:
     # The cell without a weight belongs to every threshold.
     own = [
@@ -174,7 +175,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | pathlib.Path) -> None:
       label = f"{reduction}, r = {radius:g}"
       axis.plot([r["weight"] for r in own], [r[name] for r in own], marker="o", label=label)
       axis.set(xlabel="weight", title=name)
-      axis.set_xscale("symlog", linthresh=min([r["weight"] for r in own if r["weight"]] or [1]))
+      axis.set_xscale("symlog", linthresh=least)
   axes[0].legend()
   for row in rows:
     counts = np.asarray(row["histogram"]["count"], float)

@@ -21,7 +21,10 @@ def test_without_a_weight_the_threshold_stands_once():
 def test_a_spot_is_wrong_where_its_neighbours_are_right():
   video = np.random.default_rng(0).integers(50, 200, (3, 2, 32, 40, 3)).astype(np.uint8)
   decoded = video + 2
-  assert outliers.spots_in(video, decoded, 8).tolist() == [0.0, 0.0, 0.0]
+  faint = video.copy()
+  faint[:, :, 8:16, 16:24] += 7  # stands out, and is too small to be seen
+  for close in (decoded, faint):
+    assert outliers.spots_in(video, close, 8).tolist() == [0.0, 0.0, 0.0]
   decoded[0, 0, 8:16, 16:24] += 40  # one block of one frame of two
   decoded[1, :, :4, :4] += 50  # a quarter of a corner block, in both
   decoded[2, :, :, :] += 40  # all wrong alike is no spot
