@@ -39,6 +39,7 @@ EXTRAS = {
   "aot": ["libtpu>=0.0.42"],
   "import": ["torch>=2.6", "huggingface_hub>=0.30"],
   "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55", "scikit-image>=0.24"],
+  "plot": ["matplotlib>=3.9"],
   "log": ["tensorboardX>=2.6.4"],
   "dev": [
     "pytest>=8.3",
