@@ -175,6 +175,13 @@ def test_every_unknown_field_is_named(make, tmp_path, cached):
       experiment.run(bad, str(tmp_path / "run"))
 
 
+def _set(config, path, value):
+  *parents, name = path.split(".")
+  for parent in parents:
+    config = config[parent]
+  config[name] = value
+
+
 @pytest.mark.parametrize(
   "path, value, words",
   [
@@ -201,11 +208,7 @@ def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
   path, value, words, tmp_path, cached
 ):
   config = tiny.t2v(tmp_path)
-  *parents, name = path.split(".")
-  node = config
-  for parent in parents:
-    node = node[parent]
-  node[name] = value
+  _set(config, path, value)
   with pytest.raises(UserError, match=words):
     experiment.run(config, str(tmp_path / "run"))
   assert not cached
@@ -246,11 +249,7 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
 )
 def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
   config = tiny.clip(tmp_path)
-  *parents, name = path.split(".")
-  node = config
-  for parent in parents:
-    node = node[parent]
-  node[name] = value
+  _set(config, path, value)
   with pytest.raises(UserError, match=words):
     experiment.run(config, str(tmp_path / "run"))
   assert not (tmp_path / "data").exists(), "no data were built for it"
