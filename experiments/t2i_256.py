@@ -7,7 +7,7 @@ frozen text encoders with `--config.text.ul2.encoder=DIR` and so on (`launch/con
 
 from ml_collections import ConfigDict
 
-from experiments import tae
+from experiments import tae_image
 from mg_jax.core.config import parse_arg, section
 from mg_jax.data.recipe import DataConfig
 from mg_jax.data.streams import TextConfig
@@ -71,8 +71,8 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   # Much of the work of a small clip is its caption: four draws share it.
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
   config.data.update(
-    source="toy", clips=tae.TINY_CLIPS, durations="single", frames=frames, height=size, width=size,
-    fps=tae.tiny_fps(frames), windows=4, global_batch=16, camera_tags=False,
+    source="toy", clips=tae_image.TINY_CLIPS, durations="single", frames=frames, height=size,
+    width=size, fps=tae_image.tiny_fps(frames), windows=4, global_batch=16, camera_tags=False,
   )
   config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)
   config.train.update(steps=2000, ema=0.99, checkpoint_every=500)

@@ -10,10 +10,8 @@ and that lengths vary.
 from ml_collections import ConfigDict
 
 from experiments import tae_image
-from experiments.tae_image import TINY_CLIPS, tiny_fps
 from mg_jax.models.inflate import TEMPORAL
 
-__all__ = ["TINY_CLIPS", "get_config", "tiny_fps"]
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `tae_image`."""

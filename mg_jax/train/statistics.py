@@ -6,7 +6,7 @@ data first; the share of outliers [MG 3.1.1]; and how far positions lie from the
 frame, in multiples of |Std|.
 """
 
-import pathlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +22,7 @@ from mg_jax.losses.reconstruction import OUTLIER_RADIUS, radii
 from mg_jax.objectives.autoencoding import Autoencoding
 from mg_jax.train.feed import place_batch
 from mg_jax.train.state import TrainState
+from mg_jax.train.workdir import is_remote, resolve
 
 FILE = "latent_statistics.json"
 EDGES = tuple(0.25 * i for i in range(33))  # of the histogram, 0 to 8; the last bin is open
@@ -63,8 +64,14 @@ class LatentStatistics:
   def __call__(self, state: TrainState, step: int) -> None:
     """Writes the file for the averaged weights of a step."""
     measured = self.measure(state.averaged())
-    if jax.process_index() == 0:
-      atomic.write_json(pathlib.Path(self._workdir) / FILE, {"step": step} | measured)
+    if jax.process_index() != 0:
+      return
+    folder, measured = resolve(self._workdir), {"step": step} | measured
+    if is_remote(folder):
+      # An object is there whole or not at all.
+      (folder / FILE).write_text(json.dumps(measured))
+    else:
+      atomic.write_json(folder / FILE, measured)
 
   def measure(self, params: Mapping[str, PyTree]) -> dict[str, Any]:
     """Mean and std per channel, the outlier rate, and the histogram of distances with its edges."""
