@@ -1,5 +1,6 @@
 """The benchmark: its peers compute what we compute, it samples fairly and reports truly."""
 
+import functools
 import json
 import os
 import subprocess
@@ -161,6 +162,33 @@ def test_the_peer_computes_our_autoencoder(part):
   for a, b in pairs:
     b = np.asarray(b)
     np.testing.assert_allclose(a.movedim(1, -1).numpy(), b, atol=1e-4 * max(1, np.abs(b).max()))
+
+
+def test_the_peer_takes_our_training_step_of_an_autoencoder():
+  torch = _torch()
+  from launch.bench_suites import peers
+
+  shapes = SUITES["tae_step"].sizes["tiny"]
+  model = shapes["model"]
+  fn, (params, x), _ = ours.function("tae_step", shapes)
+  params = _perturbed(params)
+  loss, gradients = jax.jit(fn)(params, x)
+  halves = []
+  for part, made in (("encoder", peers.Encoder(**model)), ("decoder", peers.Decoder(**model))):
+    layout = functools.partial(
+      _tae_state, part=part, levels=len(model["multipliers"]), blocks=model["blocks"]
+    )
+    halves.append((_load(made, layout(params)), layout(gradients)))
+  (encoder, _), (decoder, _) = halves
+  x_last = torch.tensor(np.array(x)).movedim(-1, 1)
+  value = (decoder(encoder(x_last)[0]) - x_last).abs().mean()
+  value.backward()
+  np.testing.assert_allclose(value.item(), loss, rtol=1e-5)
+  for module, wanted in halves:
+    for name, want in wanted.items():
+      got = module.get_parameter(name).grad.numpy()
+      scale = max(np.abs(want).max(), 1e-3)
+      np.testing.assert_allclose(got, want, atol=1e-3 * scale, err_msg=name)
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -87,6 +87,21 @@ def _tae(shapes, method):
   return apply, (params, x), shapes["batch"] * frames
 
 
+def _tae_step(shapes):
+  """Loss and gradients of the absolute error of a reconstruction from the mean of its latent."""
+  module = TAE(**shapes["model"])
+  shape = (shapes["batch"], shapes["frames"], shapes["side"], shapes["side"], 3)
+  params = _init(lambda key: module.init(key, jnp.zeros(shape)))
+  x = jnp.clip(jax.random.normal(jax.random.key(1), shape), -1, 1)
+
+  def loss(params, x):
+    mean, _ = module.apply({"params": params}, x, method="encode")
+    made = module.apply({"params": params}, mean, frames=shapes["frames"], method="decode")
+    return jnp.mean(jnp.abs(made - x))
+
+  return jax.value_and_grad(loss), (params, x), shapes["batch"] * shapes["frames"]
+
+
 def _text(shapes, tower):
   module = tower(**shapes["model"])
   b, s = shapes["batch"], shapes["tokens"]
@@ -102,6 +117,7 @@ _FUNCTIONS = {
   "block_step": _block_step,
   "tae_encode": functools.partial(_tae, method="encode"),
   "tae_decode": functools.partial(_tae, method="decode"),
+  "tae_step": _tae_step,
   "text_t5": functools.partial(_text, tower=T5Encoder),
   "text_clip": functools.partial(_text, tower=TextTower),
 }

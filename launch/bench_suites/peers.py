@@ -1,8 +1,8 @@
 """The same networks in plain PyTorch: one layer of the generator, and the 2.5D autoencoder.
 
 They are written as one writes fast PyTorch for a CPU: fused projections, fused attention, every
-video kept in channels-last memory, so that frames and sequences are views, and in the autoencoder,
-which is timed forward only, sums and activations in place. A test copies weights over from mg_jax
+video kept in channels-last memory, so that frames and sequences are views, and without gradients
+the autoencoder's sums and activations in place. A test copies weights over from mg_jax
 and compares the outputs.
 
 tokens (B, L, D); video (B, 3, T, H, W) and latent (B, C, T, H, W) in channels_last_3d memory.
@@ -61,14 +61,16 @@ class Conv25(nn.Module):
   def __init__(self, channels: int, features: int, resample: str = "none"):
     super().__init__()
     stride = 2 if resample == "down" else 1
-    self.up = resample == "up"
-    self.spatial = nn.Conv2d(channels, features, 3, stride=stride, padding=1)
+    self.up, self.down = resample == "up", resample == "down"
+    self.spatial = nn.Conv2d(channels, features, 3, stride=stride, padding=0 if self.down else 1)
     self.temporal = nn.Conv3d(features, features, (3, 1, 1), stride=(stride, 1, 1))
 
   def forward(self, x):
     y = _frames(x)
     if self.up:
       y = F.interpolate(y, scale_factor=2.0, mode="nearest")
+    if self.down:
+      y = F.pad(y, (0, 1, 0, 1))  # behind only, as published autoencoders do
     y = _video(self.spatial(y), x.shape[0]).movedim(1, -1)
     if self.up:
       y = y.repeat_interleave(2, dim=1)
@@ -87,6 +89,13 @@ class GroupNorm(nn.GroupNorm):
     return _video(super().forward(_frames(x)), x.shape[0])
 
 
+class SiLU(nn.Module):
+  """In place where no gradient has to come back."""
+
+  def forward(self, x):
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResBlock(nn.Module):
   """Norm, SiLU, convolution, twice, around a shortcut."""
 
@@ -95,11 +104,12 @@ class ResBlock(nn.Module):
     self.norm1, self.conv1 = GroupNorm(groups, channels), Conv25(channels, features)
     self.norm2, self.conv2 = GroupNorm(groups, features), Conv25(features, features)
     self.shortcut = nn.Conv3d(channels, features, 1) if channels != features else nn.Identity()
+    self.silu = SiLU()
 
   def forward(self, x):
-    y = self.conv1(F.silu(self.norm1(x), inplace=True))
-    y = self.conv2(F.silu(self.norm2(y), inplace=True))
-    return y.add_(self.shortcut(x))
+    y = self.conv1(self.silu(self.norm1(x)))
+    y = self.conv2(self.silu(self.norm2(y)))
+    return y + self.shortcut(x) if torch.is_grad_enabled() else y.add_(self.shortcut(x))
 
 
 class AxisAttention(nn.Module):
@@ -143,7 +153,7 @@ class Encoder(nn.Module):
         last = width
       if i < len(widths) - 1:
         layers.append(Conv25(width, width, "down"))
-    layers += [_middle(last, groups), GroupNorm(groups, last), nn.SiLU(inplace=True)]
+    layers += [_middle(last, groups), GroupNorm(groups, last), SiLU()]
     self.layers = nn.Sequential(*layers, Conv25(last, 2 * latent))
 
   def forward(self, video):
@@ -164,7 +174,7 @@ class Decoder(nn.Module):
         last = width
       if i < len(widths) - 1:
         layers.append(Conv25(width, width, "up"))
-    layers += [GroupNorm(groups, last), nn.SiLU(), Conv25(last, 3)]
+    layers += [GroupNorm(groups, last), SiLU(), Conv25(last, 3)]
     self.layers = nn.Sequential(*layers)
 
   def forward(self, latent):

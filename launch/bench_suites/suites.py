@@ -104,6 +104,7 @@ SUITES = {
     Suite("dit_block_step", "block_step", _BLOCK, SAME_WORK),
     Suite("tae_encode", "tae_encode", _TAE, SAME_WORK + PUBLISHED, "frames"),
     Suite("tae_decode", "tae_decode", _TAE, SAME_WORK + PUBLISHED, "frames"),
+    Suite("tae_step", "tae_step", _TAE, SAME_WORK, "frames"),
     Suite("text_t5", "text_t5", _T5, SAME_WORK, "prompts"),
     Suite("text_clip", "text_clip", _CLIP, SAME_WORK, "prompts"),
     Suite("sampling", "sampling", _SAMPLING, (), "clips"),

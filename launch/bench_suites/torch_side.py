@@ -52,6 +52,13 @@ def _latent(shapes, frames, factor):
   return (shapes["batch"], shapes["model"]["latent"], -(-frames // factor[0]), side, side)
 
 
+def _channels_last(module):
+  for parameter in module.parameters():
+    if parameter.ndim in _LAST:
+      parameter.data = parameter.data.to(memory_format=_LAST[parameter.ndim])
+  return module
+
+
 def _tae(part):
   def make(shapes, wrap):
     frames, side, model = shapes["frames"], shapes["side"], shapes["model"]
@@ -60,13 +67,26 @@ def _tae(part):
       module, shape = peers.Encoder(**model), (shapes["batch"], 3, frames, side, side)
     else:
       module, shape = peers.Decoder(**model), _latent(shapes, frames, factor)
-    for parameter in module.parameters():
-      if parameter.ndim in _LAST:
-        parameter.data = parameter.data.to(memory_format=_LAST[parameter.ndim])
-    fn, x = wrap(module), torch.randn(shape).to(memory_format=_LAST[5])
+    fn, x = wrap(_channels_last(module)), torch.randn(shape).to(memory_format=_LAST[5])
     return lambda: fn(x)
 
   return make
+
+
+def _tae_step(shapes, wrap):
+  side, model = shapes["side"], shapes["model"]
+  encoder, decoder = (_channels_last(part(**model)) for part in (peers.Encoder, peers.Decoder))
+  x = torch.randn(shapes["batch"], 3, shapes["frames"], side, side)
+  x = x.to(memory_format=_LAST[5]).clamp(-1, 1)
+  fn = wrap(lambda x: (decoder(encoder(x)[0]) - x).abs().mean())
+  leaves = [*encoder.parameters(), *decoder.parameters()]
+
+  def call():
+    for leaf in leaves:
+      leaf.grad = None
+    fn(x).backward()
+
+  return call
 
 
 def _text(shapes, wrap, make):
@@ -108,6 +128,7 @@ _FUNCTIONS = {
   "block_step": _block_step,
   "tae_encode": _tae("encode"),
   "tae_decode": _tae("decode"),
+  "tae_step": _tae_step,
   "text_t5": functools.partial(_text, make=_t5),
   "text_clip": functools.partial(_text, make=_clip),
 }
@@ -156,7 +177,7 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
     units = shapes["batch"] * frames
   else:
     call = _FUNCTIONS[kind](shapes, torch.compile if variant == "compiled" else lambda fn: fn)
-  if kind != "block_step":
+  if not kind.endswith("_step"):
     call = torch.inference_mode()(call)
   start = time.perf_counter()
   call()
