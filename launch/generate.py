@@ -29,6 +29,7 @@ _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
 _SCHEDULE = flags.DEFINE_string("schedule", None, "linear_quadratic or linear.")
 _METHOD = flags.DEFINE_string("method", None, "euler or midpoint.")
 _IMAGE = flags.DEFINE_bool("image", False, "Make images: one frame, saved as PNG.")
+_TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make clips anew that are there already.")
 
 
@@ -38,6 +39,7 @@ def main(argv: list[str]) -> None:
   if not _WORKDIR.value:
     raise UserError("give --workdir, the folder of a trained text-to-video run")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.models import tiling
   from mg_jax.sampling import outputs, prompts
   from mg_jax.train.export import load_text_to_video
 
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
   if not (entries := [(text, None) for text in _PROMPT.value] + listed):
     raise UserError("there is no prompt; give --prompt or --prompts")
   planned, notices = prompts.plan(entries, seed=_SEED.value)
-  pipeline = load_text_to_video(_WORKDIR.value)
+  pipeline = load_text_to_video(_WORKDIR.value, tiling=tiling.parse(_TILES.value))
   holders = (_FRAMES, _FPS, _HEIGHT, _WIDTH, _GUIDANCE, _STEPS, _SCHEDULE, _METHOD)
   changes = {h.name: h.value for h in holders if h.value is not None}
   settings = pipeline.resolve(**changes | ({"frames": 1} if _IMAGE.value else {}))

@@ -21,6 +21,7 @@ _OUT = flags.DEFINE_string("out", None, "Original, reconstruction, difference: a
 _SECONDS = flags.DEFINE_float("seconds", None, "Stop after this time; default the whole video.")
 _SIZE = flags.DEFINE_list("size", [], "Pixels: SHORTER_SIDE or HEIGHT,WIDTH; default the video's.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default the video's.")
+_TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
 
 
@@ -34,11 +35,12 @@ def main(argv: list[str]) -> None:
     raise UserError(f"--size={','.join(_SIZE.value)} is no SHORTER_SIDE or HEIGHT,WIDTH in pixels")
   sides = tuple(map(int, _SIZE.value))
   # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.models import tiling
   from mg_jax.train.export import load_autoencoder
   from mg_jax.train.reconstruct import reconstruct
 
   report = reconstruct(
-    load_autoencoder(_WORKDIR.value, step=_STEP.value),
+    load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiling.parse(_TILES.value)),
     _VIDEO.value,
     _OUT.value,
     size=(sides[0] if len(sides) == 1 else sides) if sides else None,

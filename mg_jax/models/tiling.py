@@ -55,6 +55,25 @@ class Tiling:
     return frames > self.frames or max(height, width) > self.side
 
 
+def parse(sizes: Sequence[str]) -> Tiling:
+  """A tiling from text: FRAMES, SIDE, and after them their overlaps OVERLAP, BORDER or neither.
+
+  Without overlaps half of the frames and an eighth of the side overlap, as by default.
+
+  Raises:
+    UserError: when that is not what it is.
+  """
+  if not sizes:
+    return Tiling()
+  if len(sizes) not in (2, 4) or not all(text.strip().isdecimal() for text in sizes):
+    raise UserError(
+      f"tiles are FRAMES,SIDE or FRAMES,SIDE,OVERLAP,BORDER such as 32,512, not {','.join(sizes)}"
+    )
+  frames, side, *overlaps = map(int, sizes)
+  overlap, border = overlaps or (frames // 2, side // 8)
+  return Tiling(frames=frames, overlap=overlap, side=side, border=border)
+
+
 def spans(length: int, *, size: int, overlap: int) -> tuple[int, tuple[int, ...]]:
   """Side and starts of the fewest equal tiles of at most `size` that cover a length.
 

@@ -55,6 +55,7 @@ def load_text_to_video(
   *,
   step: int | None = None,
   batch: int = 4,
+  tiling: Tiling | None = None,
 ) -> TextToVideo:
   """Loads a text-to-video run with its averaged weights where it kept an average.
 
@@ -64,6 +65,7 @@ def load_text_to_video(
       of that name beside `workdir` will do when both were moved.
     step: of the generator, by default the newest.
     batch: clips per network call.
+    tiling: how clips are decoded that are larger than a tile.
 
   Raises:
     UserError: when something is missing, damaged, or the autoencoder is not the one whose latents
@@ -72,7 +74,7 @@ def load_text_to_video(
   generator = load_role(resolve(workdir), "model", step=step)
   return pipeline(
     generator.config, workdir, generator.params, autoencoder=autoencoder, batch=batch,
-    origin=f"step {generator.step}, {generator.digest[:16]}",
+    tiling=tiling, origin=f"step {generator.step}, {generator.digest[:16]}",
   )
 
 
@@ -83,6 +85,7 @@ def pipeline(
   *,
   autoencoder: str | os.PathLike[str] | None = None,
   batch: int = 4,
+  tiling: Tiling | None = None,
   origin: str = "",
 ) -> TextToVideo:
   """The sampler for generator parameters that are at hand, as in a preview while training.
@@ -93,6 +96,7 @@ def pipeline(
     params: of the generator, unboxed.
     autoencoder: as in `load_text_to_video`.
     batch: clips per network call.
+    tiling: how clips are decoded that are larger than a tile.
     origin: what the record of a clip says of the weights.
 
   Raises:
@@ -113,6 +117,7 @@ def pipeline(
   trained = config["model"].get("encoders", {})
   text = open_streams(_entry(config, "text", folder), routes=model.routes(), trained=trained)
   return TextToVideo(
+    tiling=tiling or Tiling(),
     model=model,
     params=params,
     autoencoder=configs.build(TAE, _entry(tae.config, "model", tae_folder), where="autoencoder"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.models.tae import TAE
-from mg_jax.models.tiling import TiledAutoencoder, Tiling, spans, stitch, windows
+from mg_jax.models.tiling import TiledAutoencoder, Tiling, parse, spans, stitch, windows
 
 TINY = {"channels": 4, "multipliers": (1, 1), "patch": (4, 4, 4), "blocks": 0, "latent": 3,
         "groups": 2, "attention": False}  # fmt: skip
@@ -49,6 +49,25 @@ def smooth(**tiling):
 def video_of(frames, height=16, width=16, seed=0):
   shape = (frames, height, width, 3)
   return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "tiling"),
+  [
+    ([], Tiling()),
+    (["32", "1024"], Tiling()),
+    (["16", "256"], Tiling(frames=16, overlap=8, side=256, border=32)),
+    (["16", "256", "0", "64"], Tiling(frames=16, overlap=0, side=256, border=64)),
+  ],
+)
+def test_a_tiling_from_text(sizes, tiling):
+  assert parse(sizes) == tiling
+
+
+@pytest.mark.parametrize("sizes", [["32"], ["32", "-8"], ["a", "b"], ["1", "2", "3"]])
+def test_what_is_no_tiling(sizes):
+  with pytest.raises(UserError, match="such as 32,512"):
+    parse(sizes)
 
 
 @pytest.fixture(scope="module")
