@@ -1,0 +1,56 @@
+"""Curves of runs: what their metrics.jsonl holds, over steps, as one picture."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+from mg_jax.core.errors import UserError
+from mg_jax.train.writer import read_metrics
+
+
+def read(workdir: str | os.PathLike[str], name: str) -> tuple[list[int], list[float]]:
+  """Steps and values of one metric of a run, without those that were not finite.
+
+  Raises:
+    UserError: when the run has no metrics, or none of that name.
+  """
+  try:
+    rows = read_metrics(workdir)
+  except FileNotFoundError as e:
+    raise UserError(f"{os.fspath(workdir)} has no metrics; give the workdir of a run") from e
+  # What was not finite is written as text.
+  found = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
+  if not found:
+    names = ", ".join(sorted({key for row in rows for key in row} - {"step"})) or "none"
+    raise UserError(f"{os.fspath(workdir)} has no metric {name!r}; those of the run are: {names}")
+  steps = sorted(found)
+  return steps, [found[step] for step in steps]
+
+
+def plot(
+  workdirs: Sequence[str | os.PathLike[str]], names: Sequence[str], out: str | os.PathLike[str]
+) -> None:
+  """Writes a picture with a panel per metric and a line per run.
+
+  Raises:
+    UserError: as `read`, and without matplotlib.
+  """
+  try:
+    import matplotlib
+  except ImportError as e:
+    raise UserError("curves need matplotlib: pip install mg_jax[plot]") from e
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  lines = {name: [read(workdir, name) for workdir in workdirs] for name in names}
+  size = (5 * len(names), 3.6)
+  figure, axes = pyplot.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
+  for axis, (name, runs) in zip(axes[0], lines.items(), strict=True):
+    for workdir, (steps, values) in zip(workdirs, runs, strict=True):
+      axis.plot(steps, values, marker="." if len(steps) < 50 else "", label=os.fspath(workdir))
+    axis.set(title=name, xlabel="step")
+    axis.grid(alpha=0.3)
+  axes[0][0].legend(fontsize="small")
+  pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(out, dpi=100)
+  pyplot.close(figure)

@@ -1,0 +1,45 @@
+"""Curves of runs."""
+
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.train import curves
+from mg_jax.train.writer import MetricWriter
+
+
+@pytest.fixture
+def run(tmp_path):
+  writer = MetricWriter(tmp_path / "run")
+  for step in (1, 2, 3):
+    writer.write(step, {"model/loss": 1.0 / step if step != 2 else float("nan")})
+  writer.write(3, {"eval/psnr": 20.5})
+  writer.close()
+  return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path):
+  (tmp_path / "run").mkdir()
+
+
+def test_a_metric_has_its_own_steps_and_finite_values(run):
+  assert curves.read(run, "model/loss") == ([1, 3], [1.0, 1 / 3])
+  assert curves.read(run, "eval/psnr") == ([3], [20.5])
+
+
+def test_unknown_metrics_and_runs_are_named(run, tmp_path):
+  with pytest.raises(UserError, match="no metric 'psnr'; those of the run are: eval/psnr, model"):
+    curves.read(run, "psnr")
+  with pytest.raises(UserError, match="no metrics; give the workdir"):
+    curves.read(tmp_path, "psnr")
+
+
+def test_the_picture_has_a_panel_for_each_metric(run, tmp_path):
+  pytest.importorskip("matplotlib", reason="needs pip install mg_jax[plot]")
+  from matplotlib import image
+
+  curves.plot([run], ["model/loss"], tmp_path / "one.png")
+  curves.plot([run, run], ["model/loss", "eval/psnr"], tmp_path / "new" / "two.png")
+  one, two = (image.imread(tmp_path / name) for name in ("one.png", "new/two.png"))
+  assert two.shape[1] == 2 * one.shape[1] and two.shape[0] == one.shape[0]
+  assert one.std() > 0.01
