@@ -11,12 +11,12 @@ from mg_jax.world.sound_facts import MOODS
 from mg_jax.world.spectra import RATE, band, checked, densities
 
 WHITE = 4.0  # a noise is so much denser than that of the recording
-PROMINENT = 30.0  # so much a tone stands above the median of its band
+PROMINENT = 18.0  # so much a tone stands above the median of its band
 _REFERENCE_HZ = (13000.0, 20000.0)
 _WHIRR_HZ, _RAIN_HZ, _WIND_HZ = (2300.0, 3500.0), (5800.0, 7600.0), (280.0, 880.0)
 _HUM_HZ, _GLIDE_HZ, _MUSIC_HZ = (110.0, 195.0), (1200.0, 5400.0), (215.0, 900.0)
 # Least densities (mean square per Hz) and powers, about ten decibels below what `sound` makes.
-_WHIRR, _RAIN, _WIND = 1e-7, 1e-8, 4e-8
+_WHIRR, _RAIN, _WIND = 1e-7, 1e-8, 2e-8
 _HUM, _MAINS, _GLIDE, _NOTE = 3e-4, 2e-5, 2e-4, 1e-5
 GLIDE_OCTAVES = 0.8  # least way of a glide
 TEMPOS = np.arange(70.0, 142.5, 0.5)  # a factor of two, so that none is the double of another
