@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mg_jax.core.errors import UserError
 from mg_jax.world import oracles_onsets, oracles_textures
 from mg_jax.world.oracles_onsets import Timing, match
 from mg_jax.world.sound_facts import Impact
@@ -115,19 +116,26 @@ def average(results: Sequence[Mapping[str, bool]]) -> dict[str, float]:
 
 
 def leakage_db(
-  wave: np.ndarray, times_s: Sequence[float], *, before_s: float = 0.02, ring_s: float = 0.3
-) -> float:
-  """Mean square in decibels of full scale while nothing should sound: away from all impacts.
+  wave: np.ndarray, truth: np.ndarray, *, quiet_db: float = -50.0, margin_s: float = 0.05
+) -> float | None:
+  """Level of full scale, in decibels, while nothing should sound; -120 is digital silence.
 
-  For scenes without music, ambience or effect. -120 is digital silence, also where impacts leave no
-  time. ring_s: how long an impact may be heard.
+  Where the truth (T,), such as the mix or the diegetic stems of a soundtrack, is below `quiet_db`
+  within `margin_s` to both sides; None where that is nowhere. Raises UserError as `measure`, and
+  for waves of other lengths.
   """
-  wave = checked(wave)
-  time = np.arange(len(wave)) / RATE
-  quiet = np.ones(len(wave), bool)
-  for hit in times_s:
-    quiet &= (time < hit - before_s) | (time > hit + ring_s)
-  return _db(float(np.mean(wave[quiet] ** 2))) if quiet.any() else -120.0
+  wave, truth = checked(wave), checked(truth)
+  if len(wave) != len(truth):
+    raise UserError(f"leakage_db: {len(wave)} samples against {len(truth)}; cut them to one length")
+  block = RATE // 100
+  count = len(wave) // block
+  heard_N, true_N = (
+    np.mean(np.square(w[: count * block].reshape(count, block)), axis=1) for w in (wave, truth)
+  )
+  margin = round(margin_s * 100)
+  loud_N = np.convolve(true_N > 10 ** (quiet_db / 10), np.ones(2 * margin + 1), mode="full")
+  quiet_N = loud_N[margin : margin + count] == 0
+  return _db(float(heard_N[quiet_N].mean())) if quiet_N.any() else None
 
 
 def _db(power: float) -> float:
