@@ -103,7 +103,7 @@ def _powers(part: np.ndarray) -> np.ndarray:
 class Timing:
   """How heard times agree with true ones. errors_ms: heard less true, of each pair.
 
-  pairs: (heard, true) indices. Without anything to hear and anything heard, all rates are 1.
+  pairs: (heard, true) indices. With nothing to hear all rates are 1 if nothing is heard, else 0.
   """
 
   precision: float

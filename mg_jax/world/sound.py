@@ -121,7 +121,7 @@ def _effect(scene: Scene, length: int, rate: int) -> np.ndarray:
 def _ambience(scene: Scene, length: int, rate: int) -> np.ndarray:
   rng, time = _rng(scene, 1), np.arange(length) / rate
   if scene.sound.ambience == "mains":
-    out = sum(2**0.5 * np.sin(2 * np.pi * hz * time) for hz in MAINS_HZ)
+    out = sum(np.sin(2 * np.pi * hz * time) for hz in MAINS_HZ)
   elif scene.sound.ambience == "rain":
     out = band_noise(rng, length, rate=rate, band_hz=RAIN_HZ)
   else:
