@@ -1,10 +1,10 @@
 """Picture and sound in one mp4, in step to the sample [MG 6.1].
 
-`add_sound` copies the picture of a file packet by packet, so not one bit of it changes, and gives it
-another sound; `write_clip` encodes both. Sound starts with the first frame and lasts as long as the
-picture: the rest is cut off or silent. The delay of the encoder is noted in the file, so that players
-and `audio.read_audio` leave it out. Files appear whole or not at all. PyAV is imported when first
-used.
+`add_sound` copies the picture of a file packet by packet, so not one bit of it changes, and gives
+it another sound; `write_clip` encodes both. Sound starts with the first frame and lasts as long as
+the picture: the rest is cut off or silent. The delay of the encoder is noted in the file, so that
+players and `audio.read_audio` leave it out. Files appear whole or not at all. PyAV is imported when
+first used.
 
 video uint8 (T, H, W, 3); wave (T,) floats in [-1, 1], clipped
 """
@@ -90,7 +90,8 @@ def _checked(
     raise UserError(f"opus has {RATE} Hz, not {rate}; resample the sound or choose aac")
   if wave.ndim != 1 or wave.dtype.kind != "f" or not np.isfinite(wave).all():
     raise UserError(
-      f"{os.fspath(path)}: a sound is finite floats (T,), got {wave.dtype} {wave.shape}; mix it down"
+      f"{os.fspath(path)}: got a sound of {wave.dtype} {wave.shape}; mix it down to finite floats "
+      "(T,)"
     )
   return np.clip(wave, -1, 1).astype(np.float32)
 

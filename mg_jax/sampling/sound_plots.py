@@ -35,8 +35,9 @@ def write_scene(
   name = name or f"scene_{scene.seed}_{scene.index}"
   clip, picture = (pathlib.Path(folder) / f"{name}{end}" for end in (".mp4", ".png"))
   track = soundtrack(scene)
-  frames = max(1, round(scene.duration_s * fps))
-  write_clip(clip, render(scene, frames=frames, height=size, width=size, fps=fps), track.mix, fps=fps)
+  count = max(1, round(scene.duration_s * fps))
+  frames = render(scene, frames=count, height=size, width=size, fps=fps)
+  write_clip(clip, frames, track.mix, fps=fps)
   plot(picture, track.mix, events=track.events, title=short_sound_caption(scene))
   return clip, picture
 

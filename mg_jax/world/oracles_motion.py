@@ -1,8 +1,8 @@
 """Motion oracle: names the motion from the tracks of position, size and orientation.
 
-Translation is looked at first (straight, then circling, then bouncing and knocking), then change of size, then
-turning. The thresholds lie between the smallest motion `sampling` draws and the largest false
-motion a camera move adds.
+Translation is looked at first (straight, then circling, then bouncing and knocking), then change of
+size, then turning. The thresholds lie between the smallest motion `sampling` draws and the largest
+false motion a camera move adds.
 """
 
 import numpy as np

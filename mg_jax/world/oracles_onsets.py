@@ -1,7 +1,8 @@
 """Impact oracle: when something is hit, of what material it is and how large, from the wave alone.
 
-Contact is a sudden rise of energy in several bands above the music. What follows is compared with every
-material and size in bands of frequency and slices of time, as kinds of shape are with templates.
+Contact is a sudden rise of energy in several bands above the music. What follows is compared with
+every material and size in bands of frequency and slices of time, as kinds of shape are with
+templates.
 Times are seconds; wave (T,) at 48 kHz.
 """
 
@@ -57,7 +58,7 @@ def onsets(wave: np.ndarray) -> np.ndarray:
 
 
 def impacts(wave: np.ndarray) -> tuple[Impact, ...]:
-  """Every impact heard, its kind "" as nothing tells a floor from a wall; level 0..1 as `Impact`."""
+  """Every impact heard; its kind is "", as nothing tells a floor from a wall, and its level 1."""
   wave = checked(wave)
   names, templates_NF = _templates()
   out = []
@@ -113,7 +114,9 @@ class Timing:
   pairs: tuple[tuple[int, int], ...]
 
 
-def match(heard_s: Sequence[float], true_s: Sequence[float], *, tolerance_s: float = 0.05) -> Timing:
+def match(
+  heard_s: Sequence[float], true_s: Sequence[float], *, tolerance_s: float = 0.05
+) -> Timing:
   """Pairs times one to one, the closest first, within a tolerance (inclusive).
 
   Raises UserError for a negative tolerance.

@@ -2,8 +2,8 @@
 
 No learned network and no access to the scene, so a generated sound is judged as a synthetic one is:
 does metal ring when the star hits the floor, is there music where it was asked for and none where
-not? wave (T,) floats at 48 kHz, 0.1 s or longer. The role of the judges of synchronization, diegetic
-correctness and music in [MG 6.4].
+not? wave (T,) floats at 48 kHz, 0.1 s or longer. The role of the judges of synchronization,
+diegetic correctness and music in [MG 6.4].
 """
 
 import dataclasses

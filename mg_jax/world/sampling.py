@@ -108,8 +108,8 @@ class WorldConfig:
 
   @classmethod
   def sounds(cls) -> "WorldConfig":
-    """One object that bounces, knocks, spins, resizes or rests, and how that sounds, half of the time
-    with music: what a tiny model learns to hear."""
+    """One object that bounces, knocks, spins, resizes or rests, and how that sounds, half of the
+    time with music: what a tiny model learns to hear."""
     return dataclasses.replace(
       cls.simple(),
       motions=("bounce", "bounce", "knock", "knock", "spin", "grow", "shrink", "still"),

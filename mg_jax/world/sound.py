@@ -2,7 +2,7 @@
 
 Every kind of sound has frequencies of its own, as every colour has its hue: mains hum below 110 Hz,
 the hum of an orbit around 150, wind and music up to 1900, a whirr from 2200 to 3600, tones that
-rise and fall from 1300 to 5200, rain from 5500 on. Impacts start with a burst over 1500 to 10,000 Hz.
+rise and fall from 1300 to 5200, rain from 5500 on. Impacts start with a burst of up to 10,000 Hz.
 
 mix (T,) float32 in [-1, 1], T = round(duration_s * rate); it is the sum of the stems.
 """

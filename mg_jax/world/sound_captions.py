@@ -1,8 +1,8 @@
 """Captions of the toy world's sound, with the fields of the paper in their order [MG 6.3].
 
 Quality from 1 to 10 with one decimal, speech, singing, the sound in quotes, the likelihood of music
-with two decimals, and the music in quotes, which is told even where there is none, as a captioner of
-music would: the likelihood alone is the switch. `parse_sound_caption` reads all of them back.
+with two decimals, and the music in quotes, which is told even where there is none, as a captioner
+of music would: the likelihood alone is the switch. `parse_sound_caption` reads all of them back.
 """
 
 import re
@@ -133,8 +133,10 @@ def _pick(rng: np.random.Generator | None, options: tuple[str, ...]) -> str:
 
 
 def parse_sound_caption(text: str) -> dict[str, Any]:
-  """What a caption asks for: quality, likelihood of music, mood where that is above one half,
-  material, size, hits (their count, 0 for none), effect, ambience, silent; None where it is not told.
+  """What a caption asks for; None where it is not told.
+
+  Keys: quality, likelihood of music, mood where that is above one half, material, size, hits (their
+  count, 0 for none), effect, ambience, silent.
 
   Raises:
     UserError: a text without the two quoted descriptions and the two numbers.

@@ -3,8 +3,8 @@
 Diegetic sound follows from what is seen: an object that bounces or knocks rings at the very moment,
 with the timbre of its material and a pitch set by its size; one that spins, circles or changes size
 makes a continuous sound. A colour is a material: metal is white or yellow, wood orange or green,
-glass cyan or blue, rubber red or purple, so that pixels tell it. Music is not diegetic, yet its mood
-is that of the background. Ambience and the noise of the recording cannot be seen [MG 6.1].
+glass cyan or blue, rubber red or purple, so that pixels tell it. Music is not diegetic, yet its
+mood is that of the background. Ambience and the noise of the recording cannot be seen [MG 6.1].
 """
 
 import dataclasses

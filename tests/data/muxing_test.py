@@ -1,4 +1,4 @@
-"""Muxing: the picture is copied bit by bit, sound stays where it is, and nothing is half written."""
+"""Muxing: the picture is copied bit by bit, sound stays in its place, nothing is half written."""
 
 import os
 

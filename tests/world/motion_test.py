@@ -65,7 +65,8 @@ def test_still_is_still():
 @pytest.mark.parametrize("way", [1, -1])
 def test_knock_meets_the_wall_on_its_side(way):
   pose = MOTIONS["knock"](Motion("knock", amount=0.4 * way, cycles=2.0), U)
-  assert (way * pose.dx).max() == pytest.approx(0.2) and (way * pose.dx).min() == pytest.approx(-0.2)
+  assert (way * pose.dx).max() == pytest.approx(0.2)
+  assert (way * pose.dx).min() == pytest.approx(-0.2)
   assert not pose.dy.any()
 
 

@@ -1,4 +1,4 @@
-"""Impact oracle: times, materials and sizes of strikes, what is no impact, and the pairing of times."""
+"""Impact oracle: times, materials and sizes of strikes, what is no impact, and pairs of times."""
 
 import itertools
 
@@ -33,7 +33,8 @@ def test_strikes_are_heard_in_time_and_named(material, size, level):
 
 
 def test_different_things_are_told_apart_in_one_wave():
-  wave = struck("metal", "large", 0.3) + struck("wood", "small", 0.9) + struck("rubber", "large", 1.4)
+  wave = struck("metal", "large", 0.3) + struck("wood", "small", 0.9)
+  wave += struck("rubber", "large", 1.4)
   heard = oracles_onsets.impacts(wave)
   assert [hit.material for hit in heard] == ["metal", "wood", "rubber"]
 

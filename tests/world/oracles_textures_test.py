@@ -20,7 +20,10 @@ MOTIONS = {
 NO_HITS = np.zeros(0)
 
 
-def scene(motion=Motion(), mood=None, ambience="", colour="red", index=0):
+STILL = Motion()
+
+
+def scene(motion=STILL, mood=None, ambience="", colour="red", index=0):
   music = Music(mood, 3, 0.07, 11 + index) if mood else None
   thing = Thing("square", colour, "large", 0, 0, motion=motion)
   return Scene(0, index, Background("dark"), (thing,), sound=Sound(music, ambience))

@@ -66,8 +66,10 @@ def test_wordings_differ_and_are_deterministic():
 
 
 def test_prompts_of_people_are_read():
-  text = ('Audio quality: 7.0. No speech. No singing. Sound: "a big glass object bounces off the '
-          'floor 7 times, rain in the background". Music likelihood: 0.90. Music: "a tense tune".')  # fmt: skip
+  text = (
+    'Audio quality: 7.0. No speech. No singing. Sound: "a big glass object bounces off the floor 7 '
+    'times, rain in the background". Music likelihood: 0.90. Music: "a tense tune".'
+  )
   told = parse_sound_caption(text)
   assert (told["material"], told["size"], told["hits"]) == ("glass", "large", 7)
   assert (told["ambience"], told["mood"], told["quality"]) == ("rain", "tense", 7.0)

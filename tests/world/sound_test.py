@@ -10,8 +10,10 @@ from mg_jax.world.facts import Background, Motion, Music, Scene, Sound, Thing
 from mg_jax.world.sampling import WorldConfig, sample
 from mg_jax.world.sound import soundtrack
 
+QUIET = Sound()
 
-def scene(motion, *, sound=Sound(), duration_s=2.0, colour="white", **kwargs):
+
+def scene(motion, *, sound=QUIET, duration_s=2.0, colour="white", **kwargs):
   thing = Thing("square", colour, "large", 0, 0, motion=motion, **kwargs)
   return Scene(0, 0, Background("dark"), (thing,), duration_s=duration_s, sound=sound)
 

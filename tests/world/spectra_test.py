@@ -9,7 +9,8 @@ from mg_jax.world.spectra import band, checked, densities
 
 def test_densities_of_a_tone_and_of_noise_sum_to_their_mean_square():
   time = np.arange(48_000) / 48_000
-  for wave in (0.3 * np.sin(2 * np.pi * 1000 * time), np.random.default_rng(0).normal(0, 0.1, 48_000)):
+  noise = np.random.default_rng(0).normal(0, 0.1, 48_000)
+  for wave in (0.3 * np.sin(2 * np.pi * 1000 * time), noise):
     power, hz = densities(wave, window=2048, hop=512)
     middle = power[4:-6].sum(axis=1).mean() * hz[1]
     assert middle == pytest.approx(np.mean(wave**2), rel=0.05)
