@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mg_jax.world import oracles_textures as O
-from mg_jax.world.facts import Background, Motion, Music, Scene, Sound, Thing
+from mg_jax.world.facts import SIZES, Background, Motion, Music, Scene, Sound, Thing
 from mg_jax.world.sound import soundtrack
 from mg_jax.world.sound_facts import AMBIENCES, EFFECTS, MOODS, impacts
 
@@ -23,9 +23,9 @@ NO_HITS = np.zeros(0)
 STILL = Motion()
 
 
-def scene(motion=STILL, mood=None, ambience="", colour="red", index=0):
+def scene(motion=STILL, mood=None, ambience="", colour="red", index=0, size="large"):
   music = Music(mood, 3, 0.07, 11 + index) if mood else None
-  thing = Thing("square", colour, "large", 0, 0, motion=motion)
+  thing = Thing("square", colour, size, 0, 0, motion=motion)
   return Scene(0, index, Background("dark"), (thing,), sound=Sound(music, ambience))
 
 
@@ -49,10 +49,11 @@ def test_tempo_is_measured_within_three_percent(mood):
     assert O.mood(tempo) == mood
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("colour", ["white", "orange", "cyan", "red"])
-def test_impacts_are_no_music_and_do_not_hide_it(colour):
+def test_impacts_are_no_music_and_do_not_hide_it(colour, size):
   motion = Motion("bounce", 0.4, hits=(-0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1))
-  alone, both = scene(motion, colour=colour), scene(motion, "happy", colour=colour)
+  alone, both = (scene(motion, mood, colour=colour, size=size) for mood in (None, "happy"))
   hits = np.array([hit.time_s for hit in impacts(alone)])
   assert len(hits) == 5
   assert O.music(soundtrack(alone).mix, hits) is None

@@ -81,6 +81,14 @@ def test_half_of_the_scenes_have_music_of_their_background():
   assert 160 < moods[None] < 240 and set(moods) == {None, "sad", "happy"}
 
 
+def test_music_does_not_depend_on_what_is_seen():
+  music = collections.defaultdict(list)
+  for index in range(500):
+    scene = sample(4, index, SOUNDS)
+    music[scene.objects[0].motion.name].append(scene.sound.music is not None)
+  assert all(0.25 < np.mean(drawn) < 0.75 for drawn in music.values())
+
+
 def test_the_orchestra_has_every_ambience_and_quality():
   scenes = [sample(0, index, WorldConfig.orchestra()) for index in range(200)]
   ambiences = collections.Counter(scene.sound.ambience for scene in scenes)
