@@ -102,16 +102,32 @@ def _powers(part: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """How heard times agree with true ones. errors_ms: heard less true, of each pair.
+  """How `heard` times agree with `true` ones, of one sound or of many.
 
-  pairs: (heard, true) indices. With nothing to hear all rates are 1 if nothing is heard, else 0.
+  errors_ms: heard less true, of each pair. pairs: (heard, true) indices within the one sound, empty
+  for many. With nothing to hear all rates are 1 if nothing is heard, else 0.
   """
 
-  precision: float
-  recall: float
-  f1: float
+  heard: int
+  true: int
   errors_ms: np.ndarray
-  pairs: tuple[tuple[int, int], ...]
+  pairs: tuple[tuple[int, int], ...] = ()
+
+  @property
+  def precision(self) -> float:
+    """Share of the heard that are true."""
+    return len(self.errors_ms) / self.heard if self.heard else float(not self.true)
+
+  @property
+  def recall(self) -> float:
+    """Share of the true that are heard."""
+    return len(self.errors_ms) / self.true if self.true else float(not self.heard)
+
+  @property
+  def f1(self) -> float:
+    """Harmonic mean of precision and recall."""
+    both = self.precision + self.recall
+    return 2 * self.precision * self.recall / both if both else 0.0
 
 
 def match(
@@ -132,9 +148,11 @@ def match(
       taken[0].add(i)
       taken[1].add(j)
   pairs.sort()
-  n_heard, n_true = away.shape
-  precision = len(pairs) / n_heard if n_heard else float(not n_true)
-  recall = len(pairs) / n_true if n_true else float(not n_heard)
-  f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-  errors = np.array([1000 * away[pair] for pair in pairs])
-  return Timing(precision, recall, f1, errors, tuple(pairs))
+  return Timing(*away.shape, np.array([1000 * away[pair] for pair in pairs]), tuple(pairs))
+
+
+def pool(timings: Sequence[Timing]) -> Timing:
+  """The agreement over many sounds, every impact counting alike."""
+  errors = [np.zeros(0), *(timing.errors_ms for timing in timings)]
+  heard, true = sum(t.heard for t in timings), sum(t.true for t in timings)
+  return Timing(heard, true, np.concatenate(errors))

@@ -6,6 +6,7 @@ Run it with `validate(WorldConfig.sounds(), n=300)`.
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.world.oracles_onsets import pool
 from mg_jax.world.oracles_sound import average, compare, measure, timing
 from mg_jax.world.sampling import WorldConfig, sample
 from mg_jax.world.sound import RATE, soundtrack
@@ -78,7 +79,7 @@ def validate(
 
   def row(measured, wanted):
     pairs = list(zip(measured, wanted, strict=True))
-    errors = np.concatenate([[], *(timing(m, w).errors_ms for m, w in pairs)])
+    errors = pool([timing(m, w) for m, w in pairs]).errors_ms
     late = {"late": errors.mean(), "spread": errors.std()} if len(errors) else {}
     return average([compare(m, w) for m, w in pairs]) | {k: float(v) for k, v in late.items()}
 

@@ -7,7 +7,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.world import oracles_onsets
-from mg_jax.world.oracles_onsets import match
+from mg_jax.world.oracles_onsets import match, pool
 from mg_jax.world.sound_facts import MATERIALS, PITCHES, pitch_hz
 from mg_jax.world.timbres import note, strike
 
@@ -76,6 +76,14 @@ def test_pairs_are_one_to_one_and_the_closest():
 def test_nothing_to_hear_is_right_when_nothing_is_heard(heard, true, rates):
   found = match(heard, true)
   assert (found.precision, found.recall, found.f1) == rates and not len(found.errors_ms)
+
+
+def test_pooled_impacts_count_alike():
+  whole = pool([match([0.1], [0.1]), match([0.2, 0.5, 0.9], [0.51]), match([], [0.3])])
+  assert (whole.heard, whole.true) == (4, 3)
+  assert (whole.precision, whole.recall) == pytest.approx((2 / 4, 2 / 3))
+  np.testing.assert_allclose(whole.errors_ms, [0, -10], atol=1e-9)
+  assert pool([]).f1 == 1
 
 
 def test_tolerance_is_inclusive_and_checked():
