@@ -137,9 +137,10 @@ def _tempo(wave: np.ndarray, hits_s: np.ndarray) -> float:
     step = 30 / tempo * RATE / hop
     starts = np.arange(0, step)
     grid = np.round(starts[:, None] + step * np.arange(np.ceil(len(rise_T) / step))).astype(int)
-    values = np.where(grid < len(rise_T), rise_T[np.minimum(grid, len(rise_T) - 1)], 0)
+    inside = grid < len(rise_T)
+    values = np.where(inside, rise_T[np.minimum(grid, len(rise_T) - 1)], 0)
     # The root of the count: many notes on the grid say more than few.
-    score = float((values.sum(axis=1) / np.sqrt((grid < len(rise_T)).sum(axis=1))).max())
+    score = float((values.sum(axis=1) / np.sqrt(np.maximum(inside.sum(axis=1), 1))).max())
     if score > best:
       best, found = score, tempo
   return float(found)

@@ -55,6 +55,17 @@ def test_loud_noise_is_not_silence():
   assert O.measure(0.1 * noise).level_db == pytest.approx(-20, abs=0.1)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("length", [4800, 9600, 30_001])
+def test_anything_can_be_measured(length):
+  """As of an untrained model: all loud, constant, far out of range, one sample, very short."""
+  rng, tone = np.random.default_rng(0), np.sin(0.05 * np.arange(length))
+  waves = (tone, np.ones(length), np.sign(tone), 1e4 * rng.standard_normal(length))
+  for wave in (*waves, 1e-30 * tone, np.eye(1, length, length // 2)[0]):
+    seen = O.measure(wave)
+    assert seen.silent in (True, False) and np.isfinite(seen.level_db)
+
+
 def test_averages_are_over_what_is_held():
   rows = [{"onsets": True, "material": True}, {"onsets": False}]
   assert O.average(rows) == {"onsets": 0.5, "material": 1.0, "all": 0.5}
