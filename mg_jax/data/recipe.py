@@ -39,8 +39,8 @@ class DataConfig:
     source: "toy" renders the toy world, "folder" reads video files with captions.
     path: the folder of clips (source "folder").
     cache: where the toy world is stored once built (source "toy").
-    world: "simple", "pairs", "signs", "full" or "stills" toy world, see
-      `world.sampling.WorldConfig`.
+    world: "simple", "pairs", "signs", "full" or "stills" toy world, or "sounds" or "orchestra" with
+      sound, see `world.sampling.WorldConfig`.
     clips: toy clips to train on.
     held_out: toy clips held out.
     variants: further wordings of each toy caption.

@@ -32,6 +32,8 @@ class Clip:
     key: a stable name of the clip for logs and reports; never used as a path.
     variants: other wordings of the caption, possibly none.
     camera: what the camera does, as in "pan left"; empty where that is not known.
+    wave: float32 (samples,) in [-1, 1] at 48 kHz, as long as the video; None where none is given.
+    sound_caption: the text of the sound, possibly empty.
   """
 
   video: np.ndarray
@@ -41,6 +43,8 @@ class Clip:
   key: str
   variants: tuple[str, ...] = ()
   camera: str = ""
+  wave: np.ndarray | None = None
+  sound_caption: str = ""
 
   def __post_init__(self) -> None:
     if self.video.dtype != np.uint8 or self.video.ndim != 4 or self.video.shape[-1] != 3:
@@ -54,6 +58,10 @@ class Clip:
       )
     if not self.fps > 0:
       raise ValueError(f"clip {self.key!r}: fps={self.fps} is not positive")
+    if self.wave is not None and (self.wave.dtype != np.float32 or self.wave.ndim != 1):
+      raise ValueError(
+        f"clip {self.key!r}: wave must be float32 (T,), got {self.wave.dtype} {self.wave.shape}"
+      )
 
 
 @runtime_checkable

@@ -2,7 +2,8 @@
 
 `ToySource` renders scene i when asked for clip i: uint8 (T, H, W, 3) with its caption. `build`
 renders a whole split in several processes and stores it (see `toy_records`); both give the same
-clips for the same recipe. Training and validation use disjoint ranges of scene indices whatever
+clips for the same recipe. A world with sound gives each clip its wave, in steps of 16 bits, and a
+caption of it. Training and validation use disjoint ranges of scene indices whatever
 their sizes, so a validation scene is never trained on, nor is the word on its sign.
 """
 
@@ -16,18 +17,21 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Clip
-from mg_jax.world import captions, facts, render, sampling
+from mg_jax.world import captions, facts, render, sampling, sound, sound_captions, sound_facts
 from mg_jax.world.sampling import VALIDATION_START, WorldConfig
 
 Split = Literal["train", "validation"]
-World = Literal["simple", "pairs", "signs", "full", "stills"]
+World = Literal["simple", "pairs", "signs", "full", "stills", "sounds", "orchestra"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
 # A core draws some ten million pixels a second; below this many, starting processes costs more.
 _WORTH_PIXELS = 1 << 27
 _CHUNK = 32
+_LEVELS = 2**15  # of a wave's 16 bits to each side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +66,21 @@ class ToyRecipe:
       raise UserError(f"not a toy recipe: {self}; sizes, counts and fps must be positive.")
     if max(self.train, self.validation) > VALIDATION_START:
       raise UserError(f"a toy split holds at most {VALIDATION_START} clips; ask for fewer.")
+    shortest = self.world.duration_s[0]
+    if self.world.sound and self.fps is not None and self.frames > shortest * self.fps + 1e-6:
+      raise UserError(
+        f"{self.frames} frames at {self.fps} fps outlast the sound of scenes of {shortest} s; ask "
+        "for fewer frames or set the world's duration_s."
+      )
 
   @property
   def name(self) -> str:
     """A file name that differs when anything of the recipe does."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode())
+    values = dataclasses.asdict(self)
+    if self.world.sound is None:
+      # Silent worlds keep the names they had before there was sound.
+      del values["world"]["sound"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     return f"{self.frames}x{self.height}x{self.width}_{digest.hexdigest()[:12]}"
 
   def size(self, split: Split) -> int:
@@ -79,7 +93,8 @@ class ToyRecipe:
 def world(name: World) -> WorldConfig:
   """A named world: "simple" is what a tiny model learns in minutes, "full" every kind of scene of
   objects; "pairs" lies between. "signs" holds short words on signs, "stills" the full world with
-  captions of its middle frames."""
+  captions of its middle frames. "sounds" can be heard: impacts, effects of motion and music;
+  "orchestra" holds every kind of sound and motion."""
   return getattr(WorldConfig, name)()
 
 
@@ -107,13 +122,20 @@ class ToySource:
     """Returns clip `index` as the features of the stored data set, with its facts as JSON."""
     scene = self.scene(index)
     clip = self._clip(scene)
+    truth = facts.facts(scene)
+    heard = {}
+    if clip.wave is not None:
+      truth["sound"] = sound_facts.sound_facts(scene)
+      levels = (clip.wave * _LEVELS).astype(np.int16)
+      heard = {"wave": levels, "sound_caption": clip.sound_caption}
     return {
       "video": clip.video,
       "caption": clip.caption,
       "variants": json.dumps(clip.variants),
-      "facts": json.dumps(facts.facts(scene)),
+      "facts": json.dumps(truth),
       "fps": clip.fps,
       "index": scene.index,
+      **heard,
     }
 
   def _clip(self, scene: facts.Scene) -> Clip:
@@ -124,6 +146,11 @@ class ToySource:
     fps = recipe.frames / scene.duration_s if recipe.fps is None else recipe.fps
     style = recipe.world.caption_style
     reword = captions.frame_caption if style == "frame" else captions.caption
+    heard = {}
+    if scene.sound is not None:
+      wave = sound.soundtrack(scene).mix[: round(recipe.frames / fps * sound.RATE)]
+      heard["wave"] = from_levels(np.round(wave * _LEVELS))
+      heard["sound_caption"] = sound_captions.describe_sound(scene, style=style)
     return Clip(
       video=video,
       frames=recipe.frames,
@@ -132,7 +159,13 @@ class ToySource:
       key=f"toy/{scene.seed}/{scene.index}",
       variants=tuple(reword(scene, 1 + k) for k in range(recipe.variants)),
       camera=camera_shot(scene.camera),
+      **heard,
     )
+
+
+def from_levels(levels: np.ndarray) -> np.ndarray:
+  """Samples of 16 bits as the float32 wave of a clip."""
+  return levels.astype(np.float32) / _LEVELS
 
 
 def camera_shot(camera: str) -> str:

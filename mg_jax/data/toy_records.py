@@ -1,7 +1,8 @@
 """The toy world as a TFDS data set in ArrayRecord files, written and read without TensorFlow.
 
 Features of an example: video uint8 (T, H, W, 3), caption, variants (JSON list of further wordings),
-facts (JSON object of the scene's ground truth), fps, and index of the scene. The video is one bytes
+facts (JSON object of the scene's ground truth), fps, and index of the scene; in worlds with sound
+also wave int16 (samples,) at 48 kHz and sound_caption. The video is one bytes
 feature without compression of its own (the file compresses), as an integer tensor would be stored
 number by number. Order is scene order: shuffling is the feed's task.
 """
@@ -46,6 +47,9 @@ class ToyWorld(tfds.core.GeneratorBasedBuilder):
       "fps": np.float32,
       "index": np.int64,
     }
+    if recipe.world.sound is not None:
+      features["wave"] = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+      features["sound_caption"] = tfds.features.Text()
     return self.dataset_info_from_configs(
       description=f"Moving shapes with exact captions and facts: {recipe}",
       features=tfds.features.FeaturesDict(features),
@@ -83,6 +87,10 @@ class ToyRecords:
     if not 0 <= index < len(self):
       raise IndexError(f"clip {index} of {len(self)}")
     example = self._examples[index]
+    heard = {}
+    if "wave" in example:
+      heard["wave"] = toy.from_levels(example["wave"])
+      heard["sound_caption"] = example["sound_caption"].decode("utf-8")
     return Clip(
       video=example["video"],
       frames=len(example["video"]),
@@ -91,6 +99,7 @@ class ToyRecords:
       key=f"toy/{int(example['index'])}",
       variants=tuple(json.loads(example["variants"])),
       camera=toy.camera_shot(json.loads(example["facts"])["camera"]),
+      **heard,
     )
 
   def facts(self, index: int) -> dict[str, Any]:

@@ -52,12 +52,15 @@ class Motion:
   amount: distance travelled, orbit radius, bounce height or size ratio, by law.
   cycles: turns or bounces within the scene, signed where direction matters.
   phase: starting point of a cycle, in cycles.
+  hits: phases of the scene at which a bounce or a knock meets the floor or the wall, ascending;
+    the first is before 0 and the last after 1. Empty for hits as regular as cycles and phase say.
   """
 
   name: str = "still"
   amount: float = 0.0
   cycles: float = 0.0
   phase: float = 0.0
+  hits: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +105,32 @@ class Sign:
 
 
 @dataclasses.dataclass(frozen=True)
+class Music:
+  """Background music. mood: of `sound_facts.MOODS`, which sets tempo, scale and instrument.
+
+  root: semitones above the lowest root; start_s: of the first note; tune: seed of the melody.
+  """
+
+  mood: str
+  root: int = 0
+  start_s: float = 0.0
+  tune: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+  """What is heard of a scene beside what its objects do: nothing of it can be seen.
+
+  ambience: of `sound_facts.AMBIENCES`, or "". quality: of the recording, 1 to 10; from 8 up it has
+  no noise.
+  """
+
+  music: Music | None = None
+  ambience: str = ""
+  quality: float = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Event:
   """Something that happens at one time, such as an impact and its material."""
 
@@ -113,6 +142,8 @@ class Event:
 @dataclasses.dataclass(frozen=True)
 class Scene:
   """A whole clip. `fps` is the nominal frame rate for builders that keep one.
+
+  `sound` is None for a scene of a world without sound.
 
   A scene shows objects or a sign, never both: letters take all the room a small frame has, and the
   oracles of objects need not tell a board from a square. Raises UserError for both.
@@ -128,6 +159,7 @@ class Scene:
   events: tuple[Event, ...] = ()
   attributes: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
   sign: Sign | None = None
+  sound: Sound | None = None
 
   def __post_init__(self):
     if self.sign is not None and self.objects:
@@ -150,14 +182,23 @@ class Scene:
   def from_dict(cls, data: dict[str, Any]) -> "Scene":
     """Inverse of `to_dict`; raises UserError on missing or unknown fields."""
     try:
-      things = tuple(Thing(**{**d, "motion": Motion(**d["motion"])}) for d in data["objects"])
+      things = tuple(Thing(**{**d, "motion": _motion(d["motion"])}) for d in data["objects"])
       events = tuple(Event(**d) for d in data["events"])
       background = Background(**data["background"])
       sign = None if data.get("sign") is None else Sign(**data["sign"])
       built = {"objects": things, "events": events, "background": background, "sign": sign}
+      built["sound"] = None if data.get("sound") is None else _sound(data["sound"])
       return cls(**{**data, **built})
     except (KeyError, TypeError) as error:
       raise UserError(f"Scene.from_dict: {error}; pass a dict written by Scene.to_dict") from error
+
+
+def _motion(data: dict[str, Any]) -> Motion:
+  return Motion(**{**data, "hits": tuple(data.get("hits", ()))})
+
+
+def _sound(data: dict[str, Any]) -> Sound:
+  return Sound(**{**data, "music": None if data["music"] is None else Music(**data["music"])})
 
 
 def groups(scene: Scene) -> list[dict[str, Any]]:

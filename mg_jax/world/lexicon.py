@@ -69,6 +69,11 @@ MOTIONS: dict[str, tuple[tuple[str, str], ...]] = {  # (verb, what follows it)
     ("travel", "from top to bottom"),
   ),
   "bounce": (("bounce", ""), ("bounce", "up and down"), ("hop", "up and down")),
+  "knock": (
+    ("knock", "against the wall"),
+    ("bump", "into the wall"),
+    ("bang", "against the side"),
+  ),
   "orbit": (("orbit", ""), ("go", "round and round"), ("follow", "a circular path")),
   "spin": (("spin", ""), ("rotate", ""), ("twirl", "on the spot"), ("whirl", "in place")),
   "grow": (("grow", ""), ("expand", ""), ("get", "bigger"), ("swell", "")),

@@ -42,10 +42,28 @@ def _travel(x: int, y: int) -> Callable[[Motion, np.ndarray], Pose]:
   return law
 
 
+def _rebound(m: Motion, u_T: np.ndarray) -> np.ndarray:
+  """Distance in 0..|amount| from the floor or the wall, 0 at every hit."""
+  if not m.hits:
+    # |sin| falls and rebounds like a ball.
+    return np.abs(m.amount * np.sin(np.pi * (m.cycles * u_T + m.phase)))
+  hits_N = np.asarray(m.hits)
+  # Between two hits lies a parabola, the longer the way the higher.
+  u_T = np.clip(_once(u_T), hits_N[0], hits_N[-1])
+  after_T = np.clip(np.searchsorted(hits_N, u_T, side="right"), 1, len(hits_N) - 1)
+  gaps_N = np.diff(hits_N)
+  way_T = (u_T - hits_N[after_T - 1]) / gaps_N[after_T - 1]
+  return np.abs(m.amount) * (gaps_N / gaps_N.max())[after_T - 1] * 4 * way_T * (1 - way_T)
+
+
 def _bounce(m: Motion, u_T: np.ndarray) -> Pose:
-  # |sin| falls and rebounds like a ball; y points down, so the floor is at +amount / 2.
-  height = m.amount * np.abs(np.sin(np.pi * (m.cycles * u_T + m.phase)))
-  return _pose(u_T, dy=m.amount / 2 - height)
+  # y points down, so the floor is at +amount / 2.
+  return _pose(u_T, dy=m.amount / 2 - _rebound(m, u_T))
+
+
+def _knock(m: Motion, u_T: np.ndarray) -> Pose:
+  # The wall is on the right for a positive amount and on the left for a negative one.
+  return _pose(u_T, dx=m.amount / 2 - np.sign(m.amount) * _rebound(m, u_T))
 
 
 def _orbit(m: Motion, u_T: np.ndarray) -> Pose:
@@ -70,6 +88,7 @@ MOTIONS: dict[str, Callable[[Motion, np.ndarray], Pose]] = {
   "up": _travel(0, -1),
   "down": _travel(0, 1),
   "bounce": _bounce,
+  "knock": _knock,
   "orbit": _orbit,
   "spin": _spin,
   "grow": _resize(1),

@@ -1,8 +1,8 @@
 """Motion oracle: names the motion from the tracks of position, size and orientation.
 
-Translation is looked at first (straight, then bouncing, then circling), then change of size, then
-turning. The thresholds lie between the smallest motion `sampling` draws and the largest false
-motion a camera move adds.
+Translation is looked at first (straight, then circling, then bouncing and knocking), then change of
+size, then turning. The thresholds lie between the smallest motion `sampling` draws and the largest
+false motion a camera move adds.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def _slope(time_T: np.ndarray, value_T: np.ndarray) -> float:
 
 def _translation(
   time_T: np.ndarray, path_T2: np.ndarray, extent_2: np.ndarray
-) -> tuple[str | None, float]:
+) -> tuple[str, float]:
   axis = int(extent_2.argmax())
   main_T = path_T2[:, axis] - path_T2[:, axis].mean()
   slope = _slope(time_T, main_T)
@@ -56,4 +56,4 @@ def _translation(
     return (("left", "right"), ("up", "down"))[axis][slope > 0], float(explained)
   if extent_2.min() > 0.5 * extent_2.max():
     return "orbit", float(extent_2.min() / extent_2.max())
-  return ("bounce", float(1 - explained)) if axis == 1 else (None, 0.0)
+  return ("knock", "bounce")[axis], float(1 - explained)

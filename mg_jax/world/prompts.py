@@ -31,6 +31,7 @@ _CAMERAS = {
 # Tried in this order: "bounce up and down" before "up".
 _MOTIONS = {
   "bounce": r"bounc(?:e|es|ing)|hop(?:s|ping)?",
+  "knock": r"knock(?:s|ing)?|bump(?:s|ing)?|bang(?:s|ing)?",
   "orbit": r"orbit(?:s|ing)?|round and round|circular path|in circles|in a circle",
   "still": r"still|motionless|does not move|do not move",
   "spin": r"spin(?:s|ning)?|rotat(?:e|es|ing)|twirl(?:s|ing)?|whirl(?:s|ing)?",

@@ -27,6 +27,8 @@ from mg_jax.world.facts import (
 from mg_jax.world.letters import MAX_LETTERS, board
 from mg_jax.world.motion import MOTIONS
 from mg_jax.world.shapes import SHAPES
+from mg_jax.world.sound_facts import AMBIENCES
+from mg_jax.world.sound_sampling import SoundConfig, add_sound
 from mg_jax.world.words import draw
 
 # Scene indices from here on are held out.
@@ -39,6 +41,7 @@ ATTEMPTS = 256
 SIGN_MARGIN = 0.03  # least of the frame left free at the sides of a board
 MAX_LETTER = 0.5  # height of a letter that has the frame for itself
 _SIGN_STREAM = 0x5169  # parts the generator of signs from that of objects
+_SOUND_STREAM = 0x50D  # and that of sounds from both
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +49,12 @@ class WorldConfig:
   """What scenes may hold. Names are drawn uniformly from each tuple; an entry repeated in a tuple
   is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting angle, radians.
   word_lengths: letters of the word on a sign; 0 is a scene of objects without a sign.
+  sound: what is heard, None for a silent world.
   """
 
   kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
   colours: tuple[str, ...] = tuple(PALETTE)
-  motions: tuple[str, ...] = tuple(MOTIONS)
+  motions: tuple[str, ...] = tuple(name for name in MOTIONS if name != "knock")
   counts: tuple[int, ...] = (1, 1, 2, 3, 4)
   sizes: tuple[str, ...] = tuple(SIZES)
   backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
@@ -60,6 +64,7 @@ class WorldConfig:
   tilt: float = 0.2
   caption_style: str = "natural"
   word_lengths: tuple[int, ...] = (0,)
+  sound: SoundConfig | None = None
 
   @classmethod
   def simple(cls) -> "WorldConfig":
@@ -101,6 +106,31 @@ class WorldConfig:
       cls.full(), duration_s=(2.0, 2.0), fps=(8.0, 8.0), caption_style="frame"
     )
 
+  @classmethod
+  def sounds(cls) -> "WorldConfig":
+    """One object that bounces, knocks, spins, resizes or rests, and how that sounds, half of the
+    time with music: what a tiny model learns to hear."""
+    return dataclasses.replace(
+      cls.simple(),
+      motions=("bounce", "bounce", "knock", "knock", "spin", "grow", "shrink", "still"),
+      colours=("white", "orange", "cyan", "red"),
+      sizes=("medium", "large"),
+      backgrounds=("dark", "light"),
+      sound=SoundConfig(),
+    )
+
+  @classmethod
+  def orchestra(cls) -> "WorldConfig":
+    """Every motion, material, mood and ambience, in recordings of any quality."""
+    return dataclasses.replace(
+      cls.full(),
+      motions=tuple(MOTIONS),
+      counts=(1, 1, 2),
+      cameras=("static",),
+      duration_s=(2.0, 10.0),
+      sound=SoundConfig(ambiences=("", *AMBIENCES), quality=(4.0, 10.0)),
+    )
+
   def __post_init__(self):
     known = {
       "kinds": SHAPES,
@@ -129,11 +159,20 @@ class WorldConfig:
 
 def sample(seed: int, index: int, config: WorldConfig) -> Scene:
   """Draws scene `index` of world `seed`. Three or four objects are small and two at most medium,
-  so that they stay apart."""
+  so that they stay apart. Sound never changes what else is drawn, but moves the objects that hit
+  the floor or a wall to it."""
   rng = np.random.default_rng([seed, index, _SIGN_STREAM])
   length = _pick(rng, config.word_lengths)
   if length:
-    return _signed(rng, seed, index, length=length, config=config)
+    scene = _signed(rng, seed, index, length=length, config=config)
+  else:
+    scene = _objects(seed, index, config)
+  if config.sound is None:
+    return scene
+  return add_sound(np.random.default_rng([seed, index, _SOUND_STREAM]), scene, config.sound)
+
+
+def _objects(seed: int, index: int, config: WorldConfig) -> Scene:
   rng = np.random.default_rng([seed, index])
   pick = functools.partial(_pick, rng)
   name = pick(config.motions)
@@ -201,6 +240,8 @@ def _motion(rng: np.random.Generator, name: str, *, count: int) -> Motion:
     return Motion(name, amount=(0.48 if count <= 2 else 0.42) + 0.06 * amount)
   if name == "bounce":
     return Motion(name, amount=0.3 + 0.1 * amount, cycles=1.6 + 0.8 * cycles, phase=phase)
+  if name == "knock":
+    return Motion(name, amount=sign * (0.3 + 0.1 * amount), cycles=1.6 + 0.8 * cycles, phase=phase)
   if name == "orbit":
     radius = (0.15 if count == 1 else 0.13) + 0.03 * amount
     return Motion(name, amount=radius, cycles=sign * (0.95 + 0.25 * cycles), phase=phase)

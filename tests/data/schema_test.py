@@ -19,6 +19,8 @@ def test_a_list_is_a_source():
     ({"frames": 0}, "frames=0"),
     ({"frames": 5}, "frames=5"),
     ({"fps": 0.0}, "fps"),
+    ({"wave": np.zeros(5)}, "float64"),
+    ({"wave": np.zeros((2, 5), np.float32)}, "wave"),
     ({"fps": float("nan")}, "fps"),
   ],
 )

@@ -11,7 +11,7 @@ from mg_jax.data import pipeline, toy, toy_records, transforms
 from mg_jax.data.streams import Reader, TextConfig
 from mg_jax.data.tokenizers import open_tokenizer
 from mg_jax.data.toy import ToyRecipe, ToySource
-from mg_jax.world import render
+from mg_jax.world import render, sound
 from mg_jax.world.sampling import WorldConfig
 
 SMALL = ToyRecipe(frames=4, height=16, width=24, train=6, validation=3, variants=2)
@@ -156,3 +156,39 @@ def test_stills_show_their_middle_and_tell_no_motion():
     row = transforms.FrameRow(reader, captions="short")(index, clip, np.random.default_rng(0))
     middle = render.render(scene, frames=1, height=32, width=32, fps=1.0, start_s=1.0)
     np.testing.assert_array_equal(row["image"], middle[0])
+
+
+@pytest.mark.parametrize("fps", [8.0, None])
+def test_stored_sound_is_the_drawn_one(tmp_path, fps):
+  world = toy.world("orchestra") if fps is None else toy.world("sounds")
+  recipe = ToyRecipe(frames=8, height=16, width=16, fps=fps, train=6, validation=1, world=world)
+  toy.build(recipe, tmp_path, processes=1)
+  stored, drawn = toy.open_split(recipe, tmp_path), ToySource(recipe)
+  heard = 0
+  for index in range(6):
+    a, b = stored[index], drawn[index]
+    assert a.wave.dtype == b.wave.dtype == np.float32
+    np.testing.assert_array_equal(a.wave, b.wave)
+    assert a.sound_caption == b.sound_caption and '"' in a.sound_caption
+    assert len(b.wave) == round(len(b.video) / b.fps * 48_000)
+    truth = sound.soundtrack(drawn.scene(index))
+    np.testing.assert_allclose(b.wave, truth.mix[: len(b.wave)], atol=2**-15)
+    told = stored.facts(index)["sound"]
+    assert told["times_s"] == [hit.time_s for hit in truth.events]
+    heard += bool(b.wave.any())
+  assert heard >= 4
+
+
+def test_worlds_without_sound_keep_their_names_records_and_clips():
+  names = {"simple": "70efa3b721f4", "signs": "63a9d9fe4c6c", "full": "6f30847e5213"}
+  for world, name in names.items():
+    recipe = ToyRecipe(world=toy.world(world))
+    assert recipe.name == f"16x32x32_{name}"
+    assert "wave" not in ToySource(recipe).example(0)
+    assert ToySource(recipe)[0].wave is None
+  assert ToyRecipe(world=toy.world("sounds")).name != ToyRecipe(world=toy.world("orchestra")).name
+
+
+def test_clips_longer_than_their_sound_are_refused():
+  with pytest.raises(UserError, match="outlast"):
+    ToyRecipe(frames=17, world=toy.world("sounds"))

@@ -108,3 +108,13 @@ def test_palette_parts_from_backgrounds_by_direction():
       away /= np.linalg.norm(away, axis=1, keepdims=True)
       cosine = away @ away.T - 2 * np.eye(len(away))
       assert cosine.max() < np.cos(np.radians(6))
+
+
+def test_sound_is_kept_by_the_round_trip():
+  for index in range(30):
+    scene = sample(3, index, WorldConfig.orchestra())
+    assert scene.sound is not None
+    assert F.Scene.from_dict(json.loads(json.dumps(scene.to_dict()))) == scene
+  old = _scene().to_dict()
+  del old["sound"]
+  assert F.Scene.from_dict(old) == _scene()

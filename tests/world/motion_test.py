@@ -60,3 +60,22 @@ def test_still_is_still():
   pose = MOTIONS["still"](Motion(), U)
   assert not (pose.dx.any() or pose.dy.any() or pose.angle.any()) and (pose.scale == 1).all()
   assert pose.scale.shape == U.shape
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_knock_meets_the_wall_on_its_side(way):
+  pose = MOTIONS["knock"](Motion("knock", amount=0.4 * way, cycles=2.0), U)
+  assert (way * pose.dx).max() == pytest.approx(0.2)
+  assert (way * pose.dx).min() == pytest.approx(-0.2)
+  assert not pose.dy.any()
+
+
+@pytest.mark.parametrize("name", ["bounce", "knock"])
+def test_uneven_hits_are_where_they_are_told(name):
+  hits = (-0.1, 0.25, 0.5, 0.75, 1.3)
+  pose = MOTIONS[name](Motion(name, amount=0.4, hits=hits), U)
+  way = pose.dy if name == "bounce" else pose.dx
+  assert np.flatnonzero(np.isclose(way, 0.2)).tolist() == [16, 32, 48]
+  # The longer the gap, the farther: the longest reaches the whole amount.
+  assert way[0] > way[40:].min() and way.min() == pytest.approx(-0.2, abs=0.01)
+  assert way[24] == pytest.approx(0.2 - 0.4 * 0.25 / 0.55)

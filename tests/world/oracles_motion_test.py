@@ -50,8 +50,9 @@ def test_movement_outweighs_size_and_turning():
   assert classify(PATHS["left"], 4**U, np.exp(9j * U))[0] == "left"
 
 
-def test_swinging_sideways_fits_no_law():
-  assert classify(_path(x=0.3 * np.sin(9 * U)), ONES, FIXED) == (None, 0.0)
+def test_to_and_fro_sideways_is_a_knock():
+  for hits in (np.sin(9 * U), np.abs(np.sin(9 * U)), -np.abs(np.sin(7 * U))):
+    assert classify(_path(x=0.35 * hits), ONES, FIXED)[0] == "knock"
 
 
 def test_frames_without_an_object_are_skipped():
