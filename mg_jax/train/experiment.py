@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import batch_axes, make_mesh
+from mg_jax.core.mesh import batch_axes, make_mesh, use_mesh
 from mg_jax.core.sharding import unbox
 from mg_jax.data import recipe
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
@@ -239,7 +239,7 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
   tae, autoencoder = _autoencoder(config, workdir)
   # Before the clips are encoded, which may take long.
   params = _check_generator(
-    objective, autoencoder, data, text, _build(Settings, config, "sampling")
+    objective, autoencoder, data, text, _build(Settings, config, "sampling"), mesh
   )
   latents, metadata = _encode(config, workdir, data, evals, text, tae, autoencoder)
   row = LatentRow(
@@ -357,24 +357,27 @@ def _evaluation(objective, batches, evals: EvalConfig, mesh, preprocess=None) ->
 
 def _check_generator(
   objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig, text: Streams,
-  sampling: Settings,
+  sampling: Settings, mesh: Mesh,
 ) -> Any:
   """Shapes of the generator's parameters.
 
   Raises:
-    UserError: where it takes neither the latents of the data nor those that it is to sample.
+    UserError: where it cannot take the latents of the data on this mesh, or those it is to sample.
   """
   rows = data.global_batch
   streams = text.abstract(rows, objective.model.routes())
-  sizes = [(sampling.frames, sampling.height, sampling.width)]
+  # Samples are made on one device.
+  sizes = [((sampling.frames, sampling.height, sampling.width), contextlib.nullcontext())]
   if data.durations == "single":
-    sizes.append((data.frames if data.video_weight else 1, data.height, data.width))
-  for frames, height, width in sizes:
+    clip = data.frames if data.video_weight else 1, data.height, data.width
+    sizes.append((clip, use_mesh(mesh)))
+  for (frames, height, width), place in sizes:
     latent = autoencoder.latent_shape(frames, height, width)
     try:
-      params = _check_model(
-        objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), **streams}
-      )
+      with place:
+        params = _check_model(
+          objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), **streams}
+        )
     except UserError as e:
       raise UserError(f"{frames} frames of {height}x{width} do not fit the model: {e}") from e
   return params["model"]
