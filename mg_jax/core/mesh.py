@@ -99,3 +99,28 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
 def batch_axes(mesh: Mesh) -> int:
   """How many ways the batch is split."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+  """Which piece of every batch this process reads, and how many pieces there are.
+
+  Processes whose devices hold the same rows read the same piece: where the axes context or tensor
+  reach over several hosts, there are fewer pieces than processes.
+
+  Raises:
+    UserError: when some rows, but not all, are held by two processes in common.
+  """
+  held: dict[int, set[int]] = {}
+  for rows, group in enumerate(mesh.devices.reshape(batch_axes(mesh), -1)):
+    for device in group:
+      held.setdefault(device.process_index, set()).add(rows)
+  pieces = sorted({tuple(sorted(rows)) for rows in held.values()})
+  if sum(map(len, pieces)) != batch_axes(mesh) or len({len(piece) for piece in pieces}) > 1:
+    copies, local = mesh.shape["context"] * mesh.shape["tensor"], len(mesh.local_devices)
+    fits = [n for n in range(1, mesh.devices.size + 1) if local % n == 0 or n % local == 0]
+    raise UserError(
+      f"mesh {tuple(mesh.shape.values())} cuts through a process: context x tensor is {copies}, and "
+      f"a process has {local} devices, neither of which divides the other; the nearest product that "
+      f"does is {min(fits, key=lambda n: abs(n - copies))}"
+    )
+  return pieces.index(tuple(sorted(held[jax.process_index()]))), len(pieces)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from mg_jax.core.typing import Array, Bool, Float
 from mg_jax.kernels import context, cudnn, splash, xla
-from mg_jax.kernels.ring import ring as ring_of_blocked
 from mg_jax.kernels.platform import current, platform
+from mg_jax.kernels.ring import ring as ring_of_blocked
 
 __all__ = ["Candidate", "attend", "candidates", "choose", "platform"]
 

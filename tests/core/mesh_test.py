@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import AXES, batch_axes, make_mesh, use_mesh
+from mg_jax.core.mesh import AXES, batch_axes, batch_share, make_mesh, use_mesh
 from mg_jax.core.sharding import shard
 
 
@@ -79,6 +80,36 @@ def test_a_mesh_that_leaves_out_a_process_is_refused():
 
 def test_batch_is_split_over_data_and_fsdp():
   assert batch_axes(make_mesh((2, 2, 2, 1))) == 4
+
+
+def _on_hosts(shape, local):
+  """A mesh over as many processes as it takes, of `local` devices each."""
+  devices = [SimpleNamespace(process_index=i // local) for i in range(np.prod(shape))]
+  sizes = dict(zip(AXES, shape, strict=True))
+  return SimpleNamespace(
+    devices=np.array(devices).reshape(shape), shape=sizes, local_devices=devices[:local]
+  )
+
+
+@pytest.mark.parametrize(
+  "shape, local, shares",
+  [
+    ((2, 2, 1, 2), 4, [(0, 2), (1, 2)]),
+    ((2, 1, 2, 2), 4, [(0, 2), (1, 2)]),
+    ((1, 2, 2, 2), 2, [(0, 2), (0, 2), (1, 2), (1, 2)]),  # two hosts hold the same rows
+    ((1, 1, 2, 4), 2, [(0, 1)] * 4),
+  ],
+)
+def test_processes_that_hold_the_same_rows_read_the_same_piece(shape, local, shares, monkeypatch):
+  for process, want in enumerate(shares):
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    assert batch_share(_on_hosts(shape, local)) == want
+
+
+def test_rows_held_partly_in_common_are_refused():
+  words = "context x tensor is 2, and a process has 3 devices, .* the nearest product .* is 1$"
+  with pytest.raises(UserError, match=words):
+    batch_share(_on_hosts((3, 1, 2, 1), 3))
 
 
 @pytest.mark.smoke

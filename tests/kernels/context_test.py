@@ -182,9 +182,8 @@ def test_a_scheme_sends_by_its_own_collectives_only(scheme, sent, unused):
 def test_a_ring_holds_less_than_gathered_keys():
   shape = (1, 4096, 4096, 8)
   mesh = make_mesh((1, 1, 8, 1))
-  x = jax.ShapeDtypeStruct(
-    (*shape[:2], shape[3], 16), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P(None, "context"))
-  )
+  split = jax.NamedSharding(mesh, jax.P(None, "context"))
+  x = jax.ShapeDtypeStruct((*shape[:2], shape[3], 16), jnp.float32, sharding=split)
 
   def temporaries(scheme):
     def loss(q, k, v):
