@@ -119,8 +119,8 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
     copies, local = mesh.shape["context"] * mesh.shape["tensor"], len(mesh.local_devices)
     fits = [n for n in range(1, mesh.devices.size + 1) if local % n == 0 or n % local == 0]
     raise UserError(
-      f"mesh {tuple(mesh.shape.values())} cuts through a process: context x tensor is {copies}, and "
-      f"a process has {local} devices, neither of which divides the other; the nearest product that "
-      f"does is {min(fits, key=lambda n: abs(n - copies))}"
+      f"mesh {tuple(mesh.shape.values())} cuts through a process: context x tensor is {copies}, "
+      f"and a process has {local} devices, neither of which divides the other; the nearest product "
+      f"that does is {min(fits, key=lambda n: abs(n - copies))}"
     )
   return pieces.index(tuple(sorted(held[jax.process_index()]))), len(pieces)
