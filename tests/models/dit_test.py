@@ -199,3 +199,15 @@ def test_eight_devices_agree_with_one(shape, scheme, awaken):
   ):
     error = np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(a)
     assert error < 1e-5, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(
+  "scheme, how", [("gather", "all_gather"), ("ulysses", "all_to_all"), ("ring", "ppermute")]
+)
+def test_tokens_meet_as_the_field_says(scheme, how):
+  x, t, cond = batch(size=8)
+  model = VideoDiT(**FIELDS, routes=GROWN, context_parallel=scheme)
+  with use_mesh(make_mesh((2, 2, 2, 1))):
+    params = unbox(jax.eval_shape(model.init, jax.random.key(0), x, t, cond))
+    program = str(jax.make_jaxpr(model.apply)(params, x, t, cond))
+  assert [n for n in ("all_gather", "all_to_all", "ppermute") if f"{n}[" in program] == [how]
