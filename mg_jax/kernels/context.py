@@ -3,12 +3,15 @@
 Queries, keys and values come split over the "context" axis; three schemes bring them together:
 
 - "gather", the paper's: keys and values are gathered, so the backward pass reduce-scatters their
-  gradients. Takes any number of heads.
+  gradients. Takes any number of heads and tokens.
 - "ulysses" (arXiv 2309.14509): an all-to-all gives every device all tokens of some of its heads,
-  and another one gives the result back. On C devices it sends 2 / C of what gathering does, and
-  needs heads that divide over context and tensor together.
-- "ring": keys and values travel from device to device (`kernels.ring`). Holds least; only kernels
-  that tell their log-sum-exp can do it.
+  and another one gives the result back. Heads have to divide over context and tensor together.
+- "ring": keys and values travel from device to device (`kernels.ring`). Only kernels that tell their
+  log-sum-exp can do it, and no fused one here does.
+
+On 8 devices of a context, forward and backward of 16 heads of 128 in bfloat16 over 16,384 tokens,
+compiled for v5e:2x4, send 224, 49 and 464 MiB from each device, and a ring's temporaries are 0.4
+times those of gathering.
 
 Text is whole on every device already, so none of this concerns it. Batch and heads are split as the
 table of logical axes says. Takes and gives what the local kernel does: q_BLNK, k_BSNK, v_BSNK,
