@@ -6,7 +6,7 @@ Queries, keys and values come split over the "context" axis; three schemes bring
   gradients. Takes any number of heads and tokens.
 - "ulysses" (arXiv 2309.14509): an all-to-all gives every device all tokens of some of its heads,
   and another one gives the result back. Heads have to divide over context and tensor together.
-- "ring": keys and values travel from device to device (`kernels.ring`). Only kernels that tell their
+- "ring": keys and values travel from device to device (`kernels.ring`). Only kernels that tell the
   log-sum-exp can do it, and no fused one here does.
 
 On 8 devices of a context, forward and backward of 16 heads of 128 in bfloat16 over 16,384 tokens,
