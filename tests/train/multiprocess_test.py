@@ -19,10 +19,12 @@ import pytest
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import pipeline
 from mg_jax.data.recipe import latent_sources
+from mg_jax.train import experiment, statistics
 from mg_jax.train.loop import TrainConfig, train
 from mg_jax.train.optim import OptimConfig
 from mg_jax.train.workdir import locked, prepare
 from mg_jax.train.writer import read_metrics
+from tests.train import tiny
 
 # A run of the objective in conftest.py by `count` processes of `devices` devices each, on the real
 # pipeline: arguments rank, port, count, then JSON: devices, workdir, file, mesh, config, pause.
@@ -229,6 +231,41 @@ def test_processes_that_share_their_rows_train_what_one_trains(toy, launch, tmp_
   for _, _, drawn in results:
     assert {step: _batches([drawn])[step] for step in (1, 2, 3)} == {k: whole[k] for k in (1, 2, 3)}
   _same_run(tmp_path / "run", tmp_path / "whole", 3)
+
+
+_EXPERIMENT = textwrap.dedent("""
+  import json, os, runpy, sys
+  import jax
+  rank, port, told = sys.argv[1], sys.argv[2], json.loads(sys.argv[4])
+  os.environ |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": rank}
+  from mg_jax.core import distributed
+  distributed.initialize()
+  from mg_jax.train import experiment, previews
+  wrote, write = [], previews._write
+  previews._write = lambda *args: (wrote.append(args[1]), write(*args))
+  result = experiment.run(told["config"], told["workdir"])
+  print(json.dumps([result.status, result.step, wrote]))
+""")
+
+
+@pytest.mark.slow
+@pytest.mark.multiproc
+def test_a_whole_experiment_runs_on_weights_that_no_process_holds_alone(tmp_path):
+  config = tiny.tae(tmp_path)
+  config["mesh"] = [1, 2, 1, 1]
+  results = _results(_start(_EXPERIMENT, {"config": config, "workdir": str(tmp_path / "run")}))
+  assert results == [["finished", 2, [2]], ["finished", 2, []]], "one process writes the preview"
+  assert any("eval/psnr" in line for line in read_metrics(tmp_path / "run"))
+  assert (tmp_path / "run/previews/step-0000002.png").exists()
+  # The same on one device: a second process neither adds clips to what is measured nor takes any.
+  alone = experiment.run(config | {"mesh": [1, 1, 1, 1]}, str(tmp_path / "alone"))
+  assert alone.status == "finished"
+  ours, theirs = (
+    json.loads((tmp_path / name / statistics.FILE).read_text()) for name in ("run", "alone")
+  )
+  assert ours["histogram"]["count"] == theirs["histogram"]["count"]
+  np.testing.assert_allclose(ours["std"], theirs["std"], rtol=1e-3)
 
 
 @pytest.mark.slow
