@@ -136,10 +136,10 @@ def replicate(value: np.ndarray, mesh: Mesh) -> Array:
 def to_host(tree: PyTree) -> PyTree:
   """Whole numpy arrays, also of leaves whose parts several processes hold; all have to call it."""
 
-  def whole(leaf: Array) -> np.ndarray:
-    if leaf.is_fully_addressable or leaf.is_fully_replicated:
-      return jax.device_get(leaf)
-    return multihost_utils.process_allgather(leaf, tiled=True)
+  def whole(leaf: Array | np.ndarray) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+      return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
 
   return jax.tree.map(whole, tree)
 
