@@ -29,25 +29,47 @@ def make_mesh(
     devices: defaults to all devices; the first prod(shape) of them are used.
 
   Raises:
-    UserError: when the shape needs more devices than there are, or does not divide them.
+    UserError: when the shape needs more devices than there are, or does not divide them, and when
+      one of several processes would be left without a device.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = list(shape) if shape is not None else [-1, 1, 1, 1]
   if len(sizes) != len(AXES):
     raise UserError(f"a mesh shape has the {len(AXES)} sizes {AXES}, got {tuple(sizes)}")
+  if sizes.count(-1) > 1:
+    raise UserError(f"mesh {tuple(sizes)} has more than one -1; only one size can be what is left")
+  fixed = [size for size in sizes if size != -1]
+  count, total = math.prod(fixed), len(devices)
+  if min(fixed) < 1 or count > total or (-1 in sizes and total % count):
+    raise UserError(
+      f"mesh {tuple(sizes)} needs {'a multiple of ' if -1 in sizes else ''}{count} devices, there "
+      f"are {total}; the nearest that takes them all is {_nearest(sizes, total)}"
+    )
   if -1 in sizes:
-    rest = math.prod(s for s in sizes if s != -1)
-    if len(devices) % rest:
-      raise UserError(
-        f"mesh {tuple(sizes)} does not divide {len(devices)} devices; change its sizes"
-      )
-    sizes[sizes.index(-1)] = len(devices) // rest
-  count = math.prod(sizes)
-  if count > len(devices) or min(sizes) < 1:
-    raise UserError(f"mesh {tuple(sizes)} needs {count} devices, there are {len(devices)}")
+    sizes[sizes.index(-1)] = total // count
+    count = total
+  idle = {d.process_index for d in devices} - {d.process_index for d in devices[:count]}
+  if idle:
+    raise UserError(
+      f"mesh {tuple(sizes)} takes {count} of {total} devices, none of process {min(idle)}; the "
+      f"nearest that takes them all is {_nearest(sizes, total)}"
+    )
   return Mesh(
     _arrange(sizes, devices[:count]), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
+
+
+def _nearest(sizes: Sequence[int], count: int) -> tuple[int, ...]:
+  """The mesh over all `count` devices that changes but one size, the first and least possible."""
+  for axis, size in enumerate(sizes):
+    rest = [s for i, s in enumerate(sizes) if i != axis and s != -1]
+    if size == -1 or min(rest) < 1:
+      continue
+    share, left = divmod(count, math.prod(rest))
+    fits = [s for s in range(1, share + 1) if share % s == 0] if -1 in sizes else [share]
+    if share and not left:
+      return (*sizes[:axis], min(fits, key=lambda s: abs(s - size)), *sizes[axis + 1 :])
+  return (count, 1, 1, 1)
 
 
 def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
@@ -77,3 +99,28 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
 def batch_axes(mesh: Mesh) -> int:
   """How many ways the batch is split."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+  """Which piece of every batch this process reads, and how many pieces there are.
+
+  Processes whose devices hold the same rows read the same piece: where the axes context or tensor
+  reach over several hosts, there are fewer pieces than processes.
+
+  Raises:
+    UserError: when some rows, but not all, are held by two processes in common.
+  """
+  held: dict[int, set[int]] = {}
+  for rows, group in enumerate(mesh.devices.reshape(batch_axes(mesh), -1)):
+    for device in group:
+      held.setdefault(device.process_index, set()).add(rows)
+  pieces = sorted({tuple(sorted(rows)) for rows in held.values()})
+  if sum(map(len, pieces)) != batch_axes(mesh) or len({len(piece) for piece in pieces}) > 1:
+    copies, local = mesh.shape["context"] * mesh.shape["tensor"], len(mesh.local_devices)
+    fits = [n for n in range(1, mesh.devices.size + 1) if local % n == 0 or n % local == 0]
+    raise UserError(
+      f"mesh {tuple(mesh.shape.values())} cuts through a process: context x tensor is {copies}, "
+      f"and a process has {local} devices, neither of which divides the other; the nearest product "
+      f"that does is {min(fits, key=lambda n: abs(n - copies))}"
+    )
+  return pieces.index(tuple(sorted(held[jax.process_index()]))), len(pieces)

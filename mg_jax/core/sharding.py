@@ -12,7 +12,6 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 from flax.core import meta
-from jax.interpreters import pxla
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mg_jax.core.tree import flatten_paths
@@ -99,12 +98,21 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
     raise ValueError(f"shard() got {len(names)} names {names} for an array of shape {x.shape}")
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    if not pxla.thread_resources.env.physical_mesh.empty:
+    if _in_plain_mesh(x):
       raise ValueError("a mesh was entered with `with mesh:`; use mg_jax.core.mesh.use_mesh")
     return x
   if mesh.size == 1 or mesh.are_all_axes_manual:
     return x
   return jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh, "activation"))
+
+
+def _in_plain_mesh(x: jax.Array) -> bool:
+  """Whether the mesh in use was entered by `with mesh:`, of which no function of jax tells."""
+  try:
+    jax.lax.with_sharding_constraint(x, PartitionSpec())
+  except RuntimeError:  # it needs a mesh, and there is none of any kind
+    return False
+  return True
 
 
 def partitioned(init: Callable, *names: str | None) -> Callable:

@@ -66,8 +66,12 @@ class Feed:
     if self.global_batch < 1:
       raise UserError(f"global_batch is {self.global_batch}; give at least 1.")
 
-  def dataset(self) -> grain.MapDataset:
-    """Returns the endless random-access dataset of single rows."""
+  def dataset(self, *, readers: int = 1) -> grain.MapDataset:
+    """Returns the endless random-access dataset of single rows.
+
+    With several readers, of which each takes every `readers`-th row, the rows of a batch are so
+    ordered that each gets a piece of it whole: put side by side, the pieces are the batch.
+    """
     parents = []
     for entry in self.entries:
       # Grain permutes epoch e by seed + e; names spread the seeds so that no entry replays
@@ -76,7 +80,9 @@ class Feed:
       rows = grain.MapDataset.source(_Numbered(entry.name, entry.source)).seed(seed).shuffle()
       parents.append(rows.repeat().random_map(_Rows(entry.name, entry.transform)))
     weights = tuple(entry.weight for entry in self.entries)
-    return _Blocks(parents, weights=weights, block=self.global_batch, seed=self.seed)
+    return _Blocks(
+      parents, weights=weights, block=self.global_batch, seed=self.seed, readers=readers
+    )
 
   def stream(
     self, *, process_index: int = 0, process_count: int = 1, workers: int = 0, threads: int = 2
@@ -84,8 +90,9 @@ class Feed:
     """Opens the stream of one process.
 
     Args:
-      process_index: which share of every batch this process reads.
-      process_count: a divisor of `global_batch`.
+      process_index: which of the pieces of every batch this process reads.
+      process_count: how many pieces there are, a divisor of `global_batch`. Processes whose devices
+        hold the same rows read the same piece, see `core.mesh.batch_share`.
       workers: worker processes (each imports the program anew); 0 reads in this process.
       threads: reading threads per process, 0 to read only when asked; at most twice as many batches
         wait ready.
@@ -98,7 +105,7 @@ class Feed:
     if workers:
       config.settle_flags()  # Grain's worker processes read some.
     elastic = grain.experimental.ElasticIterator(
-      self.dataset(),
+      self.dataset(readers=process_count),
       self.global_batch,
       grain.sharding.ShardOptions(process_index, process_count),
       read_options=grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads),
@@ -191,7 +198,7 @@ def evaluation_batches(
     batch: rows over all processes.
     limit: reads at most this many records.
     seed: see `transform`.
-    process_index: which rows this process reads: every process_count-th, as in training.
+    process_index: which rows this process reads: every process_count-th.
     process_count: a divisor of `batch`.
   """
   if batch < 1 or batch % process_count:
@@ -263,11 +270,12 @@ class _Blocks(grain.MapDataset):
     weights: tuple[int, ...],
     block: int,
     seed: int,
+    readers: int,
   ):
     super().__init__(parents)
     common = math.gcd(*weights)
     self._weights = tuple(weight // common for weight in weights)
-    self._block, self._seed = block, seed
+    self._block, self._seed, self._readers = block, seed, readers
 
   def __len__(self) -> int:
     return sys.maxsize
@@ -279,6 +287,8 @@ class _Blocks(grain.MapDataset):
     if isinstance(index, slice):
       return self.slice(index)
     block, offset = divmod(index, self._block)
+    turn, reader = divmod(offset, self._readers)
+    offset = reader * (self._block // self._readers) + turn
     window, place = divmod(block, sum(self._weights))
     order, ranks = _deal(self._weights, self._seed, window)
     parent = order[place]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from mg_jax.core.typing import Array, Bool, Float
 from mg_jax.kernels import context, cudnn, splash, xla
 from mg_jax.kernels.platform import current, platform
+from mg_jax.kernels.ring import ring as ring_of_blocked
 
 __all__ = ["Candidate", "attend", "candidates", "choose", "platform"]
 
@@ -33,11 +34,14 @@ class Candidate:
     name: what `attend(kernel=...)` calls it.
     supports: (q_shape, k_shape, dtype, masked, platform) -> None, or the reason why not.
     run: (q_BLNK, k_BSNK, v_BSNK, *, mask_BS, scale) -> o_BLNK on one device.
+    ring: the same with keys that travel along mesh axes, `axis`; None where it tells no
+      log-sum-exp by which results could be merged.
   """
 
   name: str
   supports: Callable[[tuple[int, ...], tuple[int, ...], object, bool, str], str | None]
   run: Callable[..., Array]
+  ring: Callable[..., Array] | None = None
 
 
 def _anything(q_shape, k_shape, dtype, masked, platform) -> None:
@@ -45,7 +49,7 @@ def _anything(q_shape, k_shape, dtype, masked, platform) -> None:
 
 
 _REFERENCE = Candidate("reference", _anything, xla.reference)
-_BLOCKED = Candidate("blocked", _anything, xla.blocked)
+_BLOCKED = Candidate("blocked", _anything, xla.blocked, ring_of_blocked)
 
 _SPLASH = Candidate("splash", _anything, splash.splash)
 _CUDNN = Candidate("cudnn", cudnn.unsupported, cudnn.cudnn)
@@ -71,8 +75,10 @@ def _report(line: str) -> None:
   _log.info(line)
 
 
-def choose(kernel: str, q_shape, k_shape, *, dtype, masked: bool, platform: str) -> Candidate:
-  """The candidate that `attend` runs for these shapes.
+def choose(
+  kernel: str, q_shape, k_shape, *, dtype, masked: bool, platform: str, ring: bool = False
+) -> Candidate:
+  """The candidate that `attend` runs for these shapes, with keys that travel where `ring` is set.
 
   Raises:
     ValueError: when `kernel` is unknown on this platform, or does not support the call.
@@ -83,6 +89,8 @@ def choose(kernel: str, q_shape, k_shape, *, dtype, masked: bool, platform: str)
     if kernel not in ("auto", candidate.name):
       continue
     reason = candidate.supports(tuple(q_shape), tuple(k_shape), dtype, masked, platform)
+    if ring and candidate.ring is None:
+      reason = "it cannot merge the pieces of a ring"
     if reason is None:
       passed = f" (not {'; not '.join(refused)})" if refused else ""
       _report(f"attention kernel on {platform}: {candidate.name}{passed}")
@@ -104,10 +112,13 @@ def _check(q_shape, k_shape, v_shape, mask_shape) -> None:
     raise ValueError(f"attention mask is (B, S) = {tuple(k_shape[:2])}, got {tuple(mask_shape)}")
 
 
-def _local(q, k, v, *, mask_BS, scale, kernel, platform):
+def _local(q, k, v, *, mask_BS, scale, ring, kernel, platform):
   chosen = choose(
-    kernel, q.shape, k.shape, dtype=q.dtype, masked=mask_BS is not None, platform=platform
-  )
+    kernel, q.shape, k.shape, dtype=q.dtype, masked=mask_BS is not None, platform=platform,
+    ring=ring is not None,
+  )  # fmt: skip
+  if ring is not None:
+    return chosen.ring(q, k, v, mask_BS=mask_BS, scale=scale, axis=ring)
   return chosen.run(q, k, v, mask_BS=mask_BS, scale=scale)
 
 
@@ -119,6 +130,7 @@ def attend(
   mask_BS: Bool[Array, "B S"] | None = None,
   scale: float | None = None,
   kernel: str = "auto",
+  context_parallel: context.Scheme = "gather",
 ) -> Float[Array, "B L N K"]:
   """Softmax attention of every query to every unmasked key, split over the mesh in use.
 
@@ -129,12 +141,16 @@ def attend(
     mask_BS: True marks real keys. A query without any gets zeros.
     scale: multiplies the scores; None is K ** -0.5.
     kernel: "auto", or the name of a candidate of the platform.
+    context_parallel: how tokens that are split over devices meet, see `kernels.context`.
 
   Raises:
+    UserError: on heads or tokens that the scheme of `context_parallel` cannot split.
     ValueError: on shapes that do not fit together, on an unknown kernel, and when the named
       kernel does not support the call.
   """
   _check(q_BLNK.shape, k_BSNK.shape, v_BSNK.shape, None if mask_BS is None else mask_BS.shape)
   scale = q_BLNK.shape[-1] ** -0.5 if scale is None else scale
   local = functools.partial(_local, kernel=kernel, platform=current())
-  return context.parallel(local)(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, scale=scale)
+  return context.parallel(local, context_parallel)(
+    q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, scale=scale
+  )

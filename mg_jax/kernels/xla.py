@@ -99,8 +99,8 @@ def _heads_first(x_BLNK: Array, groups: int) -> Array:
 
 
 def _heads_last(x: Array, like_BLNK: Array) -> Array:
-  b, length, n, k = like_BLNK.shape
-  return jnp.swapaxes(x.reshape(b, n, length, k), 1, 2).astype(like_BLNK.dtype)
+  b, length, n, _ = like_BLNK.shape
+  return jnp.swapaxes(x.reshape(b, n, length, -1), 1, 2)
 
 
 def _plan(q_BLNK: Array, k_BSNK: Array) -> tuple[int, int]:
@@ -139,6 +139,14 @@ def _blocked(q, k, v, mask, scale):
 
 
 def _blocked_forward(q, k, v, mask, scale):
+  out, lse = _outputs(q, k, v, mask, scale)
+  # A layer that keeps both of these does not run the kernel again in its backward pass.
+  out, lse = remat.name(out, "attention"), remat.name(lse, "attention")
+  return out, (q, k, v, mask, out, lse)
+
+
+def _outputs(q, k, v, mask, scale):
+  """The result, and the log-sum-exp of every query as groups of heads."""
   groups, blocks = _plan(q, k)
   length = q.shape[1]
 
@@ -151,13 +159,16 @@ def _blocked_forward(q, k, v, mask, scale):
 
   inputs = tuple(_heads_first(x, groups) for x in (q, k, v))
   out, lse = _over_groups(group, (*inputs, _keep(mask, q.shape[2], groups)), groups)
-  # A layer that keeps both of these does not run the kernel again in its backward pass.
-  out, lse = remat.name(_heads_last(out, q), "attention"), remat.name(lse, "attention")
-  return out, (q, k, v, mask, out, lse)
+  return _heads_last(out, q), lse
 
 
 def _blocked_backward(scale, saved, do):
   q, k, v, mask, out, lse = saved
+  grads = _gradients(q, k, v, mask, out, lse, do, scale)
+  return *(g.astype(x.dtype) for g, x in zip(grads, (q, k, v), strict=True)), None
+
+
+def _gradients(q, k, v, mask, out, lse, do, scale):
   groups, blocks = _plan(q, k)
   length = q.shape[1]
   delta = jnp.sum(do.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
@@ -182,7 +193,7 @@ def _blocked_backward(scale, saved, do):
   inputs = tuple(_heads_first(x, groups) for x in (q, k, v, do, delta))
   dq, dk, dv = _over_groups(group, (*inputs, lse, _keep(mask, q.shape[2], groups)), groups)
   dk, dv = (jnp.swapaxes(x, -1, -2) for x in (dk, dv))
-  return _heads_last(dq, q), _heads_last(dk, k), _heads_last(dv, v), None
+  return _heads_last(dq, q), _heads_last(dk, k), _heads_last(dv, v)
 
 
 def _over_groups(fn, args, groups: int):
@@ -205,3 +216,42 @@ def blocked(
 ) -> Float[Array, "B L N K"]:
   """Attention in blocks of queries with a hand-written backward pass; see the module."""
   return _blocked(q_BLNK, k_BSNK, v_BSNK, mask_BS, scale)
+
+
+def with_lse(
+  q_BLNK: Float[Array, "B L N K"],
+  k_BSNK: Float[Array, "B S N K"],
+  v_BSNK: Float[Array, "B S N K"],
+  *,
+  mask_BS: Bool[Array, "B S"] | None,
+  scale: float,
+) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N 1"]]:
+  """`blocked`, which is not differentiable here, and the log-sum-exp of every query.
+
+  It is +inf where a query has no key.
+  """
+  out, lse = _outputs(q_BLNK, k_BSNK, v_BSNK, mask_BS, scale)
+  return out, _heads_last(lse, q_BLNK)
+
+
+def gradients(
+  q_BLNK: Float[Array, "B L N K"],
+  k_BSNK: Float[Array, "B S N K"],
+  v_BSNK: Float[Array, "B S N K"],
+  *,
+  out_BLNK: Float[Array, "B L N K"],
+  lse_BLN1: Float[Array, "B L N 1"],
+  do_BLNK: Float[Array, "B L N K"],
+  mask_BS: Bool[Array, "B S"] | None,
+  scale: float,
+) -> tuple[Array, Array, Array]:
+  """What these keys contribute to the gradient of q, and the gradients of k and v; to be summed.
+
+  Args:
+    q_BLNK, k_BSNK, v_BSNK: queries, and some of the keys and values they attend to.
+    out_BLNK, lse_BLN1: results for all their keys, as `with_lse` gives them.
+    do_BLNK: cotangent of the result.
+    mask_BS, scale: as in the forward pass.
+  """
+  lse = _heads_first(lse_BLN1, _plan(q_BLNK, k_BSNK)[0])
+  return _gradients(q_BLNK, k_BSNK, v_BSNK, mask_BS, out_BLNK, lse, do_BLNK, scale)

@@ -17,6 +17,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.remat import Policy
 from mg_jax.core.sharding import shard
 from mg_jax.core.typing import Array, Bool, Float, Int
+from mg_jax.kernels.context import Scheme
 from mg_jax.models import conditioning, patches
 from mg_jax.models.transformer import Transformer
 from mg_jax.nn.embeddings import FactorizedPositions, TimeEmbedding
@@ -32,7 +33,7 @@ class VideoDiT(nn.Module):
     width, layers, heads, mlp_dim: D, depth, N, F.
     max_thw: sizes of the three position tables, in tokens.
     routes: the condition table of models.conditioning, or the config section of one.
-    qk_norm, remat, unroll, dtype: see Transformer.
+    qk_norm, context_parallel, remat, unroll, dtype: see Transformer.
   """
 
   channels: int = 16
@@ -44,6 +45,7 @@ class VideoDiT(nn.Module):
   max_thw: tuple[int, int, int] = (32, 32, 32)
   routes: Mapping[str, Any] = FrozenDict()
   qk_norm: bool = False
+  context_parallel: Scheme = "gather"
   remat: Policy = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
@@ -105,6 +107,7 @@ class VideoDiT(nn.Module):
       heads=self.heads,
       mlp_dim=self.mlp_dim,
       qk_norm=self.qk_norm,
+      context_parallel=self.context_parallel,
       remat=self.remat,
       unroll=self.unroll,
       dtype=self.dtype,

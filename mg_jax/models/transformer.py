@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from mg_jax.core.remat import Policy
 from mg_jax.core.sharding import partitioned, shard
 from mg_jax.core.typing import Array, Bool, Float
+from mg_jax.kernels.context import Scheme
 from mg_jax.nn.attention import Attention
 from mg_jax.nn.linear import Linear
 from mg_jax.nn.mlp import SwiGLU
@@ -74,6 +75,7 @@ class Block(nn.Module):
   mlp_dim: int
   depth: int
   qk_norm: bool = False
+  context_parallel: Scheme = "gather"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -91,6 +93,7 @@ class Block(nn.Module):
         head_dim=width // self.heads,
         qk_norm=self.qk_norm,
         out_init=self._out_init(in_axis=(0, 1), out_axis=2),
+        context_parallel=self.context_parallel,
         dtype=self.dtype,
         name=name,
       )
@@ -123,6 +126,7 @@ class Transformer(nn.Module):
   Attributes:
     layers, heads, mlp_dim: sizes; the width D is that of the tokens.
     qk_norm: RMSNorm of queries and keys, which the paper does not mention.
+    context_parallel: scheme of kernels.context for self-attention.
     remat: policy of core.remat.
     unroll: layers per iteration of the scan; `layers` for a flat program while debugging.
     dtype: of the activations; parameters and modulation stay float32.
@@ -132,6 +136,7 @@ class Transformer(nn.Module):
   heads: int
   mlp_dim: int
   qk_norm: bool = False
+  context_parallel: Scheme = "gather"
   remat: Policy = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
@@ -186,6 +191,7 @@ class Transformer(nn.Module):
       mlp_dim=self.mlp_dim,
       depth=self.layers,
       qk_norm=self.qk_norm,
+      context_parallel=self.context_parallel,
       dtype=self.dtype,
       name="layers",
     )

@@ -15,6 +15,7 @@ from flax import linen as nn
 from mg_jax.core.sharding import partitioned, shard
 from mg_jax.core.typing import Array, Bool, Float
 from mg_jax.kernels.attention import attend
+from mg_jax.kernels.context import Scheme
 from mg_jax.kernels.linear import dense
 from mg_jax.nn.norms import RMSNorm
 
@@ -36,6 +37,7 @@ class Attention(nn.Module):
     kernel_init: initializer of wq, wk and wv.
     out_init: initializer of wo.
     kernel: attention kernel by name, "auto" for the best one.
+    context_parallel: how the tokens of x meet where they are split, see `kernels.context`.
     dtype: of products and of the result.
   """
 
@@ -45,6 +47,7 @@ class Attention(nn.Module):
   kernel_init: Callable = _INTO_HEADS
   out_init: Callable = _OUT_OF_HEADS
   kernel: str = "auto"
+  context_parallel: Scheme = "gather"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -83,7 +86,10 @@ class Attention(nn.Module):
     rows = q_BLNK.shape
     if k_BSNK.shape[0] != rows[0]:
       q_BLNK = q_BLNK.reshape(k_BSNK.shape[0], -1, *rows[2:])
-    o_BLNK = attend(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, kernel=self.kernel).reshape(rows)
+    o_BLNK = attend(
+      q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, kernel=self.kernel,
+      context_parallel=self.context_parallel,
+    ).reshape(rows)  # fmt: skip
     o_BLNK = shard(o_BLNK, "batch", "length", "heads", "head_dim")
     init = partitioned(self.out_init, "heads", "head_dim", "embed")
     wo_NKD = self.param("wo", init, (self.heads, self.head_dim, x_BLD.shape[-1]), jnp.float32)

@@ -65,7 +65,7 @@ class Evaluator:
     for index, batch in enumerate(self._batches()):
       with use_mesh(self._mesh):
         key = rng.stream(self._key, "eval", index)
-        placed = self._preprocess(place_batch(batch, self._mesh))
+        placed = self._preprocess(place_batch(batch, self._mesh, whole=True))
         values = jax.device_get(self._run(params, placed, key))
       rows = float(np.sum(batch["valid"])) if "valid" in batch else float(_rows(batch))
       if not rows:
@@ -130,7 +130,8 @@ class RetrievalEvaluator:
     retrieval = Retrieval()
     for batch in self._batches():
       with use_mesh(self._mesh):
-        image, text, ids, valid = jax.device_get(self._run(params, place_batch(batch, self._mesh)))
+        placed = place_batch(batch, self._mesh, whole=True)
+        image, text, ids, valid = jax.device_get(self._run(params, placed))
       captions = [row.tobytes() for row in ids[valid]]
       retrieval.add(image[valid], text[valid], captions)
     if not len(retrieval):

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import batch_axes, make_mesh
+from mg_jax.core.mesh import batch_axes, batch_share, make_mesh, use_mesh
 from mg_jax.core.sharding import unbox
 from mg_jax.data import recipe
 from mg_jax.data.pipeline import Feed, evaluation_batches, stack
@@ -115,9 +115,8 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
     # Else a slow process might find the checkpoints that a fast one has just begun.
     multihost_utils.sync_global_devices("workdir")
     experiment = build(config, workdir, mesh)
-  stream = experiment.feed.stream(
-    process_index=jax.process_index(), process_count=jax.process_count()
-  )
+  piece, pieces = batch_share(mesh)
+  stream = experiment.feed.stream(process_index=piece, process_count=pieces)
   return train(
     experiment.objective, stream, settings, workdir, mesh, optim=optim, hooks=experiment.hooks,
     flops=step_flops(experiment), description=config, preprocess=experiment.preprocess,
@@ -138,11 +137,21 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   data = _build(recipe.DataConfig, config, "data")
   evals = _build(EvalConfig, config, "eval")
   ways = batch_axes(mesh)
-  for name, rows in (("data.global_batch", data.global_batch), ("eval.batch", evals.batch)):
-    if rows % ways:
-      raise UserError(f"{name} is {rows}, which does not divide over {ways} devices of the mesh")
+  parts = _build(TrainConfig, config, "train").accumulate
+  times = f" times accumulate={parts}" if parts > 1 else ""
+  _check_rows("data.global_batch", data.global_batch, ways * parts, f"{ways} devices{times}")
+  _check_rows("eval.batch", evals.batch, ways, f"{ways} devices")
   _check_dtypes(_section(config, "model"))
   return stages[config["stage"]](config, data, evals, workdir, mesh)
+
+
+def _check_rows(name: str, rows: int, count: int, what: str) -> None:
+  if rows % count:
+    near = max(1, round(rows / count)) * count
+    raise UserError(
+      f"{name} is {rows}, which does not divide over {what} of the mesh; the nearest that does is "
+      f"{near}"
+    )
 
 
 def step_flops(experiment: Experiment) -> float:
@@ -239,7 +248,7 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
   tae, autoencoder = _autoencoder(config, workdir)
   # Before the clips are encoded, which may take long.
   params = _check_generator(
-    objective, autoencoder, data, text, _build(Settings, config, "sampling")
+    objective, autoencoder, data, text, _build(Settings, config, "sampling"), mesh
   )
   latents, metadata = _encode(config, workdir, data, evals, text, tae, autoencoder)
   row = LatentRow(
@@ -357,24 +366,27 @@ def _evaluation(objective, batches, evals: EvalConfig, mesh, preprocess=None) ->
 
 def _check_generator(
   objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig, text: Streams,
-  sampling: Settings,
+  sampling: Settings, mesh: Mesh,
 ) -> Any:
   """Shapes of the generator's parameters.
 
   Raises:
-    UserError: where it takes neither the latents of the data nor those that it is to sample.
+    UserError: where it cannot take the latents of the data on this mesh, or those it is to sample.
   """
   rows = data.global_batch
   streams = text.abstract(rows, objective.model.routes())
-  sizes = [(sampling.frames, sampling.height, sampling.width)]
+  # Samples are made on one device.
+  sizes = [((sampling.frames, sampling.height, sampling.width), contextlib.nullcontext())]
   if data.durations == "single":
-    sizes.append((data.frames if data.video_weight else 1, data.height, data.width))
-  for frames, height, width in sizes:
+    clip = data.frames if data.video_weight else 1, data.height, data.width
+    sizes.append((clip, use_mesh(mesh)))
+  for (frames, height, width), place in sizes:
     latent = autoencoder.latent_shape(frames, height, width)
     try:
-      params = _check_model(
-        objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), **streams}
-      )
+      with place:
+        params = _check_model(
+          objective, {"latent": jax.ShapeDtypeStruct((rows, *latent), jnp.float32), **streams}
+        )
     except UserError as e:
       raise UserError(f"{frames} frames of {height}x{width} do not fit the model: {e}") from e
   return params["model"]

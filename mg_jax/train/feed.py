@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import batch_axes, use_mesh
+from mg_jax.core.mesh import batch_axes, batch_share, use_mesh
 from mg_jax.core.sharding import batch_sharding
 from mg_jax.core.typing import PyTree
 
@@ -34,25 +34,31 @@ class BatchIterator(Protocol):
     """Goes to a position."""
 
 
-def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> PyTree:
-  """Puts this process's rows of a batch onto the mesh.
+def place_batch(batch: Mapping[str, Any], mesh: Mesh, *, whole: bool = False) -> PyTree:
+  """Puts rows of a batch onto the mesh.
 
   Args:
-    batch: nested dicts of numpy arrays, leading dimension the rows of this process. Text and
-      object arrays stay behind, as devices cannot hold them.
+    batch: nested dicts of numpy arrays, leading dimension the rows that this process has read, a
+      piece of the batch as `core.mesh.batch_share` says. Text and object arrays stay behind, as
+      devices cannot hold them.
     mesh: the leading dimension is split over its data and fsdp axes.
+    whole: every process has read all rows instead.
 
   Raises:
     UserError: when the rows do not divide over the devices.
   """
   sharding = batch_sharding(mesh)
-  ways = batch_axes(mesh)
+  ways, pieces = batch_axes(mesh), 1 if whole else batch_share(mesh)[1]
 
   def put(array: np.ndarray) -> jax.Array:
-    rows = array.shape[0] * jax.process_count()
-    if rows % ways:
-      raise UserError(f"a batch of {rows} does not divide over {ways} devices of mesh {mesh.shape}")
-    return jax.make_array_from_process_local_data(sharding, array)
+    shape = (array.shape[0] * pieces, *array.shape[1:])
+    if shape[0] % ways:
+      raise UserError(
+        f"a batch of {shape[0]} does not divide over {ways} devices of mesh {dict(mesh.shape)}"
+      )
+    if whole:
+      return jax.make_array_from_callback(shape, sharding, lambda index: array[index])
+    return jax.make_array_from_process_local_data(sharding, array, shape)
 
   return jax.tree.map(put, _numeric(batch))
 

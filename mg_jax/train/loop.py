@@ -304,6 +304,8 @@ class _Run:
       self._save(state, step)
     hooks = () if status == "interrupted" else self.hooks
     self._call_hooks(state, step, [hook for hook in hooks if status or step % hook.every == 0])
+    # What one process does alone is waited for here, where no watchdog is armed.
+    multihost_utils.sync_global_devices("visit")
     return time.perf_counter() - begin
 
   def _call_hooks(self, state: TrainState, step: int, hooks: Sequence[Hook]) -> None:

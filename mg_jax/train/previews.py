@@ -18,7 +18,7 @@ from mg_jax.data.schema import Source
 from mg_jax.data.video import write_video
 from mg_jax.objectives.autoencoding import Autoencoding
 from mg_jax.train.export import pipeline
-from mg_jax.train.state import TrainState
+from mg_jax.train.state import TrainState, to_host
 
 _log = logging.getLogger(__name__)
 FOLDER = "previews"
@@ -37,7 +37,9 @@ def _write(
 
 
 def _surviving(step: int, show: Callable[[], None]) -> None:
-  """Shows a preview; one that fails is told, and training goes on."""
+  """Shows a preview, by the first process; one that fails is told, and training goes on."""
+  if jax.process_index() != 0:
+    return
   try:
     show()
   except (UserError, OSError) as e:
@@ -61,8 +63,9 @@ class Reconstructions:
     self._run = jax.jit(objective.reconstruct)
 
   def __call__(self, state: TrainState, step: int) -> None:
-    """Writes the preview of a step."""
-    _surviving(step, lambda: self._show(jax.device_get(state.averaged()), step))
+    """Writes the preview of a step. Every process has to call it."""
+    params = to_host(state.averaged())
+    _surviving(step, lambda: self._show(params, step))
 
   def _show(self, params: Mapping[str, PyTree], step: int) -> None:
     batch = next(iter(self._batches()))
@@ -105,8 +108,8 @@ class Samples:
     self._pipeline.resolve()
 
   def __call__(self, state: TrainState, step: int) -> None:
-    """Writes the preview of a step."""
-    self._pipeline.params = jax.device_get(state.averaged()["model"])
+    """Writes the preview of a step. Every process has to call it."""
+    self._pipeline.params = to_host(state.averaged()["model"])
     _surviving(step, lambda: self._show(step))
 
   def _show(self, step: int) -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mg_jax.core.mesh import use_mesh
@@ -130,6 +131,17 @@ def create_state(
 def replicate(value: np.ndarray, mesh: Mesh) -> Array:
   """A host value that every process knows, as an array that every device of the mesh holds."""
   return jax.make_array_from_callback(value.shape, replicated(mesh), lambda index: value[index])
+
+
+def to_host(tree: PyTree) -> PyTree:
+  """Whole numpy arrays, also of leaves whose parts several processes hold; all have to call it."""
+
+  def whole(leaf: Array | np.ndarray) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+      return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
+
+  return jax.tree.map(whole, tree)
 
 
 def shardings_of(tree: PyTree) -> PyTree:

@@ -79,7 +79,7 @@ class LatentStatistics:
     outliers, furthest, histogram = 0.0, 0.0, np.zeros(len(EDGES))
     for batch in self._batches():
       with use_mesh(self._mesh):
-        part = jax.device_get(self._part(params, place_batch(batch, self._mesh)))
+        part = jax.device_get(self._part(params, place_batch(batch, self._mesh, whole=True)))
       part = {name: np.asarray(value, np.float64) for name, value in part.items()}
       # Of two parts at once (Chan et al.): squares around zero would lose digits.
       n = count + part["count"]

@@ -1,4 +1,6 @@
-"""Remat policies: same values and gradients, different residuals, unknown names refused."""
+"""Remat policies: same values and gradients, other residuals and places, unknown names refused."""
+
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +9,22 @@ import pytest
 from flax import linen as nn
 
 from mg_jax.core import remat
+from mg_jax.core.mesh import make_mesh
+from mg_jax.core.topology import tpu_devices
 
 
 class Block(nn.Module):
   @nn.compact
   def __call__(self, x_BD):
-    y_BD = remat.name(jnp.sin(nn.Dense(8, name="attention")(x_BD)), "attention")
-    y_BD = remat.name(jnp.sin(nn.Dense(8, name="mlp")(y_BD)), "mlp")
-    return x_BD + nn.Dense(8, name="out")(y_BD)
+    width = x_BD.shape[-1]
+    y_BD = remat.name(jnp.sin(nn.Dense(width, name="attention")(x_BD)), "attention")
+    y_BD = remat.name(jnp.sin(nn.Dense(width, name="mlp")(y_BD)), "mlp")
+    return x_BD + nn.Dense(width, name="out")(y_BD)
 
 
 class Stack(nn.Module):
   policy: str
+  layers: int = 2
 
   @nn.compact
   def __call__(self, x_BD):
@@ -27,7 +33,7 @@ class Stack(nn.Module):
       lambda module, x, _: (module(x), None),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      length=2,
+      length=self.layers,
     )
     return layers(block(name="layers"), x_BD, None)[0]
 
@@ -55,8 +61,31 @@ def test_policies_trade_recomputation_for_memory():
   assert [sines(p) for p in ("none", "mlp", "attention", "full")] == [2, 2, 3, 4]
 
 
-def test_offload_is_a_policy():
-  assert issubclass(remat.remat(Block, "offload"), nn.Module)
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"
+)
+def test_offloaded_values_wait_in_the_memory_of_the_host():
+  mesh = make_mesh((1, 1, 1, 1), tpu_devices("v5e:2x2"))
+  rows, width, layers = 4096, 512, 16
+
+  def compiled(policy):
+    stack = Stack(policy, layers=layers)
+    place = jax.sharding.NamedSharding(mesh, jax.P())
+    x_BD = jax.ShapeDtypeStruct((rows, width), jnp.float32, sharding=place)
+    params = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      jax.eval_shape(stack.init, jax.random.key(0), x_BD),
+    )
+    loss = lambda params, x_BD: jnp.sum(stack.apply(params, x_BD) ** 2)  # noqa: E731
+    return jax.jit(jax.grad(loss)).lower(params, x_BD).compile().memory_analysis()
+
+  kept, offloaded = compiled("mlp"), compiled("offload")
+  named = 2 * layers * rows * width * 4
+  assert kept.host_temp_size_in_bytes == 0
+  assert offloaded.host_temp_size_in_bytes >= named
+  # The peak counts the memory of the host too.
+  assert offloaded.temp_size_in_bytes < kept.temp_size_in_bytes / 2
 
 
 def test_none_is_the_module_itself():

@@ -1,4 +1,4 @@
-"""Context parallelism gives what one device gives, on eight fake devices."""
+"""Context parallelism gives what one device gives in every scheme, on eight fake devices."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh, use_mesh
 from mg_jax.kernels import context, xla
 from mg_jax.kernels.attention import attend
@@ -51,7 +52,7 @@ def test_equals_single_device(mesh_shape, shape, masked):
 def local_shapes(mesh_shape, shape):
   seen = []
 
-  def local(q, k, v, *, mask_BS, scale):
+  def local(q, k, v, *, mask_BS, scale, ring):
     seen.append((q.shape, k.shape))
     return xla.reference(q, k, v, mask_BS=mask_BS, scale=scale)
 
@@ -96,3 +97,124 @@ def test_one_device_runs_the_local_kernel_unwrapped():
   with use_mesh(make_mesh((1, 1, 1, 1))):
     text = str(jax.make_jaxpr(attend)(*inputs))
   assert "shard_map" not in text
+
+
+# Heads that divide over context and tensor of every mesh.
+SCHEME_MESHES = [(1, 1, 8, 1), (1, 2, 4, 1), (1, 1, 2, 2), (2, 1, 4, 1)]
+OWN = (4, 24, 24, 8)
+
+
+def attend_and_back(scheme, inputs, ct, mask, kernel="auto"):
+  def both(inputs, ct):
+    fn = functools.partial(attend, mask_BS=mask, context_parallel=scheme, kernel=kernel)
+    out, pullback = jax.vjp(fn, *inputs)
+    return out, pullback(ct)
+
+  return jax.jit(both)(inputs, ct)
+
+
+def ragged_mask(shape):
+  """Keys of whole devices missing, and in the last row all of them."""
+  b, _, keys, _ = shape
+  return jnp.arange(keys)[None] < jnp.array([keys, 7, 2, 0])[:b, None]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+@pytest.mark.parametrize("mesh_shape", SCHEME_MESHES, ids=str)
+@pytest.mark.parametrize("scheme", ["gather", "ulysses", "ring"])
+def test_every_scheme_equals_one_device(scheme, mesh_shape, masked):
+  inputs, ct, _ = make_inputs(OWN)
+  mask = ragged_mask(OWN) if masked else None
+  want = attend_and_back("gather", inputs, ct, mask, "reference")
+  with use_mesh(make_mesh(mesh_shape)):
+    got = attend_and_back(scheme, inputs, ct, mask)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+    assert not masked or not np.any(a[3]), "no key, no result and no gradient"
+
+
+@pytest.mark.parametrize("scheme", ["ulysses", "ring"])
+def test_half_precision_loses_no_more_than_on_one_device(scheme):
+  inputs, ct, _ = make_inputs(OWN)
+  exact = attend_and_back("gather", inputs, ct, None, "reference")
+  half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (inputs, ct))
+  alone = attend_and_back("gather", *half, None)
+  with use_mesh(make_mesh((1, 1, 8, 1))):
+    got = attend_and_back(scheme, *half, None)
+  for a, b, want in zip(*map(jax.tree.leaves, (got, alone, exact)), strict=True):
+    assert a.dtype == jnp.bfloat16
+    error, usual = (np.linalg.norm(x.astype(jnp.float32) - want) for x in (a, b))
+    assert error < 1.3 * usual
+
+
+@pytest.mark.parametrize("scheme", ["gather", "ulysses", "ring"])
+def test_text_is_read_alike_in_every_scheme(scheme):
+  shape = (4, 24, 6, 8)
+  inputs, ct, _ = make_inputs(shape)
+  mask = ragged_mask(shape)
+  want = attend_and_back("gather", inputs, ct, mask, "reference")
+  with use_mesh(make_mesh((1, 1, 4, 2))):
+    got = attend_and_back(scheme, inputs, ct, mask)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(
+  "scheme, sent, unused",
+  [
+    ("gather", {"all-gather", "reduce-scatter"}, {"all-to-all", "collective-permute"}),
+    ("ulysses", {"all-to-all"}, {"all-gather", "reduce-scatter", "collective-permute"}),
+    ("ring", {"collective-permute"}, {"all-gather", "reduce-scatter", "all-to-all"}),
+  ],
+)
+def test_a_scheme_sends_by_its_own_collectives_only(scheme, sent, unused):
+  inputs, ct, _ = make_inputs(OWN)
+  mesh = make_mesh((1, 2, 4, 1))
+  sharding = jax.NamedSharding(mesh, jax.P(("data", "fsdp"), "context", "tensor"))
+  with use_mesh(mesh):
+    inputs, ct = jax.device_put((inputs, ct), sharding)
+    fn = functools.partial(attend, context_parallel=scheme)
+    step = jax.jit(lambda x, ct: jax.vjp(fn, *x)[1](ct), out_shardings=(sharding,) * 3)
+    text = step.lower(inputs, ct).compile().as_text()
+  assert {name for name in sent | unused if f" {name}(" in text} == sent
+
+
+def test_a_ring_holds_less_than_gathered_keys():
+  shape = (1, 4096, 4096, 8)
+  mesh = make_mesh((1, 1, 8, 1))
+  split = jax.NamedSharding(mesh, jax.P(None, "context"))
+  x = jax.ShapeDtypeStruct((*shape[:2], shape[3], 16), jnp.float32, sharding=split)
+
+  def temporaries(scheme):
+    def loss(q, k, v):
+      return jnp.sum(attend(q, k, v, context_parallel=scheme))
+
+    with use_mesh(mesh):
+      compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  scores = 4 * shape[1] ** 2 * shape[3] // 8  # of one device, if it held them all
+  ring, gather = temporaries("ring"), temporaries("gather")
+  assert ring < gather and ring < scores / 4
+
+
+@pytest.mark.parametrize(
+  "scheme, shape, words",
+  [
+    ("ulysses", (2, 24, 24, 6), "6 heads do not divide over context x tensor = 4 x 1; .* = 2,"),
+    ("ulysses", (2, 30, 30, 8), "30 tokens do not divide over context = 4; .* context = 2,"),
+    ("ring", (2, 25, 25, 8), "25 tokens do not divide over context = 4; .* context = 1, "),
+  ],
+)
+def test_what_a_scheme_cannot_split_is_told_with_what_it_can(scheme, shape, words):
+  inputs, _, _ = make_inputs(shape)
+  with use_mesh(make_mesh((2, 1, 4, 1))), pytest.raises(UserError, match=words):
+    attend(*inputs, context_parallel=scheme)
+  with use_mesh(make_mesh((8, 1, 1, 1))):
+    jax.eval_shape(functools.partial(attend, context_parallel=scheme), *inputs)
+
+
+def test_a_kernel_that_cannot_merge_is_not_replaced_in_silence():
+  inputs, _, _ = make_inputs(OWN)
+  with use_mesh(make_mesh((1, 1, 8, 1))), pytest.raises(ValueError, match="pieces of a ring"):
+    attend(*inputs, context_parallel="ring", kernel="reference")

@@ -163,10 +163,20 @@ def test_sizes_that_do_not_fit_are_user_errors(fields, message):
     VideoDiT(**FIELDS | fields, routes=GROWN).init(jax.random.key(0), x, t, cond)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 2, 2), (2, 2, 1, 2)])
-def test_eight_devices_agree_with_one(shape, awaken):
+@pytest.mark.parametrize(
+  "shape, scheme",
+  [
+    ((8, 1, 1, 1), "gather"),
+    ((1, 8, 1, 1), "gather"),
+    ((1, 2, 2, 2), "gather"),
+    ((2, 2, 1, 2), "gather"),
+    ((2, 2, 2, 1), "ulysses"),
+    ((1, 2, 2, 2), "ring"),
+  ],
+)
+def test_eight_devices_agree_with_one(shape, scheme, awaken):
   x, t, cond = batch(size=8)
-  model = VideoDiT(**FIELDS, routes=GROWN, remat="attention")
+  model = VideoDiT(**FIELDS, routes=GROWN, remat="attention", context_parallel=scheme)
   boxed = jax.eval_shape(model.init, jax.random.key(0), x, t, cond)
   params = awaken(jax.eval_shape(model.init, jax.random.key(0), x, t, cond))
 
@@ -189,3 +199,15 @@ def test_eight_devices_agree_with_one(shape, awaken):
   ):
     error = np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(a)
     assert error < 1e-5, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(
+  "scheme, how", [("gather", "all_gather"), ("ulysses", "all_to_all"), ("ring", "ppermute")]
+)
+def test_tokens_meet_as_the_field_says(scheme, how):
+  x, t, cond = batch(size=8)
+  model = VideoDiT(**FIELDS, routes=GROWN, context_parallel=scheme)
+  with use_mesh(make_mesh((2, 2, 2, 1))):
+    params = unbox(jax.eval_shape(model.init, jax.random.key(0), x, t, cond))
+    program = str(jax.make_jaxpr(model.apply)(params, x, t, cond))
+  assert [n for n in ("all_gather", "all_to_all", "ppermute") if f"{n}[" in program] == [how]

@@ -201,7 +201,9 @@ def _set(config, path, value):
     ("stage", "dreaming", "stage 'dreaming' is unknown; known are autoencoding"),
     ("mesh", [1, 1, "a", 1], "mesh is .* give four whole numbers"),
     ("mesh", [1, 1, 1], "4 sizes"),
-    ("mesh", [4, 1, 1, 1], "data.global_batch is 2, which does not divide over 4 devices"),
+    ("mesh", [4, 1, 1, 1], "data.global_batch is 2, .* over 4 devices of the mesh; .* does is 4"),
+    ("train.accumulate", 3, "is 2, .* over 1 devices times accumulate=3 .* does is 3"),
+    ("model.dit.context_parallel", "rnig", "context_parallel is 'rnig', which does not fit"),
   ],
 )
 def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
@@ -210,6 +212,15 @@ def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
   config = tiny.t2v(tmp_path)
   _set(config, path, value)
   with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not cached
+
+
+def test_heads_that_the_mesh_cannot_split_are_told_before_clips_are_encoded(tmp_path, cached):
+  config = tiny.t2v(tmp_path)
+  config["mesh"] = [1, 1, 2, 1]
+  config["model"]["dit"]["context_parallel"] = "ulysses"
+  with pytest.raises(UserError, match="fit the model: .* 1 heads do not .* context = 1, and"):
     experiment.run(config, str(tmp_path / "run"))
   assert not cached
 

@@ -26,6 +26,15 @@ def test_batches_arrive_in_order_split_over_the_mesh(toy, mesh):
   feed.close()
 
 
+def test_rows_that_every_process_has_are_placed_as_they_stand(mesh):
+  rows = {"x": np.arange(32.0).reshape(16, 2), "caption": np.array(["a"] * 16)}
+  whole, own = place_batch(rows, mesh, whole=True), place_batch(rows, mesh)
+  assert whole.keys() == {"x"} and whole["x"].sharding == own["x"].sharding
+  np.testing.assert_array_equal(whole["x"], rows["x"])
+  with pytest.raises(UserError, match="a batch of 15 does not divide over 8 devices"):
+    place_batch({"x": rows["x"][:15]}, mesh, whole=True)
+
+
 def test_position_leaves_out_what_was_drawn_ahead(toy, mesh):
   stream = toy.Stream()
   feed = Feed(stream, mesh)

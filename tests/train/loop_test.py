@@ -22,6 +22,7 @@ from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.loop import Hook, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
 from mg_jax.train.warmstart import WarmStartConfig
+from mg_jax.train.workdir import locked, prepare
 from mg_jax.train.writer import read_metrics
 
 _CONFIG = TrainConfig(
@@ -135,6 +136,56 @@ def test_kill_during_a_save_loses_only_what_came_after_the_last_one(toy, tmp_pat
   left = [p.name for p in (tmp_path / "run/checkpoints").iterdir()]
   assert sorted(left) == ["2", "4", "6"]
   assert (_content(result.state), _numbers(tmp_path / "run")) == whole
+
+
+_WATCHED = """
+  import runpy, sys, time
+  toy = runpy.run_path(sys.argv[1])
+  from mg_jax.core.mesh import make_mesh
+  from mg_jax.train import checkpoint, loop, optim
+
+  def slow(seconds, call):
+    def later(*args, **kwargs):
+      time.sleep(seconds)
+      return call(*args, **kwargs)
+    return later
+
+  class Stream(toy["Stream"]):
+    def __next__(self):
+      time.sleep(600 if self.position == int(sys.argv[3]) else 0)
+      return super().__next__()
+
+  class Objective(toy["Pair"]):
+    loss = slow(3, toy["Pair"].loss)  # while it is traced
+
+  checkpoint.Checkpointer.save = slow(5, checkpoint.Checkpointer.save)
+  config = loop.TrainConfig(
+    experiment="toy", steps=6, checkpoint_every=4, log_every=1, watchdog_seconds=4)
+  hook = loop.Hook("look", 3, slow(5, lambda state, step: None))
+  loop.train(Objective(roles=("model",)), Stream(), config, sys.argv[2],
+    make_mesh((1, 1, 1, 1)), optim=optim.OptimConfig(lr=1e-2), hooks=[hook])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stuck", [-1, 5], ids=["never", "stuck"])
+def test_the_watchdog_ends_a_stuck_run_and_nothing_else(toy, tmp_path, stuck):
+  command = [sys.executable, "-c", textwrap.dedent(_WATCHED), toy.file, tmp_path, stuck]
+  env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+  run = subprocess.run(list(map(str, command)), env=env, capture_output=True, timeout=120)
+  told = run.stderr.decode()
+  if stuck < 0:
+    assert run.returncode == 0 and "finished at step 6 of 6" in told, told[-2000:]
+  else:
+    assert run.returncode == 1, told[-2000:]
+    assert "Timeout (0:00:04)!" in told and "in __next__" in told, "the stack of the reader"
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4"]
+
+
+def test_a_workdir_in_use_is_refused_before_anything_is_traced(toy, tmp_path):
+  with locked(prepare(tmp_path)), pytest.raises(UserError, match="is in use by"):
+    _train(toy, tmp_path)
+  assert not (tmp_path / "checkpoints").exists()
 
 
 def test_too_many_bad_steps_abort_with_a_bundle(toy, tmp_path):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import make_mesh
 from mg_jax.core.tree import flatten_paths
 from mg_jax.train.optim import OptimConfig, build_optimizer, build_optimizers
+from mg_jax.train.state import abstract_state
 
 _PARAMS = {
   "block": {"kernel": jnp.full((4, 6), 2.0), "bias": jnp.full((3, 6), 2.0)},
@@ -91,7 +93,48 @@ def test_muon_takes_layers_of_a_stack_one_by_one():
   np.testing.assert_allclose(whole["kernel"][1], alone["kernel"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_first_moments_in_half_precision_change_updates_little(kind):
+  draw = np.random.default_rng(0)
+  normal = lambda x: jnp.asarray(1 + draw.normal(size=x.shape), jnp.float32)  # noqa: E731
+  grads = [jax.tree.map(normal, _PARAMS) for _ in range(5)]
+  results = {}
+  for moments in ("float32", "bfloat16"):
+    optimizer = build_optimizer(OptimConfig(kind=kind, moments=moments, weight_decay=0.0))
+    state = optimizer.init(_PARAMS)
+    for grad in grads:
+      updates, state = optimizer.update(grad, state, _PARAMS)
+    results[moments] = updates
+    kinds = {path.split("/mu/")[0]: x.dtype for path, x in flatten_paths(state).items()
+             if "/mu/" in path}  # fmt: skip
+    assert set(kinds.values()) == {jnp.dtype(moments)} and len(kinds) == 1 + (kind == "muon")
+    second = [x.dtype for path, x in flatten_paths(state).items() if "/nu/" in path]
+    assert second and set(second) == {jnp.dtype("float32")}
+  for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
+    assert a.dtype == b.dtype == jnp.float32
+    assert 0 < np.linalg.norm(a - b) < 0.02 * np.linalg.norm(a)
+
+
+def test_half_of_the_first_moment_is_what_a_device_holds_less(toy):
+  def held(moments):
+    optimizers = build_optimizers(OptimConfig(moments=moments), ("model",))
+    mesh = make_mesh((1, 4, 1, 2))
+    objective = toy.Pair(roles=("model",))
+    state = abstract_state(objective, optimizers, mesh, next(toy.Stream()), ema=False)
+    return sum(
+      np.prod(x.sharding.shard_shape(x.shape), dtype=int) * x.dtype.itemsize
+      for x in jax.tree.leaves(state.opt_state)
+    ), sum(
+      np.prod(x.sharding.shard_shape(x.shape), dtype=int) for x in jax.tree.leaves(state.params)
+    )  # fmt: skip
+
+  (full, count), (half, _) = held("float32"), held("bfloat16")
+  assert full - half == 2 * count
+
+
 def test_mistakes_are_told():
+  with pytest.raises(UserError, match="moments is 'float16'"):
+    OptimConfig(moments="float16")
   with pytest.raises(UserError, match="adam"):
     OptimConfig(kind="adam")
   with pytest.raises(UserError, match="schedule"):
