@@ -184,32 +184,25 @@ def evaluation_batches(
   batch: int,
   limit: int | None = None,
   seed: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
 ) -> Iterator[Batch]:
   """Yields the records of `source` once, in order, dropping none.
 
-  Every process yields the same number of batches. The last one repeats the last record to its full
-  size; "valid" (B,) is False there.
+  Every process reads whole batches. The last one repeats the last record to its full size; "valid"
+  (B,) is False there.
 
   Args:
     source: records.
     transform: its draws depend on `seed` and the record's index only.
-    batch: rows over all processes.
+    batch: rows, at least 1.
     limit: reads at most this many records.
     seed: see `transform`.
-    process_index: which rows this process reads: every process_count-th.
-    process_count: a divisor of `batch`.
   """
-  if batch < 1 or batch % process_count:
-    raise UserError(
-      f"an evaluation batch of {batch} does not divide over {process_count} processes; "
-      "make it a multiple."
-    )
+  if batch < 1:
+    raise UserError(f"an evaluation batch has {batch} rows; it needs at least one")
   count = len(source) if limit is None else min(limit, len(source))
   for first in range(0, count, batch):
     rows = []
-    for position in range(first + process_index, first + batch, process_count):
+    for position in range(first, first + batch):
       index = min(position, count - 1)
       row = transform(index, source[index], np.random.default_rng([seed, index]))
       rows.append({**row, "valid": np.bool_(position < count)})
