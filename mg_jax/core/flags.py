@@ -72,5 +72,17 @@ def environment(chip: str) -> dict[str, str]:
   raise UserError(f"no chip is named {chip!r}; known are {', '.join(CHIPS)}")
 
 
+def compiler_options(chip: str) -> dict[str, str | bool | int]:
+  """The same flags as arguments of one compilation.
+
+  The compiler for GPUs wants values of the right type, that for TPUs text.
+  """
+  table = {**TPU_FLAGS, **GPU_FLAGS}[chip]
+  if chip in TPU_FLAGS:
+    return dict(table)
+  words = {"true": True, "false": False}
+  return {name: words[value] if value in words else int(value) for name, value in table.items()}
+
+
 def _line(flags: dict[str, str]) -> str:
   return " ".join(f"--{name}={value}" for name, value in flags.items())
