@@ -9,7 +9,6 @@ Exit code 0 when it fits, 1 when it does not, 2 on a mistake.
 """
 
 import json
-import os
 import pathlib
 import sys
 
@@ -49,10 +48,13 @@ def main(argv: list[str]) -> int:
     raise UserError("give --config=experiments/t2v_768.py and --topology=v5p:8x8x8, or the like")
   if not all(size.lstrip("-").isdigit() for size in _MESH.value):
     raise UserError(f"--mesh={','.join(_MESH.value)}: give four whole numbers such as 1,64,1,8")
-  # The compiler is asked for by name; jax itself must not look for an accelerator.
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  # The compiler is asked for by name; jax itself must not look for an accelerator. The config has
+  # imported it already, so its variable in the environment is no longer read.
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
   from mg_jax.core.topology import find_pod
-  from mg_jax.train import plan_report, plan_search
+  from mg_jax.train import plan_report
   from mg_jax.train.plan import plan
 
   pod = find_pod(
@@ -62,6 +64,8 @@ def main(argv: list[str]) -> int:
   size = {name: flag.value for name, flag in _SIZE.items() if flag.value is not None}
   mesh = [int(size) for size in _MESH.value] or None
   if _SEARCH.value:
+    from mg_jax.train import plan_search
+
     return plan_search.main(_CONFIG.value, pod, budget=_BUDGET.value, price=_PRICE.value)
   result = plan(
     _CONFIG.value, pod, what=_WHAT.value, mesh=mesh, remat=_REMAT.value, size=size,
