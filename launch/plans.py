@@ -10,8 +10,7 @@ import pathlib
 import subprocess
 import sys
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from absl import flags
 
@@ -19,8 +18,9 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.train import plan_page
 
-_FOLDER = flags.DEFINE_string("folder", str(_ROOT / "docs/plans"), "Where plans lie as JSON.")
-_PAGE = flags.DEFINE_string("page", str(_ROOT / "docs/plans.md"), "The page to write.")
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_FOLDER = flags.DEFINE_string("folder", "docs/plans", "Where plans lie as JSON.")
+_PAGE = flags.DEFINE_string("page", "docs/plans.md", "The page to write.")
 _ONLY = flags.DEFINE_string("only", "", "Plan only rows with these words in their arguments.")
 _QUICK = flags.DEFINE_bool("quick", False, "Plan TPUs quickly, see launch/plan.py.")
 _LIMIT = flags.DEFINE_integer("limit", 1000, "Plans to make now.")
@@ -29,7 +29,7 @@ _LIMIT = flags.DEFINE_integer("limit", 1000, "Plans to make now.")
 def main(argv: list[str]) -> int:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
-  folder, page = pathlib.Path(_FOLDER.value), pathlib.Path(_PAGE.value)
+  folder, page = _ROOT / _FOLDER.value, _ROOT / _PAGE.value
   folder.mkdir(parents=True, exist_ok=True)
   words, failed = _ONLY.value.split(), 0
   rows = [

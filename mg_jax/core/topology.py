@@ -53,7 +53,8 @@ class Pod:
 
   def island(self, device: jax.Device) -> int:
     """Number of the slice, or of the GPU host, which the fast network joins."""
-    return device.slice_index if self.platform == "tpu" else device.process_index
+    # Devices of a single slice have no number of it.
+    return getattr(device, "slice_index", 0) if self.platform == "tpu" else device.process_index
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:

@@ -150,7 +150,8 @@ def _groups(line: str, devices: int) -> list[tuple[int, ...]]:
     width = math.prod(ids.shape[i] for i in last)
     return [tuple(row) for row in ids.transpose(first + last).reshape(-1, width).tolist()]
   if match := _LISTED.search(line):
-    return [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", match.group(1))]
+    groups = re.findall(r"\{([\d,]+)\}", match.group(1))
+    return [tuple(map(int, group.split(","))) for group in groups]
   return [tuple(range(devices))]
 
 

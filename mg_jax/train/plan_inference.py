@@ -151,7 +151,7 @@ def coding(
 def tiles_of(
   model: TAE, tiling: Tiling, clip: tuple[int, int, int], *, what: str
 ) -> tuple[tuple[int, int, int], int]:
-  """((frames, height, width) of a tile, how many a clip is cut into), as `models.tiling` cuts it."""
+  """((frames, height, width) of a tile, tiles of a clip), as `models.tiling` cuts it."""
   time, *factors = model.factors
   _, *grid, _ = model.latent_shape(*clip)
   cuts = [

@@ -165,6 +165,7 @@ def render(folder: pathlib.Path, intro: str, rows: Sequence[Row] = ROWS) -> str:
 def _line(plan: dict[str, Any], row: Row) -> str:
   text = plan_report.row(plan)
   if plan["what"] in ("encode", "decode") or "Autoencoders" in row.section:
-    which = row.config.removesuffix(".py") + ("" if plan["what"] == "train" else f", {plan['what']}")
+    which = row.config.removesuffix(".py")
+    which += "" if plan["what"] == "train" else f", {plan['what']}"
     return text.replace(f"| {plan['topology']}", f"| {which} on {plan['topology']}", 1)
   return text

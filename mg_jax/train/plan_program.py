@@ -1,4 +1,4 @@
-"""What a plan compiles, and where: a program with its costs, on a mesh over the devices of a pod."""
+"""What a plan compiles, and where: a program with its costs, a mesh over the devices of a pod."""
 
 import dataclasses
 import math

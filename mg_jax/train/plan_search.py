@@ -124,7 +124,7 @@ def estimate(
   state = work.parameters * 4 * (4 + work.ema) / (fsdp * tensor)
   kept = rows * local * work.width * 2 * _KEPT[remat] * work.layers
   # One layer's work: the stream and what is made of it, whole over "tensor" for a moment.
-  layer = rows * work.tokens / context * work.width * 2 * (4 + 24 / tensor)
+  layer = rows * work.tokens / context * work.width * 2 * (8 + 40 / tensor)
   gathered = 2 * work.blocks / work.layers * 2 * 2 / tensor
   memory = state + kept + layer + gathered
 

@@ -1,4 +1,4 @@
-"""The training step of any experiment as a program to plan: from shapes alone, at its largest batch.
+"""The training step of any experiment as a program to plan, at its largest batch.
 
 Nothing of the data is opened and no file of weights is read, so a loss whose network comes from
 files (LPIPS) is left out.
@@ -162,7 +162,8 @@ def training_flops(
 ) -> tuple[float, float]:
   """FLOPs of a step over all devices, without and with recomputation; shapes are enough.
 
-  Frozen parameters cost no gradient. The FLOPs of attention are read off the loops of the blocked kernel, which computes what the fused ones compute.
+  Frozen parameters cost no gradient. The FLOPs of attention are read off the loops of the blocked
+  kernel, which computes what the fused ones compute.
   """
   model = hardware = 0.0
   key, carry = abstract_key(), {}

@@ -26,7 +26,7 @@ _KERNELS = re.compile(r'custom_call_target="(?:tpu_custom_call|__cu\w+\$|__cubla
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation: its name, result, operation, operands and the computations called."""
+  """One line of a computation: name, result, operation, operands and the computations called."""
 
   name: str
   result: str

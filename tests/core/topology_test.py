@@ -64,6 +64,7 @@ def test_the_compiler_knows_the_smallest_and_the_largest_shape(chip):
 def test_islands_of_a_pod_are_its_slices():
   pod = tpu_pod("v5p:2x2x1", slices=2)
   assert [pod.island(d) for d in pod.devices] == [0] * 4 + [1] * 4
+  assert {tpu_pod("v5p:2x2x1").island(d) for d in tpu_pod("v5p:2x2x1").devices} == {0}
   assert pod.networks == ("ici", "dcn") and pod.memory_gib == HBM_GIB["v5p"]
 
 

@@ -170,7 +170,7 @@ def test_bytes_beside_work_are_told_from_others():
   start = "  %s = (f32[4]{0}, f32[8]{0}) all-gather-start(%x), replica_groups=[4,2]<=[8]"
   done = "  %d = f32[8]{0} all-gather-done(%s)"
   work = "  %c = f32[8,8]{1,0} convolution(%a, %b), dim_labels=bf_io->bf"
-  hidden, shown = (_read(_program(*lines))[0] for lines in ((start, work, done), (start, done, work)))
+  (hidden,), (shown,) = _read(_program(start, work, done)), _read(_program(start, done, work))
   assert (hidden.overlapped, shown.overlapped) == (1.0, 0.0)
   both = _read(_program(start, work, done, GATHER.replace("bf16[8,16]", "f32[8]")))[0]
   assert both.overlapped == 0.5

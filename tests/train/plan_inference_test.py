@@ -80,7 +80,7 @@ def test_a_solver_step_runs_both_branches():
     (lambda m: sampling(_config(tae), m, {}), "no generator to sample with"),
     (lambda m: coding(_config(t2v_256), m, {}, what="encode"), "no autoencoder to encode with"),
     (lambda m: coding(_config(tae_image), m, {"height": 33}, what="decode"), "multiples of"),
-    (lambda m: sampling(_config(t2v_256), make_mesh((4, 1, 1, 1)), {}), "branches of guidance is 2"),
+    (lambda m: sampling(_config(t2v_256), make_mesh((4, 1, 1, 1)), {}), "of guidance is 2"),
     (lambda m: coding(_config(tae), make_mesh((2, 1, 1, 2)), {}, what="decode"), "--mesh=4,1,1,1"),
   ],
 )

@@ -95,7 +95,8 @@ def test_a_stage_without_a_model_is_told():
 
 
 def test_what_is_held_is_split_over_the_mesh():
-  whole, split = (training(_tiny(global_batch=8), make_mesh(s)) for s in ((8, 1, 1, 1), (2, 2, 1, 2)))
+  config = _tiny(global_batch=8)
+  whole, split = (training(config, make_mesh(s)) for s in ((8, 1, 1, 1), (2, 2, 1, 2)))
   assert whole.held["optimizer"] == pytest.approx(2 * whole.held["params"], rel=0.01)
   assert split.held["params"] < 0.35 * whole.held["params"]
   # Four groups of rows instead of eight.
