@@ -1,6 +1,10 @@
 """Training steps as programs: their largest batch, their FLOPs, and stages that have none."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +24,7 @@ from mg_jax.train.plan_training import (
 )
 
 LATENT = (2, 4, 4, 16)
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def _tiny(**data):
@@ -103,3 +108,51 @@ def test_what_is_held_is_split_over_the_mesh():
   assert split.held["batch"] == 2 * whole.held["batch"]
   assert whole.rows == whole.samples == 8 and whole.formula_flops > 0
   assert whole.model_flops == split.model_flops
+
+
+_MEASURE = """
+import sys, threading, time
+import jax
+import jax.numpy as jnp
+from mg_jax.core.mesh import make_mesh
+from mg_jax.train.plan_training import training
+from mg_jax.train.state import abstract_key
+from tests.train.plan_training_test import _tiny
+
+program = training(_tiny(global_batch=32, height=64, width=64), make_mesh((1, 1, 1, 1)))
+lowered = program.lower()
+compiled = lowered.compile()
+planned = compiled.memory_analysis()
+key = abstract_key().dtype
+real = lambda s: jax.random.key(0) if s.dtype == key else jnp.zeros(s.shape, s.dtype)
+args = jax.tree.map(real, lowered.args_info[0], is_leaf=lambda x: hasattr(x, "shape"))
+jax.block_until_ready(args)
+held = sum(x.nbytes for x in jax.tree.leaves((args[0].params, args[0].opt_state, args[0].ema)))
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+before, seen, done = resident(), [0], []
+
+def watch():
+  while not done:
+    seen.append(resident())
+    time.sleep(0.001)
+
+thread = threading.Thread(target=watch)
+thread.start()
+jax.block_until_ready(compiled(*args))
+done.append(1)
+thread.join()
+print(held, sum(program.held.values()) - program.held["batch"], max(seen) - before,
+      planned.temp_size_in_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs the memory of a process")
+def test_a_run_takes_the_memory_of_its_plan():
+  env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_ROOT)}
+  done = subprocess.run(
+    [sys.executable, "-c", _MEASURE], env=env, capture_output=True, text=True, cwd=_ROOT
+  )
+  held, planned, taken, temporaries = map(int, done.stdout.split())
+  assert held == planned, done.stderr[-500:]
+  assert taken == pytest.approx(temporaries, rel=0.1) and temporaries > 2e8
