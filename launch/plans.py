@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
   ]
   for row in rows[: _LIMIT.value]:
     file = plan_page.path(folder, row)
+    if file.is_file():  # Made by another process since.
+      continue
     command = [sys.executable, str(_ROOT / "launch/plan.py"), *row.arguments, f"--json={file}"]
     if _QUICK.value and "cuda" not in " ".join(row.arguments):
       command.append("--quick")
