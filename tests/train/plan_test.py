@@ -1,5 +1,6 @@
 """Plans of small models: numbers that agree with each other, and mistakes that are told."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -79,27 +80,6 @@ def test_a_plan_agrees_with_itself(sizes):
   assert {c.network for c in p.collectives} == {"ici"}
 
 
-@needs_cuda
-@pytest.mark.slow
-def test_a_plan_for_gpus_agrees_with_itself():
-  config = _tiny()
-  config.model.dit.dtype = "bfloat16"
-  p = plan(config, gpu_pod("h200", gpus=4, hosts=2), mesh=(1, 2, 1, 2), price=4.0)
-  _agrees(p, (1, 2, 1, 2))
-  networks = {c.axes: c.network for c in p.collectives}
-  assert networks["tensor",] == "nvlink" and networks["fsdp",] == "infiniband"
-
-
-@needs_cuda
-@pytest.mark.slow
-def test_a_card_that_is_too_small_is_no_error_of_the_compiler():
-  config = tae.get_config()
-  config.data.update(global_batch=4096)
-  p = plan(config, gpu_pod("h100", gpus=1, hosts=1))
-  assert not p.fits and not p.refusal and p.memory.peak > p.memory.limit
-  assert "does not fit: peak" in plan_report.verdict(p.to_dict())
-
-
 @needs_libtpu
 @pytest.mark.slow
 def test_what_the_compiler_refuses_does_not_fit():
@@ -129,6 +109,13 @@ def test_the_papers_model_fits_128_chips():
 def test_the_papers_model_fits_64_gpus():
   config = t2v_768.get_config()
   config.data.global_batch = 8
-  p = plan(config, gpu_pod("h200", gpus=64, hosts=8), mesh=(1, 8, 1, 8), remat="full")
-  assert p.tokens >= 73_728 and p.memory.peak < 0.9 * p.memory.limit
-  assert p.bound.mfu_overlapped > 0.65
+  pod = gpu_pod("h200", gpus=64, hosts=8)
+  # The compiler for GPUs refuses nothing: a card that is too small is found by its peak.
+  small = dataclasses.replace(pod, memory_gib=20.0)
+  p = plan(config, small, mesh=(1, 8, 1, 8), remat="full", price=4.0)
+  assert p.tokens >= 73_728 and 20.0 < p.memory.peak < 0.9 * pod.memory_gib
+  assert not p.fits and not p.refusal
+  assert "does not fit: peak" in plan_report.verdict(p.to_dict())
+  assert p.bound.mfu_overlapped > 0.65 and p.bound.overlapped_s < p.bound.scheduled_s
+  networks = {c.axes: c.network for c in p.collectives}
+  assert networks["tensor",] == "nvlink" and networks["fsdp",] == "infiniband"
