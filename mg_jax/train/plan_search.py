@@ -193,8 +193,10 @@ def search(
     tried = copy.deepcopy(config)
     if choice.scheme:
       tried["model"]["dit"]["context"] = choice.scheme
+    # Only the compiler for TPUs is slow enough to be asked for less.
+    quick = pod.platform == "tpu"
     plans.append(
-      plan(tried, pod, mesh=choice.mesh, remat=choice.remat, price=price, quick=True)
+      plan(tried, pod, mesh=choice.mesh, remat=choice.remat, price=price, quick=quick)
     )
     show(plan_report.row(plans[-1].to_dict()))
   return sorted((p for p in plans if p.fits), key=lambda p: (p.bound.overlapped_s, p.memory.peak))
