@@ -1,19 +1,60 @@
-"""Pods that are not here: devices of a named TPU topology, to compile for on any machine.
+"""Pods that are not here: devices of a named TPU topology or of GPU hosts, to compile for anywhere.
 
-The compiler comes with `libtpu` (`pip install mg_jax[aot]`) and needs no TPU. Programs compiled for
-these devices cannot run, but tell whether they fit and what they communicate.
+The TPU compiler comes with `libtpu` (`pip install mg_jax[aot]`) and needs no TPU, that of GPUs with
+jax's CUDA plugin (`mg_jax[aot-cuda]`) and needs no GPU. Programs compiled for these devices cannot
+run, but tell whether they fit and what they communicate.
 """
 
+import dataclasses
+import itertools
+import math
 import os
 import re
 from collections.abc import Sequence
 
 import jax
 
+from mg_jax.core.cuda_target import MEMORY_GB, gpu_devices
 from mg_jax.core.errors import UserError
+
+GIB = 2**30
 
 # Memory that a program may use, GiB per jax device; tpu7x shows two devices for a chip.
 HBM_GIB = {"v5e": 15.75, "v5p": 95.0, "v6e": 31.25, "tpu7x": 94.75}
+# Of a GPU's memory, `core.flags` gives jax this part.
+GPU_PART = 0.9
+
+_FLAT = ("v5e", "v6e")
+# Sides and chips of the largest slice, cloud.google.com/tpu/docs.
+_LARGEST = {"v5e": (16, 256), "v6e": (16, 256), "v5p": (24, 6144), "tpu7x": (24, 9216)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+  """Devices to compile for.
+
+  Attributes:
+    name: "v5p:8x8x8" or "h200:256".
+    chip: a key of the tables of chips.
+    platform: "tpu" or "cuda", as `kernels.platform` has them.
+    devices: that jax counts.
+    slices: of a TPU, joined by the data-centre network.
+    memory_gib: what a program may use of one device.
+    networks: names of the fast network inside an island and of the slow one between them.
+  """
+
+  name: str
+  chip: str
+  platform: str
+  devices: Sequence[jax.Device]
+  slices: int
+  memory_gib: float
+  networks: tuple[str, str]
+
+  def island(self, device: jax.Device) -> int:
+    """Number of the slice, or of the GPU host, which the fast network joins."""
+    # Devices of a single slice have no number of it.
+    return getattr(device, "slice_index", 0) if self.platform == "tpu" else device.process_index
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
@@ -23,13 +64,41 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
     UserError: on a name that is none.
   """
   chip, _, shape = name.partition(":")
-  sides = 2 if chip in ("v5e", "v6e") else 3
-  if chip not in HBM_GIB or not re.fullmatch(r"x".join([r"[1-9]\d*"] * sides), shape):
+  sides = 2 if chip in _FLAT else 3
+  if chip not in HBM_GIB or not re.fullmatch(r"x".join([r"[1-9]\d{0,4}"] * sides), shape):
     raise UserError(
       f"topology {name!r} is none; write a chip ({', '.join(HBM_GIB)}) and its shape, as in "
       "v5p:4x4x4 or v6e:4x4"
     )
   return chip, tuple(map(int, shape.split("x")))
+
+
+def shapes(chip: str) -> list[tuple[int, ...]]:
+  """The shapes that slices of a TPU come in, of whole hosts with four chips."""
+  side, chips = _LARGEST[chip]
+  if chip in _FLAT:
+    powers = [2**n for n in range(1, side.bit_length())]
+    return [(a, b) for a in powers for b in (a, 2 * a) if a * b <= chips and b <= side]
+  cubes = itertools.combinations_with_replacement(range(4, side + 1, 4), 3)
+  small = [(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)]
+  return small + [cube for cube in cubes if math.prod(cube) <= chips]
+
+
+def check_exists(name: str) -> None:
+  """Raises UserError with the nearest topology that there is, where there is none of this name."""
+  chip, sides = parse_topology(name)
+  known = shapes(chip)
+  if sides in known:
+    return
+
+  def distance(shape: tuple[int, ...]) -> float:
+    pairs = zip(sorted(shape), sorted(sides), strict=True)
+    return sum(abs(math.log(a / b)) for a, b in pairs)
+
+  near = min(known, key=distance)
+  raise UserError(
+    f"topology {name!r} does not exist; the nearest that does is {chip}:{'x'.join(map(str, near))}"
+  )
 
 
 def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
@@ -42,7 +111,9 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   Raises:
     UserError: on a name that is none, a topology that does not exist, and without libtpu.
   """
-  parse_topology(name)
+  check_exists(name)
+  if slices < 1:
+    raise UserError(f"slices is {slices}; it is at least 1")
   try:
     import libtpu  # noqa: F401
   except ImportError as e:
@@ -54,11 +125,41 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   # Compiling holds no device, so several processes may do it at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  try:
-    topology = topologies.get_topology_desc(
-      platform="tpu", topology_name=name, num_slices=slices
-    )
-  except Exception as e:  # the library raises whatever its parser or its tables do
-    reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
-    raise UserError(f"topology {name!r} does not exist ({reason})") from e
+  topology = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices)
   return topology.devices
+
+
+def tpu_pod(name: str, *, slices: int = 1) -> Pod:
+  """A TPU topology; arguments and errors are those of `tpu_devices`."""
+  devices, chip = tpu_devices(name, slices=slices), parse_topology(name)[0]
+  return Pod(name, chip, "tpu", devices, slices, HBM_GIB[chip], ("ici", "dcn"))
+
+
+def gpu_pod(target: str, *, gpus: int, hosts: int) -> Pod:
+  """Hosts of GPUs; arguments and errors are those of `core.cuda_target.gpu_devices`."""
+  devices = gpu_devices(target, gpus=gpus, hosts=hosts)
+  memory = GPU_PART * MEMORY_GB[target] * 1e9 / GIB
+  return Pod(f"{target}:{gpus}", target, "cuda", devices, 1, memory, ("nvlink", "infiniband"))
+
+
+def find_pod(
+  platform: str, *, topology: str | None, slices: int, target: str, gpus: int, hosts: int
+) -> Pod:
+  """The pod that the flags of a command name; the others of them count only on their platform.
+
+  Raises:
+    UserError: as `tpu_pod` and `gpu_pod`, and on flags of both platforms at once.
+  """
+  if platform == "cuda":
+    if topology or slices != 1:
+      raise UserError(
+        "--topology and --slices are those of TPUs; with --platform=cuda give --target=h200 "
+        "--gpus=256 --hosts=32"
+      )
+    return gpu_pod(target, gpus=gpus, hosts=hosts)
+  if not topology:
+    raise UserError(
+      "give --topology=v5p:8x8x8 or the like, or --platform=cuda --target=h200 --gpus=256 "
+      "--hosts=32"
+    )
+  return tpu_pod(topology, slices=slices)

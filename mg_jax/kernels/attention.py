@@ -51,7 +51,7 @@ def _anything(q_shape, k_shape, dtype, masked, platform) -> None:
 _REFERENCE = Candidate("reference", _anything, xla.reference)
 _BLOCKED = Candidate("blocked", _anything, xla.blocked, ring_of_blocked)
 
-_SPLASH = Candidate("splash", _anything, splash.splash)
+_SPLASH = Candidate("splash", splash.unsupported, splash.splash)
 _CUDNN = Candidate("cudnn", cudnn.unsupported, cudnn.cudnn)
 
 # The blocked kernel leads where no fused kernel does: its memory does not grow with L * S.

@@ -40,9 +40,15 @@ def cudnn(
     scale: multiplies the scores.
     implementation: of jax; "xla" runs the same call on any platform, for tests.
   """
-  mask = None if mask_BS is None else mask_BS[:, None, None, :]
+  lengths = {}
+  if mask_BS is not None:
+    # The fused kernel takes a mask of every score or how many keys come first; in which order keys
+    # come makes no difference. A length of zero would give it sums over nothing.
+    order_BS11 = jnp.argsort(~mask_BS, axis=1, stable=True)[:, :, None, None]
+    k_BSNK, v_BSNK = (jnp.take_along_axis(x, order_BS11, axis=1) for x in (k_BSNK, v_BSNK))
+    lengths["key_value_seq_lengths"] = jnp.maximum(1, jnp.sum(mask_BS, axis=1, dtype=jnp.int32))
   out_BLNK = jax.nn.dot_product_attention(
-    q_BLNK, k_BSNK, v_BSNK, mask=mask, scale=scale, implementation=implementation
+    q_BLNK, k_BSNK, v_BSNK, scale=scale, implementation=implementation, **lengths
   )
   if mask_BS is not None:
     out_BLNK = jnp.where(jnp.any(mask_BS, axis=1)[:, None, None, None], out_BLNK, 0)

@@ -14,15 +14,27 @@ import jax.numpy as jnp
 from mg_jax.core.typing import Array, Bool, Float
 
 LANES = 128
-# Block sizes that hold for all the shapes here: rows of queries and of keys in vector memory.
+# Block sizes that hold for all the shapes here: rows of queries and of keys in vector memory, for
+# heads of up to LANES dimensions. Wider heads get fewer rows: at 512, as an autoencoder has, blocks
+# of 1024 are refused by every TPU's compiler.
 _BLOCK = 1024
 _BLOCK_COMPUTE = 512
+# A quarter of the smallest block; what is filled up beyond takes more memory than the scores would.
+_SHORTEST = LANES // 4
 
 
-def _blocks(length: int) -> tuple[int, int]:
-  """Block size for a length, and the length filled up to a multiple of it."""
+def unsupported(q_shape, k_shape, dtype, masked, platform) -> str | None:
+  """Why it should not run a call, or None."""
+  del dtype, masked, platform
+  if max(q_shape[1], k_shape[1]) < _SHORTEST:
+    return f"{q_shape[1]} queries and {k_shape[1]} keys would be filled up to {LANES} each"
+  return None
+
+
+def _blocks(length: int, dim: int) -> tuple[int, int]:
+  """Block size for a length and a head's dimensions, and the length filled up to a multiple."""
   lanes = -(-length // LANES) * LANES
-  count = -(-lanes // _BLOCK)
+  count = -(-lanes // max(LANES, _BLOCK * LANES // max(LANES, dim)))
   block = -(-lanes // (count * LANES)) * LANES
   return block, count * block
 
@@ -71,8 +83,8 @@ def splash(
 
   _, length, heads, dim = q_BLNK.shape
   keys = k_BSNK.shape[1]
-  (block_q, rows), (block_kv, columns) = _blocks(length), _blocks(keys)
   lanes = -(-dim // LANES) * LANES
+  (block_q, rows), (block_kv, columns) = _blocks(length, lanes), _blocks(keys, lanes)
   # The kernel does not scale, and wants heads before tokens.
   q, k, v = (
     _fill(_fill(jnp.swapaxes(x, 1, 2), 2, size), 3, lanes)

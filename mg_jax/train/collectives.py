@@ -1,4 +1,4 @@
-"""What a compiled program communicates: read off its optimized HLO text.
+"""What a compiled program communicates: read off its optimized and scheduled HLO text.
 
 Loops count as often as they run. A collective's mesh axes follow from its groups of devices, which
 are positions in the mesh.
@@ -8,24 +8,17 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+from mg_jax.train.schedule import Module
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w*|[fsu]\d+)\[([\d,]*)\]")
-_COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{\s*$")
-_CALLED = re.compile(
-  r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
-)
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}")
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]+\})\}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +30,11 @@ class Collective:
     axes: of the mesh, along which the devices of a group differ.
     count: times one step runs them.
     result_bytes: of all their results, on one device.
-    sent_bytes: that one device has to send, at least.
-    network: "ici", or "dcn" for groups that span slices.
+    sent_bytes: that one device has to send at least, over the fast network.
+    outer_bytes: the same over the slow one, between slices or GPU hosts: what an island of the
+      group has to send, shared by its members.
+    network: the slowest that they use.
+    overlapped: part of the bytes that the schedule sends beside matrix products or kernels.
   """
 
   kind: str
@@ -46,106 +42,89 @@ class Collective:
   count: int
   result_bytes: int
   sent_bytes: float
+  outer_bytes: float
   network: str
+  overlapped: float
 
 
-def read(hlo: str, mesh_shape: Mapping[str, int], *, slices: int = 1) -> tuple[Collective, ...]:
+def read(
+  hlo: str,
+  mesh_shape: Mapping[str, int],
+  *,
+  islands: Sequence[int] | None = None,
+  networks: tuple[str, str] = ("ici", "dcn"),
+) -> tuple[Collective, ...]:
   """All collectives of a program, the largest senders first.
 
   Args:
-    hlo: text of the optimized module.
+    hlo: text of the optimized and scheduled module.
     mesh_shape: size by axis, in order.
-    slices: joined along the axis "data".
+    islands: of every device of the mesh, in order, the number of its slice or host; None is one.
+    networks: names of the one inside an island and of the one between them.
 
   Raises:
     ValueError: on a loop around a collective whose number of trips the text does not tell.
   """
-  bodies, entry = _computations(hlo)
-  sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0])
+  module = Module(hlo)
+  devices = math.prod(mesh_shape.values())
+  islands = islands or [0] * devices
+  sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0, 0.0, 0.0])
 
   def visit(name: str, times: int) -> None:
-    for line in bodies.get(name, ()):
-      match = _INSTRUCTION.match(line)
-      if match is None:
-        continue
-      result, op = match.groups()
-      kind = op.removesuffix("-start")
-      if kind in KINDS:
-        size = _result_bytes(result, halved=op in _PAIRED)
-        group = _group(line, math.prod(mesh_shape.values()))
-        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
-          # A fusion that reduces and keeps one piece: the compiler's name for a reduce-scatter.
-          kind, size = "reduce-scatter", size // len(group)
-        slot = sums[kind, _axes(group, mesh_shape)]
-        slot[0] += times
-        slot[1] += times * size
-        slot[2] += times * _sent(kind, size, len(group))
-      if op.endswith(("-done", "-update")):
-        continue  # The start of an asynchronous call has been counted.
-      called = _CALLED.findall(line) + [
-        item.strip().lstrip("%") for found in _BRANCHES.findall(line) for item in found.split(",")
-      ]
-      trips = times
-      if op == "while" and any(_communicates(bodies, inner) for inner in called):
-        trips *= _trip_count(line, bodies)
-      for inner in called:
-        visit(inner, trips)
+    for found in module.collectives(name):
+      groups = _groups(found.line, devices)
+      kind, size = found.kind, _result_bytes(found.result, paired=found.op in _PAIRED)
+      if found.fused_scatter:
+        kind, size = "reduce-scatter", size // len(groups[0])
+      inner, outer = _sent(kind, size, groups, islands)
+      slot = sums[kind, _axes(groups[0], mesh_shape), networks[outer > 0]]
+      slot[0] += times
+      slot[1] += times * size
+      slot[2] += times * inner
+      slot[3] += times * outer
+      slot[4] += times * (inner + outer) * found.beside
+    for line, called in module.loops(name):
+      if any(map(module.communicates, called)):
+        for inner in called:
+          visit(inner, times * module.trips(line))
+    for called in module.branches(name):
+      visit(called, times)
 
-  visit(entry, 1)
+  visit(module.entry, 1)
   found = [
-    Collective(
-      kind, axes, int(count), int(size), sent,
-      "dcn" if slices > 1 and "data" in axes else "ici",
-    )
-    for (kind, axes), (count, size, sent) in sums.items()
+    Collective(kind, axes, int(count), int(size), sent, outer, network, beside / (sent + outer))
+    for (kind, axes, network), (count, size, sent, outer, beside) in sums.items()
     if axes  # A group of one device sends nothing.
-  ]  # fmt: skip
-  return tuple(sorted(found, key=lambda item: -item.sent_bytes))
+  ]
+  return tuple(sorted(found, key=lambda item: -item.sent_bytes - item.outer_bytes))
 
 
-# Their starts give (operands, results).
-_PAIRED = ("all-gather-start", "collective-permute-start")
+# Their starts give (operands, results, ...).
+_PAIRED = (
+  "all-gather-start", "collective-permute-start", "reduce-scatter-start", "all-to-all-start",
+)  # fmt: skip
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-  bodies: dict[str, list[str]] = {}
-  entry, current = "", None
-  for line in hlo.splitlines():
-    if match := _COMPUTATION.match(line):
-      current = bodies.setdefault(match.group(2), [])
-      entry = match.group(2) if match.group(1) else entry
-    # A closing brace alone ends nothing: the text of embedded kernels has such lines too.
-    elif current is not None:
-      current.append(line)
-  return bodies, entry
+def _result_bytes(result: str, *, paired: bool) -> int:
+  if paired and result.startswith("("):
+    result = _items(result[1:-1])[1]
+  sizes = [
+    _width(kind) * math.prod(int(d) for d in dims.split(",") if d)
+    for kind, dims in _ARRAY.findall(result)
+  ]
+  return sum(sizes)
 
 
-def _communicates(bodies: Mapping[str, list[str]], name: str) -> bool:
-  """Whether a computation, or one that it calls, holds a collective."""
-  text = "\n".join(bodies.get(name, ()))
-  if any(re.search(rf" {kind}(?:-start)?\(", text) for kind in KINDS):
-    return True
-  return any(_communicates(bodies, inner) for inner in _CALLED.findall(text))
-
-
-def _trip_count(line: str, bodies: Mapping[str, list[str]]) -> int:
-  if match := _TRIPS.search(line):
-    return int(match.group(1))
-  condition = re.search(r"condition=%?([\w.\-]+)", line)
-  text = "\n".join(bodies.get(condition.group(1), ())) if condition else ""
-  limits = set(re.findall(r"[su]32\[\][^=]* constant\((\d+)\)", text))
-  if len(limits) != 1:
-    raise ValueError(f"a loop with collectives does not tell how often it runs: {line[:200]}")
-  return int(limits.pop())
-
-
-def _result_bytes(result: str, *, halved: bool) -> int:
-  arrays = [(kind, dims) for kind, dims in _ARRAY.findall(result)]
-  if halved:
-    arrays = [(kind, dims) for kind, dims in arrays if (kind, dims) != ("u32", "")]
-    arrays = arrays[len(arrays) // 2 :]
-  sizes = [math.prod(int(d) for d in dims.split(",") if d) for _, dims in arrays]
-  return sum(_width(kind) * size for (kind, _), size in zip(arrays, sizes, strict=True))
+def _items(text: str) -> list[str]:
+  """Elements of a tuple's type."""
+  parts, depth = [""], 0
+  for letter in text:
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and depth == 0:
+      parts.append("")
+    else:
+      parts[-1] += letter
+  return parts
 
 
 def _width(kind: str) -> int:
@@ -154,23 +133,26 @@ def _width(kind: str) -> int:
   return 1 if kind.startswith("f8") else max(1, int(kind[1:]) // 8)
 
 
-def _group(line: str, devices: int) -> tuple[int, ...]:
-  """Members of the first group of a collective; all devices where none are listed."""
+def _groups(line: str, devices: int) -> list[tuple[int, ...]]:
+  """Groups of a collective, of a permutation its pairs; all devices where none are listed."""
   if match := _IOTA.search(line):
     shape, source = (tuple(map(int, match.group(i).split(","))) for i in (1, 2))
     ids = np.arange(math.prod(source)).reshape(source)
     if match.group(3):
       ids = ids.transpose(tuple(map(int, match.group(3).split(","))))
-    return tuple(int(i) for i in ids.reshape(shape)[0])
+    return [tuple(row) for row in ids.reshape(shape).tolist()]
   if match := _NAMED.search(line):
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match.group(1))}
     varied = re.findall(r"'(\w+)'", match.group(2))
     ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
-    fixed = tuple(slice(None) if name in varied else 0 for name in sizes)
-    return tuple(int(i) for i in ids[fixed].ravel())
+    last = [i for i, name in enumerate(sizes) if name in varied]
+    first = [i for i in range(len(sizes)) if i not in last]
+    width = math.prod(ids.shape[i] for i in last)
+    return [tuple(row) for row in ids.transpose(first + last).reshape(-1, width).tolist()]
   if match := _LISTED.search(line):
-    return tuple(map(int, match.group(1).split(",")))
-  return tuple(range(devices))
+    groups = re.findall(r"\{([\d,]+)\}", match.group(1))
+    return [tuple(map(int, group.split(","))) for group in groups]
+  return [tuple(range(devices))]
 
 
 def _axes(group: tuple[int, ...], mesh_shape: Mapping[str, int]) -> tuple[str, ...]:
@@ -180,12 +162,21 @@ def _axes(group: tuple[int, ...], mesh_shape: Mapping[str, int]) -> tuple[str, .
   )
 
 
-def _sent(kind: str, size: int, members: int) -> float:
-  """Bytes that a device sends at least, for a result of `size` bytes on each."""
-  if kind == "all-reduce":
-    return 2 * size * (members - 1) / members
-  if kind == "reduce-scatter":
-    return float(size * (members - 1))
+def _sent(
+  kind: str, size: int, groups: Sequence[tuple[int, ...]], islands: Sequence[int]
+) -> tuple[float, float]:
+  """Bytes that a device sends at least for a result of `size` bytes on each: (inside, between).
+
+  Between islands each piece travels once, sent by one of the members; the rest is done inside.
+  """
   if kind == "collective-permute":
-    return float(size)
-  return size * (members - 1) / members
+    crosses = [islands[a] != islands[b] for a, b in groups if a != b]
+    return float(size) * (not all(crosses)), float(size) * any(crosses)
+  n = len(groups[0])
+  m = max(collections.Counter(islands[i] for i in groups[0]).values())
+  h = -(-n // m)  # islands of a group
+  if kind == "all-to-all":
+    return size * (m - 1) / n, size * (n - m) / n
+  whole = size * n if kind == "reduce-scatter" else size
+  passes = 2 if kind == "all-reduce" else 1
+  return passes * whole * (m - 1) / m, passes * whole * (h - 1) / h / m

@@ -96,7 +96,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   """
   config = configs.to_dict(config)
   settings = _build(TrainConfig, config, "train")
-  optim = _optim(config)
+  optim = optim_config(config)
   if settings.warm_start.required and not settings.warm_start.origin:
     raise UserError(
       "config train.warm_start is empty; this stage grows a finished one: give its run with "
@@ -167,7 +167,7 @@ def step_flops(experiment: Experiment) -> float:
       batch = jax.eval_shape(experiment.preprocess, batch)
     params, carry = abstract_params(objective, batch), {}
     for role in objective.roles:
-      loss, args = _loss(objective, role), (params, batch, key, carry)
+      loss, args = role_loss(objective, role), (params, batch, key, carry)
       scalar = lambda *args, loss=loss: loss(*args)[0]  # noqa: E731
       total += entry.weight * flops.count_training(scalar, params[role], *args)
       _, (_, carry) = jax.eval_shape(loss, params[role], *args)
@@ -179,7 +179,9 @@ def abstract_params(objective: Objective, batch: Any) -> dict[str, Any]:
   return unbox(jax.eval_shape(objective.init, abstract_key(), batch))
 
 
-def _loss(objective: Objective, role: str):
+def role_loss(objective: Objective, role: str) -> Callable:
+  """(tree of the role, params, batch, key, carry) -> (loss, aux), to differentiate in its first."""
+
   def loss(tree, params, batch, key, carry):
     return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), carry)
 
@@ -409,7 +411,7 @@ def _check_dtypes(fields: Any) -> None:
       raise UserError(f"the config has dtype {value!r}; known are {', '.join(DTYPES)}")
 
 
-def _optim(config: Mapping[str, Any]) -> OptimConfig | dict[str, OptimConfig]:
+def optim_config(config: Mapping[str, Any]) -> OptimConfig | dict[str, OptimConfig]:
   """One for all roles, or one for each role that has a section of its own."""
   optim = _section(config, "optim")
   if not optim or not all(isinstance(value, Mapping) for value in optim.values()):

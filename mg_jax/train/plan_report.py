@@ -1,97 +1,170 @@
 """A plan as text: one table for a terminal, and one row of a table for the docs."""
 
-from mg_jax.train.plan import Plan
+import math
+from collections.abc import Mapping
+from typing import Any
 
 GB = 1e9
 # Fragmentation, the runtime and a next version of the compiler want some room.
 COMFORT = 0.9
+# How XLA's networks are written.
+NETWORKS = {"ici": "ICI", "dcn": "DCN", "nvlink": "NVLink", "infiniband": "InfiniBand"}
 
 
-def verdict(plan: Plan) -> str:
-  """One line: fits, fits with little room, or does not fit, and why."""
-  if plan.fits:
-    share = plan.memory.peak / plan.memory.limit
-    return f"fits: peak {plan.memory.peak:.2f} of {plan.memory.limit:.2f} GiB ({share:.0%})" + (
-      "" if share <= COMFORT else f"; more than {COMFORT:.0%} leaves little room"
+def verdict(plan: Mapping[str, Any]) -> str:
+  """One line: fits, fits with little room, or does not fit, and why; of `Plan.to_dict()`."""
+  memory = plan["memory"]
+  if plan["fits"]:
+    share = memory["peak"] / memory["limit"]
+    return (
+      f"fits: peak {memory['peak']:.2f} of {memory['limit']:.2f} GiB ({share:.0%})"
+      + ("" if share <= COMFORT else f"; more than {COMFORT:.0%} leaves little room")
     )
-  rows = plan.global_batch // plan.accumulate // (plan.mesh["data"] * plan.mesh["fsdp"])
-  advice = (
-    f"--config.train.accumulate={plan.accumulate * rows} would take 1 row at a time instead of "
-    f"{rows}"
-    if rows > 1
-    else "--remat=full, more tensor or context parallelism, or more devices would take less"
+  why = plan["refusal"] or f"peak {memory['peak']:.2f} of {memory['limit']:.2f} GiB"
+  return f"does not fit: {why}; {_advice(plan)}"
+
+
+def _advice(plan: Mapping[str, Any]) -> str:
+  if plan["what"] != "train":
+    return "smaller tiles, more tensor or context parallelism, or more devices would take less"
+  rows = plan["rows"] // plan["accumulate"] // (plan["mesh"]["data"] * plan["mesh"]["fsdp"])
+  if rows > 1:
+    return (
+      f"--config.train.accumulate={plan['accumulate'] * rows} would take 1 row at a time instead "
+      f"of {rows}"
+    )
+  return "--remat=full, more tensor or context parallelism, or more devices would take less"
+
+
+def text(plan: Mapping[str, Any]) -> str:
+  """Everything that is known, for people; of `Plan.to_dict()`."""
+  return "\n".join([
+    *_head(plan), "", verdict(plan), "", *_memory(plan), *_collectives(plan), "", *_flops(plan),
+    *_bound(plan),
+  ])  # fmt: skip
+
+
+def _head(plan) -> list[str]:
+  mesh = " x ".join(f"{name} {size}" for name, size in plan["mesh"].items())
+  frames, height, width = plan["clip"]
+  slices = f" x {plan['slices']} slices" if plan["slices"] > 1 else ""
+  notes = [f"remat {plan['remat']}"] if plan["what"] == "train" and plan["remat"] else []
+  notes += [f"attention over context by {plan['scheme']}"] if plan["scheme"] else []
+  if plan["what"] == "train":
+    notes += [f"global batch {plan['rows']} in {plan['accumulate']} microbatch(es)"]
+    what = "largest bucket"
+  else:
+    unit = "branches of guidance" if plan["what"] == "sample" else "tiles"
+    notes += [f"{plan['rows']} {unit} at once, {plan['calls']} call(s) for a clip"]
+    what = "clip" if plan["what"] == "sample" else "tile"
+  tokens = f"{plan['tokens']:,} tokens; " if plan["tokens"] else ""
+  layers = f", {plan['block_parameters']:,} of them in layers" if plan["block_parameters"] else ""
+  return [
+    f"{plan['experiment']}, {plan['what']}, on {plan['topology']}{slices}: {plan['devices']} "
+    "devices",
+    f"mesh {mesh}; {'; '.join(notes)}",
+    f"{what} {frames} x {height} x {width}: {tokens}{plan['parameters']:,} parameters{layers}",
+    f"traced and compiled in {plan['compile_s']:.0f} s" + (", quickly" if plan["quick"] else ""),
+  ]
+
+
+def _memory(plan) -> list[str]:
+  rows = (
+    ("parameters", "params"), ("optimizer state", "optimizer"), ("averaged weights (EMA)", "ema"),
+    ("batch", "batch"), ("activations and temporaries", "temporaries"), ("peak", "peak"),
+  )  # fmt: skip
+  lines = ["memory of one device                 GiB"]
+  for name, key in rows:
+    value = plan["memory"][key]
+    lines.append(f"  {name:<32} {'-' if value is None else format(value, '.3f'):>8}")
+  return lines
+
+
+def _collectives(plan) -> list[str]:
+  if not plan["collectives"]:
+    return []
+  head = (
+    f"collectives of one {'step' if plan['what'] == 'train' else 'call'}   axes          network"
+    "       count  result GB    sent GB  between GB  overlapped"
   )
-  why = plan.refusal or f"peak {plan.memory.peak:.2f} of {plan.memory.limit:.2f} GiB"
-  return f"does not fit: {why}; {advice}"
+  return ["", head] + [
+    f"  {c['kind']:<23} {'+'.join(c['axes']):<13} {NETWORKS[c['network']]:<11} {c['count']:>7} "
+    f"{c['result_bytes'] / GB:>10.3f} {c['sent_bytes'] / GB:>10.3f} {c['outer_bytes'] / GB:>11.3f} "
+    + ("          -" if plan["quick"] else f"{c['overlapped']:>10.0%}")
+    for c in plan["collectives"]
+  ]
 
 
-def text(plan: Plan) -> str:
-  """Everything that is known, for people."""
-  mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
-  frames, height, width = plan.clip
+def _flops(plan) -> list[str]:
+  line = (
+    f"FLOPs of a {'step' if plan['what'] == 'train' else 'call'}: {plan['model_flops']:.3e} of the "
+    f"model, {plan['hardware_flops']:.3e} with recomputation"
+  )
+  if plan["formula_flops"]:
+    ratio = plan["model_flops"] / plan["formula_flops"]
+    formula = "6 N tokens + 12 L D s^2" if plan["what"] == "train" else "2 N tokens + 4 L D s^2"
+    line += f"; {formula} gives {plan['formula_flops']:.3e} (ratio {ratio:.3f})"
+  return [line]
+
+
+def _bound(plan) -> list[str]:
+  b = plan["bound"]
+  if b is None:
+    return []
+  fast, slow = (NETWORKS[name] for name in plan["networks"])
+  times = [("all communication hidden", "overlapped"), ("none hidden", "serial")]
+  if not plan["quick"]:
+    times.insert(1, ("what the schedule overlaps hidden", "scheduled"))
   lines = [
-    f"{plan.experiment} on {plan.topology} x {plan.slices} slice(s): {plan.devices} devices",
-    f"mesh {mesh}; remat {plan.remat}; global batch {plan.global_batch} in {plan.accumulate} "
-    "microbatch(es)",
-    f"largest bucket {frames} x {height} x {width}: {plan.tokens:,} tokens; "
-    f"{plan.parameters:,} parameters, {plan.block_parameters:,} of them in layers",
-    f"lowered and compiled in {plan.compile_s:.0f} s",
-    "",
-    verdict(plan),
-    "",
-    "memory of one device                 GiB",
+    f"least time: matrix unit {b['matmul_s']:.3f} s, HBM {b['hbm_s']:.3f} s, {fast} "
+    f"{b['ici_s']:.3f} s, {slow} {b['dcn_s']:.3f} s",
     *(
-      f"  {name:<32} {'-' if value is None else format(value, '.3f'):>8}"
-      for name, value in (
-        ("parameters", plan.memory.params),
-        ("optimizer state", plan.memory.optimizer),
-        ("averaged weights (EMA)", plan.memory.ema),
-        ("batch", plan.memory.batch),
-        ("activations and temporaries", plan.memory.temporaries),
-        ("peak", plan.memory.peak),
-      )
+      f"{name}: at least {b[f'{key}_s']:.3f} s, MFU at most {b[f'mfu_{key}']:.1%}"
+      for name, key in times
     ),
+    f"at most {b['samples_s']:.3f} samples/s"
+    + (f", {b['tokens_s']:,.0f} tokens/s" if plan["tokens"] else ""),
   ]
-  if plan.collectives:
-    lines += ["", "collectives of one step   axes          network   count  result GB    sent GB"]
-    lines += [
-      f"  {c.kind:<23} {'+'.join(c.axes):<13} {c.network:<7} {c.count:>7} "
-      f"{c.result_bytes / GB:>10.3f} {c.sent_bytes / GB:>10.3f}"
-      for c in plan.collectives
-    ]
-  ratio = plan.model_flops / plan.formula_flops
-  lines += [
-    "",
-    f"FLOPs of a step: {plan.model_flops:.3e} of the model, {plan.hardware_flops:.3e} with "
-    f"recomputation; 6 N tokens + 12 L D s^2 gives {plan.formula_flops:.3e} (ratio {ratio:.3f})",
-  ]
-  if plan.bound is not None:
-    b = plan.bound
-    lines += [
-      f"least time: matrix unit {b.matmul_s:.3f} s, HBM {b.hbm_s:.3f} s, ICI {b.ici_s:.3f} s, "
-      f"DCN {b.dcn_s:.3f} s",
-      f"step at least {b.overlapped_s:.3f} s (MFU at most {b.mfu_overlapped:.1%}) with "
-      f"communication hidden, {b.serial_s:.3f} s (MFU at most {b.mfu_serial:.1%}) with none hidden",
-      f"at most {b.samples_s:.3f} samples/s, {b.tokens_s:,.0f} tokens/s",
-    ]
-    if b.cost is not None:
-      lines.append(
-        f"cost at least {b.cost:.2f} a step, {b.cost_per_million:,.0f} a million samples"
-      )
-    lines.append("These are bounds from published peak rates, not measurements: runs are slower.")
-  return "\n".join(lines)
+  if b["cost"] is not None:
+    lines.append(
+      f"cost at least {b['cost']:.2f} a step, {b['cost_per_million']:,.0f} a million samples"
+    )
+  return lines + ["These are bounds from published peak rates, not measurements: runs are slower."]
 
 
-def row(plan: Plan) -> str:
-  """The plan as a row of a Markdown table."""
-  mesh = ",".join(str(size) for size in plan.mesh.values())
-  peak = "-" if plan.memory.peak is None else f"{plan.memory.peak:.1f}"
-  limits = "-" if plan.bound is None else (
-    f"{plan.bound.overlapped_s:.2f} / {plan.bound.serial_s:.2f}"
-  )
-  slices = f" x {plan.slices}" if plan.slices > 1 else ""
+ROW_HEAD = (
+  "| pod | devices | mesh | remat | batch | peak GiB, of | fits | least s: matrix unit / fast / "
+  "slow network | bound s: hidden / schedule / none | MFU at most: hidden / schedule | planned in |"
+)
+
+
+def row(plan: Mapping[str, Any]) -> str:
+  """The plan as a row of a Markdown table, under ROW_HEAD; of `Plan.to_dict()`."""
+  mesh, b, memory = ",".join(map(str, plan["mesh"].values())), plan["bound"], plan["memory"]
+  peak = "-" if memory["peak"] is None else f"{memory['peak']:.1f}"
+  share = "" if memory["peak"] is None else f" ({memory['peak'] / memory['limit']:.0%})"
+  micro = f" / {plan['accumulate']}" if plan["accumulate"] > 1 else ""
+  batch = f"{plan['rows']}{micro}" + (f", {plan['calls']} calls" if plan["calls"] > 1 else "")
+  if b is None:
+    clocks, bounds, mfu = "-", "-", "-"
+  else:
+    clocks = f"{_s(b['matmul_s'])} / {_s(b['ici_s'])} / {_s(b['dcn_s'])}"
+    middle = "-" if plan["quick"] else _s(b["scheduled_s"])
+    bounds = f"{_s(b['overlapped_s'])} / {middle} / {_s(b['serial_s'])}"
+    share_scheduled = "-" if plan["quick"] else f"{b['mfu_scheduled']:.0%}"
+    mfu = f"{b['mfu_overlapped']:.0%} / {share_scheduled}"
+  pod = plan["topology"] + (f" x {plan['slices']}" if plan["slices"] > 1 else "")
   return (
-    f"| {plan.topology}{slices} | {plan.devices} | {mesh} | {plan.remat} | {plan.global_batch} | "
-    f"{plan.accumulate} | {peak} of {plan.memory.limit:g} | {'yes' if plan.fits else 'no'} | "
-    f"{limits} | {plan.compile_s:.0f} |"
+    f"| {pod} | {plan['devices']} | {mesh} | {plan['remat'] or '-'} | {batch} | {peak} of "
+    f"{memory['limit']:.1f}{share} | {'yes' if plan['fits'] else 'no'} | {clocks} | {bounds} | "
+    f"{mfu} | {plan['compile_s']:.0f} s |"
+  )
+
+
+def _s(seconds: float) -> str:
+  """Three digits of a time."""
+  if seconds == 0:
+    return "0"
+  return f"{seconds:.{max(0, 2 - math.floor(math.log10(seconds)))}f}" if seconds < 100 else (
+    f"{seconds:.0f}"
   )

@@ -1,12 +1,15 @@
-"""The least time a training step can take: a bound from public numbers, not a measurement.
+"""The least time a step can take: a bound from public numbers, not a measurement.
 
-Four clocks run: the matrix unit, the memory, the network inside a slice (ICI, NVLink) and the one
-between slices (DCN). What the slowest of them needs bounds a step whose communication hides behind
-its computation; the networks' sum with the slower of the other two bounds one that hides nothing.
+Four clocks run: the matrix unit, the memory, the network inside a slice or a GPU host (ICI, NVLink)
+and the one between them (DCN, InfiniBand). What the slowest of them needs bounds a step whose
+communication hides behind its computation; the networks' sum with the slower of the other two
+bounds one that hides nothing. Between the two lies the bound of the compiled schedule, which hides
+what that starts before other work and awaits after it.
 """
 
 import dataclasses
 
+from mg_jax.core.cuda_target import BANDWIDTH_GB_S
 from mg_jax.core.errors import UserError
 
 GB, TERA = 1e9, 1e12
@@ -19,8 +22,8 @@ class Chip:
   Attributes:
     tflops: bfloat16, dense, 1e12 / s.
     hbm_gb_s: of its memory, 1e9 bytes / s; `core.topology.HBM_GIB` has the sizes.
-    ici_gb_s: sent over all links together, one direction, 1e9 bytes / s.
-    dcn_gb_s: sent to other slices, this chip's share of its host, 1e9 bytes / s.
+    ici_gb_s: sent over all links of ICI or NVLink together, one direction, 1e9 bytes / s.
+    dcn_gb_s: sent to other slices or GPU hosts, this chip's share of its host, 1e9 bytes / s.
     devices: what jax counts for one chip.
   """
 
@@ -31,14 +34,17 @@ class Chip:
   devices: int = 1
 
 
-# cloud.google.com/tpu/docs (v5e, v5p, v6e, tpu7x), NVIDIA's H200 data sheet with one 400 Gbit/s
-# adapter per GPU. The sheets give the links of both directions together: half of that is here.
+# cloud.google.com/tpu/docs (v5e, v5p, v6e, tpu7x). NVIDIA's data sheets of the SXM cards: H100
+# 989 TFLOPS dense, 3.35 TB/s, H200 4.8 TB/s, both NVLink 4 with 900 GB/s; between hosts one
+# ConnectX-7 adapter of 400 Gbit/s for each card, as in NVIDIA's DGX and the paper's servers [MG
+# 3.1.6]. The sheets give the links of both directions together: half of that is here.
 CHIPS = {
   "v5e": Chip(197, 819, 200, 3.125),
   "v5p": Chip(459, 2765, 600, 6.25),
   "v6e": Chip(918, 1638, 400, 12.5),
   "tpu7x": Chip(2307, 7380, 600, 12.5, devices=2),
-  "H200": Chip(989, 4800, 450, 50.0),
+  "h100": Chip(989, BANDWIDTH_GB_S["h100"], 450, 50.0),
+  "h200": Chip(989, BANDWIDTH_GB_S["h200"], 450, 50.0),
 }
 
 
@@ -49,8 +55,10 @@ class Bound:
   Attributes:
     matmul_s, hbm_s, ici_s, dcn_s: what each part needs by itself.
     overlapped_s: when communication hides behind computation.
+    scheduled_s: when that part of it does which the compiled schedule overlaps.
     serial_s: when none of it does.
-    mfu_overlapped, mfu_serial: of the model's FLOPs, recomputation not counted, at most.
+    mfu_overlapped, mfu_scheduled, mfu_serial: of the model's FLOPs, recomputation not counted, at
+      most.
     samples_s, tokens_s: at most, of the whole pod, overlapped.
     cost: of a step at least, overlapped; None without a price.
     cost_per_million: of a million samples.
@@ -61,8 +69,10 @@ class Bound:
   ici_s: float
   dcn_s: float
   overlapped_s: float
+  scheduled_s: float
   serial_s: float
   mfu_overlapped: float
+  mfu_scheduled: float
   mfu_serial: float
   samples_s: float
   tokens_s: float
@@ -89,6 +99,9 @@ def bound(
   dcn_bytes: float,
   samples: int,
   tokens: int,
+  hidden_ici: float = 0.0,
+  hidden_dcn: float = 0.0,
+  calls: int = 1,
   price: float | None = None,
 ) -> Bound:
   """The bound of one step.
@@ -100,8 +113,10 @@ def bound(
     hardware_flops: the same with it.
     hbm_bytes: read and written by one device.
     ici_bytes, dcn_bytes: sent by one device.
-    samples: of the step.
+    samples: of the step, or of `calls` of them.
     tokens: of one sample.
+    hidden_ici, hidden_dcn: those of the bytes that the schedule overlaps with other work.
+    calls: steps that finish `samples`.
     price: of a chip-hour, in any currency.
 
   Raises:
@@ -116,11 +131,16 @@ def bound(
   dcn = dcn_bytes / (chip.dcn_gb_s * GB * part)
   overlapped = max(matmul, hbm, ici, dcn)
   serial = max(matmul, hbm) + ici + dcn
+  seen = (ici_bytes - hidden_ici) / (chip.ici_gb_s * GB * part)
+  seen += (dcn_bytes - hidden_dcn) / (chip.dcn_gb_s * GB * part)
+  # Hiding cannot make a step faster than its slowest clock.
+  scheduled = max(overlapped, max(matmul, hbm) + seen)
   useful = model_flops / devices / peak
   cost = None if price is None else price * devices * part * overlapped / 3600
   return Bound(
-    matmul_s=matmul, hbm_s=hbm, ici_s=ici, dcn_s=dcn, overlapped_s=overlapped, serial_s=serial,
-    mfu_overlapped=useful / overlapped, mfu_serial=useful / serial,
-    samples_s=samples / overlapped, tokens_s=samples * tokens / overlapped,
-    cost=cost, cost_per_million=None if cost is None else cost / samples * 1e6,
+    matmul_s=matmul, hbm_s=hbm, ici_s=ici, dcn_s=dcn, overlapped_s=overlapped,
+    scheduled_s=scheduled, serial_s=serial, mfu_overlapped=useful / overlapped,
+    mfu_scheduled=useful / scheduled, mfu_serial=useful / serial,
+    samples_s=samples / (calls * overlapped), tokens_s=samples * tokens / (calls * overlapped),
+    cost=cost, cost_per_million=None if cost is None else cost * calls / samples * 1e6,
   )  # fmt: skip

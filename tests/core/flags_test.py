@@ -74,3 +74,11 @@ def test_every_chip_has_an_environment():
     assert env["JAX_PLATFORMS"].split(",")[0] == ("tpu" if chip in flags.TPU_FLAGS else "cuda")
   with pytest.raises(UserError, match="no chip is named 'v4'; known are v5e"):
     flags.environment("v4")
+
+
+def test_options_of_a_compilation_are_the_flags_of_the_environment():
+  assert flags.compiler_options("v5p") == flags.TPU_FLAGS["v5p"]
+  gpu = flags.compiler_options("h200")
+  assert gpu.keys() == flags.GPU_FLAGS["h200"].keys()
+  assert gpu["xla_gpu_enable_pipelined_all_gather"] is True
+  assert gpu["xla_gpu_all_gather_combine_threshold_bytes"] == 1 << 30

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
+from mg_jax.core.cuda_target import gpu_devices, installed
 from mg_jax.kernels import attention, xla
 from mg_jax.kernels.cudnn import cudnn, unsupported
 
@@ -19,7 +21,8 @@ def test_parity_with_reference(length, keys, masked):
   draws = jax.random.split(jax.random.key(length), 4)
   q, ct = (jax.random.normal(draws[i], (2, length, 3, 8)) for i in (0, 1))
   k, v = (jax.random.normal(draws[i], (2, keys, 3, 8)) for i in (2, 3))
-  mask = jnp.arange(keys)[None] < jnp.array([3, 0])[:, None] if masked else None
+  # The real keys of two texts behind each other, and none at all.
+  mask = jnp.stack([jnp.arange(keys) % 3 != 1, jnp.zeros(keys, bool)]) if masked else None
   results = []
   for kernel in (BY_XLA, xla.reference):
     fn = functools.partial(kernel, mask_BS=mask, scale=0.3)
@@ -49,3 +52,20 @@ def test_what_it_takes_is_known(dtype, dim, reason):
     "auto", shape, shape, dtype=jnp.dtype(dtype), masked=False, platform="cuda"
   )
   assert chosen.name == ("cudnn" if reason is None else "blocked")
+
+
+@pytest.mark.skipif(
+  not installed(), reason="the compiler for GPUs (jax's CUDA plugin and cuDNN) is not installed"
+)
+def test_the_fused_kernel_takes_masks_that_have_gaps():
+  place = SingleDeviceSharding(gpu_devices("h200", gpus=1, hosts=1)[0])
+  shape = lambda *dims, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(  # noqa: E731
+    dims, dtype, sharding=place
+  )
+
+  def loss(q, k, v, mask):
+    return cudnn(q, k, v, mask_BS=mask, scale=0.1).astype(jnp.float32).sum()
+
+  arrays = shape(2, 256, 4, 128), shape(2, 96, 4, 128), shape(2, 96, 4, 128)
+  text = jax.jit(jax.grad(loss)).lower(*arrays, shape(2, 96, dtype=bool)).compile().as_text()
+  assert "__cudnn$fmha" in text

@@ -62,16 +62,26 @@ def test_half_precision():
     np.testing.assert_allclose(a.astype(jnp.float32), b, atol=3e-2 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize("dim, most", [(64, 1024), (128, 1024), (256, 512), (512, 256)])
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 1024, 1025, 9216, 73728, 868])
-def test_blocks_cover_a_length_with_little_waste(length):
-  block, filled = _blocks(length)
-  assert block % 128 == 0 and block <= 1024 and filled % block == 0
+def test_blocks_cover_a_length_with_little_waste(length, dim, most):
+  block, filled = _blocks(length, dim)
+  assert block % 128 == 0 and block <= most and filled % block == 0
   assert length <= filled < length + 128 * (filled // block)
 
 
 def test_it_leads_on_tpus():
   with platform("tpu"):
     assert attention.candidates("tpu")[0].name == "splash"
+
+
+def test_short_sequences_are_left_to_others():
+  shape = lambda length: (9216, length, 1, 512)  # noqa: E731
+  choose = lambda q, k: attention.choose(  # noqa: E731
+    "auto", shape(q), shape(k), dtype=jnp.bfloat16, masked=False, platform="tpu"
+  )
+  assert choose(4, 4).name == "blocked"
+  assert choose(4, 512).name == choose(512, 4).name == choose(512, 512).name == "splash"
 
 
 @pytest.mark.slow

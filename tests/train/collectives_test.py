@@ -44,7 +44,7 @@ def _read(text, **kwargs):
 
 def test_a_gather_over_one_axis():
   assert _read(_program(GATHER)) == (
-    Collective("all-gather", ("tensor",), 1, 256, 128.0, "ici"),
+    Collective("all-gather", ("tensor",), 1, 256, 128.0, 0.0, "ici", 0.0),
   )
 
 
@@ -122,7 +122,55 @@ def test_texts_of_embedded_kernels_end_no_computation():
   assert _read(_program(LOOP, body=kernel))[0].count == 6
 
 
-def test_only_groups_across_slices_use_the_slow_network():
+def test_starts_of_several_arrays_and_of_scatters_count_their_results():
+  found = {c.kind: c.result_bytes for c in _read(_program(
+    "  %s = ((f32[1,4]{1,0}, bf16[2]{0}), (f32[2,4]{1,0}, bf16[4]{0})) all-gather-start(%x, %y), "
+    "replica_groups=[4,2]<=[8]",
+    "  %r = ((f32[8]{0}), f32[4]{0}) reduce-scatter-start(%x), replica_groups=[4,2]<=[8]",
+  ))}  # fmt: skip
+  assert found == {"all-gather": 40, "reduce-scatter": 16}
+
+
+HALVES = [0, 0, 0, 0, 1, 1, 1, 1]  # "data" joins two islands
+
+
+def test_only_groups_across_islands_use_the_slow_network():
   across = GATHER.replace("[4,2]<=[8]", "[4,2]<=[2,4]T(1,0)")
-  found = {c.axes: c.network for c in _read(_program(GATHER, across), slices=2)}
-  assert found == {("tensor",): "ici", ("data",): "dcn"}
+  found = {c.axes: c for c in _read(_program(GATHER, across), islands=HALVES)}
+  inside, between = found["tensor",], found["data",]
+  assert (inside.network, inside.sent_bytes, inside.outer_bytes) == ("ici", 128.0, 0.0)
+  assert (between.network, between.sent_bytes, between.outer_bytes) == ("dcn", 0.0, 128.0)
+
+
+def test_members_of_an_island_share_what_goes_between():
+  groups = "replica_groups=[1,8]<=[8]"
+  found = {
+    c.kind: (c.sent_bytes, c.outer_bytes)
+    for c in _read(_program(
+      f"  %g = f32[400]{{0}} all-gather(%x), {groups}",
+      f"  %a = f32[400]{{0}} all-reduce(%x), {groups}, to_apply=%add",
+      f"  %s = f32[50]{{0}} reduce-scatter(%x), {groups}, to_apply=%add",
+      f"  %t = f32[400]{{0}} all-to-all(%x), {groups}",
+    ), islands=HALVES, networks=("nvlink", "infiniband"))
+  }  # fmt: skip
+  # Of 1600 bytes half has to cross, a quarter of it from each of four; then three quarters travel.
+  assert found == {
+    "all-gather": (1200.0, 200.0), "all-reduce": (2400.0, 400.0),
+    "reduce-scatter": (1200.0, 200.0), "all-to-all": (600.0, 800.0),
+  }  # fmt: skip
+
+
+def test_a_permutation_may_use_both_networks():
+  pairs = "source_target_pairs={{0,4},{4,1},{1,0}}"
+  (found,) = _read(_program(f"  %p = f32[10]{{0}} collective-permute(%x), {pairs}"), islands=HALVES)
+  assert (found.sent_bytes, found.outer_bytes, found.network) == (40.0, 40.0, "dcn")
+
+
+def test_bytes_beside_work_are_told_from_others():
+  start = "  %s = (f32[4]{0}, f32[8]{0}) all-gather-start(%x), replica_groups=[4,2]<=[8]"
+  done = "  %d = f32[8]{0} all-gather-done(%s)"
+  work = "  %c = f32[8,8]{1,0} convolution(%a, %b), dim_labels=bf_io->bf"
+  (hidden,), (shown,) = _read(_program(start, work, done)), _read(_program(start, done, work))
+  assert (hidden.overlapped, shown.overlapped) == (1.0, 0.0)
+  both = _read(_program(start, work, done, GATHER.replace("bf16[8,16]", "f32[8]")))[0]
+  assert both.overlapped == 0.5

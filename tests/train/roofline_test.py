@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from mg_jax.core.cuda_target import MEMORY_GB
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import HBM_GIB
 from mg_jax.train.roofline import CHIPS, Chip, bound
@@ -22,6 +23,20 @@ def test_the_slowest_part_bounds_a_step_that_hides_its_communication():
   # 1e14 useful FLOPs on each device take one second: recomputation is no use.
   assert b.mfu_overlapped == pytest.approx(0.5) and b.mfu_serial == pytest.approx(1 / 3.5)
   assert b.samples_s == 4.0 and b.tokens_s == 400.0 and b.cost is None
+
+
+def test_a_schedule_hides_what_it_overlaps_but_not_the_slowest_clock():
+  half = bound(CHIP, **STEP, hidden_ici=1e11)
+  assert (half.overlapped_s, half.scheduled_s, half.serial_s) == (2.0, 2.5, 3.5)
+  assert half.mfu_scheduled == pytest.approx(0.4)
+  assert bound(CHIP, **STEP).scheduled_s == 3.5
+  assert bound(CHIP, **STEP, hidden_ici=2e11).scheduled_s == 2.0
+
+
+def test_calls_share_their_samples():
+  b = bound(CHIP, **STEP, calls=4, price=9.0)
+  assert b.samples_s == 1.0 and b.tokens_s == 100.0
+  assert b.cost_per_million == pytest.approx(4 * bound(CHIP, **STEP, price=9.0).cost_per_million)
 
 
 def test_the_slow_network_bounds_a_step_across_slices():
@@ -50,5 +65,5 @@ def test_a_price_that_is_none_is_told(price):
 
 
 def test_every_chip_with_a_known_memory_has_known_speed():
-  assert set(HBM_GIB) <= set(CHIPS)
+  assert set(HBM_GIB) | set(MEMORY_GB) == set(CHIPS)
   assert all(min(dataclasses.astuple(chip)) > 0 for chip in CHIPS.values())

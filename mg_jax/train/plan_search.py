@@ -1,0 +1,216 @@
+"""Which mesh and rematerialisation policy is best for a generator on a pod: a search by plans.
+
+What cannot divide is left out, what an estimate says does not fit is not compiled, and of the rest
+the compiler sees those first that an estimate of the least time likes best. The estimates are
+coarse and rank only; what is printed are plans. [MG 3.1.6]
+"""
+
+import copy
+import dataclasses
+import itertools
+import math
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.topology import GIB, Pod
+from mg_jax.core.tree import count_params
+from mg_jax.models import zoo
+from mg_jax.models.dit import VideoDiT
+from mg_jax.train import plan_report
+from mg_jax.train.experiment import abstract_params
+from mg_jax.train.plan import Plan, check, plan
+from mg_jax.train.plan_training import abstract_training, generator_tokens
+from mg_jax.train.roofline import CHIPS, GB, TERA
+
+POLICIES = ("none", "mlp", "attention", "full")
+# Values of the width of the model that a layer keeps for each of its tokens, and part of its
+# forward pass that is computed again. Counted on the block of `models.transformer`, whose MLP is
+# 8 / 3 as wide as the model.
+_KEPT = {"none": 34.0, "mlp": 6.0, "attention": 4.0, "full": 1.0}
+_AGAIN = {"none": 0.0, "mlp": 0.4, "attention": 0.6, "full": 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """One way to split a step.
+
+  Attributes:
+    mesh: sizes of (data, fsdp, context, tensor).
+    remat: policy.
+    scheme: how attention is split over "context", "" where there is one way only.
+    memory: estimated bytes on a device; seconds: estimated least time.
+  """
+
+  mesh: tuple[int, int, int, int]
+  remat: str
+  scheme: str
+  memory: float
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What the estimates need to know of a step: sizes of the model and of its batch."""
+
+  layers: int
+  width: int
+  heads: int
+  tokens: int
+  rows: int
+  accumulate: int
+  parameters: int
+  blocks: int
+  ema: bool
+
+
+def work_of(config: Mapping[str, Any]) -> Work:
+  """The sizes of a generator's step. Raises UserError on a config without a generator."""
+  if not check(config, what="train"):
+    raise UserError(
+      f"stage {config.get('stage')!r} has no generator; --search splits one of "
+      "experiments/t2i_256.py, t2v_256.py or t2v_768.py"
+    )
+  objective, batch, clip = abstract_training(config)
+  params, dit = abstract_params(objective, batch), config["model"]["dit"]
+  return Work(
+    dit["layers"], dit["width"], dit["heads"], generator_tokens(dit, clip),
+    config["data"]["global_batch"], config["train"]["accumulate"], count_params(params),
+    zoo.block_parameters(params), config["train"]["ema"] > 0,
+  )  # fmt: skip
+
+
+def schemes() -> tuple[str, ...]:
+  """Ways to split attention over "context" that the generator has, ("",) for one without a name."""
+  field = {f.name: f for f in dataclasses.fields(VideoDiT)}.get("context")
+  return typing.get_args(field.type) if field is not None else ("",)
+
+
+def choices(work: Work, pod: Pod) -> list[Choice]:
+  """All splits that divide and are estimated to fit, the fastest estimate first."""
+  found = [
+    Choice(mesh, remat, scheme, *estimate(work, pod, mesh, remat))
+    for mesh in meshes(work, len(pod.devices), slices=pod.slices)
+    for remat in POLICIES
+    for scheme in (schemes() if mesh[2] > 1 else ("",))
+  ]
+  return sorted(
+    (c for c in found if c.memory <= pod.memory_gib * GIB), key=lambda c: (c.seconds, c.memory)
+  )
+
+
+def meshes(work: Work, devices: int, *, slices: int) -> Iterator[tuple[int, int, int, int]]:
+  """Meshes that take all devices and divide heads, tokens and rows; slices lie along "data"."""
+  sizes = [n for n in range(1, 33) if devices % n == 0]
+  for context, tensor in itertools.product(sizes, sizes):
+    rest, odd = divmod(devices, slices * context * tensor)
+    ways = slices * rest * work.accumulate
+    if odd or not rest or work.heads % tensor or work.tokens % (context * tensor):
+      continue
+    if work.rows % ways == 0:
+      yield slices, rest, context, tensor
+
+
+def estimate(
+  work: Work, pod: Pod, mesh: Sequence[int], remat: str
+) -> tuple[float, float]:
+  """(bytes on a device, seconds of a step at least)."""
+  data, fsdp, context, tensor = mesh
+  rows = work.rows // (data * fsdp * work.accumulate)
+  local = work.tokens / (context * tensor)
+  # float32 weights, two moments, averages; gradients live when the step ends.
+  state = work.parameters * 4 * (4 + work.ema) / (fsdp * tensor)
+  kept = rows * local * work.width * 2 * _KEPT[remat] * work.layers
+  # One layer's work: the stream and what is made of it, whole over "tensor" for a moment.
+  layer = rows * work.tokens / context * work.width * 2 * (8 + 40 / tensor)
+  gathered = 2 * work.blocks / work.layers * 2 * 2 / tensor
+  memory = state + kept + layer + gathered
+
+  chip = CHIPS[pod.chip]
+  forward = work.rows * (2 * work.blocks * work.tokens + 4 * work.layers * work.width
+                         * work.tokens**2)  # fmt: skip
+  compute = forward * (3 + _AGAIN[remat]) / len(pod.devices) / (chip.tflops * TERA / chip.devices)
+  passes = 2 + (_AGAIN[remat] > 0)  # weights are gathered forward, backward and to recompute
+  weights = passes * work.blocks * 2 / tensor * (fsdp - 1) / fsdp * work.accumulate
+  gradients = work.blocks * 4 / tensor * (fsdp - 1) / fsdp * work.accumulate
+  stream = work.rows / (data * fsdp) * work.tokens / context * work.width * 2 * work.layers
+  # Two gathers and two scatters of the stream forward, and as many backward.
+  along_tensor = stream * (4 * passes + 2) * (tensor - 1) / tensor
+  along_context = stream * 2 * (passes + 1) * (context - 1) / tensor
+  reach = 8 if pod.platform == "cuda" else math.inf  # devices that the fast network joins
+  fast = slow = 0.0
+  stride = 1
+  for size, sent in ((tensor, along_tensor), (context, along_context),
+                     (fsdp, weights + gradients)):  # fmt: skip
+    stride *= size
+    if stride <= reach:
+      fast += sent
+    else:
+      slow += sent
+  slow += 2 * work.parameters * 4 / (fsdp * tensor) * (data - 1) / data
+  part = 1 / chip.devices
+  seconds = max(compute, fast / (chip.ici_gb_s * GB * part), slow / (chip.dcn_gb_s * GB * part))
+  return memory, seconds
+
+
+def search(
+  config: Mapping[str, Any],
+  pod: Pod,
+  *,
+  budget: int,
+  price: float | None = None,
+  show: Callable[[str], None] = print,
+) -> list[Plan]:
+  """Plans of the best splits that fit, the least bound first; prints each as it is made.
+
+  Args:
+    config: of a generator.
+    pod: the devices.
+    budget: plans that are compiled.
+    price: of a chip-hour.
+    show: takes a line of the table.
+
+  Raises:
+    UserError: on a config without a generator, a budget of none, and where nothing may fit.
+  """
+  if budget < 1:
+    raise UserError(f"--budget={budget}: a search compiles at least 1 plan")
+  config = configs.to_dict(config)
+  work = work_of(config)
+  found = choices(work, pod)
+  if not found:
+    raise UserError(
+      f"no split of {pod.name} x {pod.slices} is estimated to fit; give more devices, a smaller "
+      "--config.data.global_batch or a larger --config.train.accumulate"
+    )
+  show(f"{len(found)} splits are estimated to fit; planning the best {min(budget, len(found))}")
+  show(plan_report.ROW_HEAD)
+  show("|---" * plan_report.ROW_HEAD.count(" | ") + "|---|")
+  plans = []
+  for choice in found[:budget]:
+    tried = copy.deepcopy(config)
+    if choice.scheme:
+      tried["model"]["dit"]["context"] = choice.scheme
+    # Only the compiler for TPUs is slow enough to be asked for less.
+    quick = pod.platform == "tpu"
+    plans.append(
+      plan(tried, pod, mesh=choice.mesh, remat=choice.remat, price=price, quick=quick)
+    )
+    show(plan_report.row(plans[-1].to_dict()))
+  return sorted((p for p in plans if p.fits), key=lambda p: (p.bound.overlapped_s, p.memory.peak))
+
+
+def main(config: Mapping[str, Any], pod: Pod, *, budget: int, price: float | None) -> int:
+  """Searches and prints the best plan; the exit code of `launch/plan.py`."""
+  ranked = search(config, pod, budget=budget, price=price)
+  if not ranked:
+    print("none of them fits; a larger --budget tries more")
+    return 1
+  print("\nranked by the bound with communication hidden, then by memory:")
+  for p in ranked:
+    print(plan_report.row(p.to_dict()))
+  print()
+  print(plan_report.text(ranked[0].to_dict()))
+  return 0

@@ -1,0 +1,76 @@
+"""The page of plans: every row is a command that can be given, and the page is what is there."""
+
+import importlib
+import json
+from pathlib import Path
+
+from mg_jax.core import config as configs
+from mg_jax.core.topology import check_exists
+from mg_jax.train.plan_page import ROWS, Row, missing, path, render
+from mg_jax.train.plan_training import abstract_training
+from tests.train.plan_report_test import PLAN
+
+_ROOT = Path(__file__).resolve().parents[2]
+ROW = Row("Here", "tae.py", "v5p:4x4x4 x 2", "--remat=full --mesh=2,1,1,1")
+GPU = Row("There", "tae.py", "h200:64", "--what=decode")
+
+
+def test_a_row_is_a_command():
+  assert ROW.arguments == [
+    "--config=experiments/tae.py", "--topology=v5p:4x4x4", "--slices=2", "--remat=full",
+    "--mesh=2,1,1,1",
+  ]  # fmt: skip
+  assert GPU.arguments[1:5] == ["--platform=cuda", "--target=h200", "--gpus=64", "--hosts=8"]
+  assert ROW.name == "tae.py_v5p_4x4x4_x_2_remat_full_mesh_2_1_1_1"
+
+
+def test_rows_have_names_of_their_own_and_places_that_there_are():
+  assert len({row.name for row in ROWS}) == len(ROWS)
+  for row in ROWS:
+    assert (_ROOT / "experiments" / row.config).is_file()
+    chip, _, shape = row.where.partition(":")
+    if chip in ("h100", "h200"):
+      assert int(shape) % 8 == 0 or int(shape) == 1
+    else:
+      check_exists(row.where.partition(" x ")[0])
+
+
+def test_every_recipe_of_the_paper_has_rows():
+  planned = {row.config for row in ROWS}
+  assert planned >= {
+    "t2i_256.py", "t2v_256.py", "t2v_768.py", "tae.py", "tae_image.py", "tae_gan.py",
+    "clip_long.py",
+  }  # fmt: skip
+  chips = {row.where.partition(":")[0] for row in ROWS if row.config == "t2v_768.py"}
+  assert chips == {"h200", "v5p", "v6e", "tpu7x"}
+
+
+def test_batches_divide_over_their_meshes():
+  for row in ROWS:
+    sizes = [a.removeprefix("--mesh=") for a in row.arguments if a.startswith("--mesh=")]
+    batch = [a.partition("global_batch=")[2] for a in row.arguments if "global_batch=" in a]
+    if sizes and batch:
+      data, fsdp, _, _ = map(int, sizes[0].split(","))
+      assert int(batch[0]) % (data * fsdp) == 0, row
+    config = importlib.import_module(f"experiments.{row.config[:-3]}").get_config()
+    if "--what=" not in row.rest:
+      assert abstract_training(configs.to_dict(config))[1]
+
+
+def test_the_page_is_what_is_there(tmp_path):
+  rows = (ROW, GPU)
+  assert missing(tmp_path, rows) == [ROW, GPU]
+  path(tmp_path, GPU).write_text(json.dumps({**PLAN, "what": "decode", "topology": "h200:64"}))
+  assert missing(tmp_path, rows) == [ROW]
+  page = render(tmp_path, "# Plans\n", rows)
+  assert page.startswith("# Plans\n\n## There\n\n| pod |") and "## Here" not in page
+  assert "| tae, decode on h200:64 | 128 |" in page
+  assert "## Not planned yet\n\n- `tae.py` on v5p:4x4x4 x 2: `--remat=full" in page
+  path(tmp_path, ROW).write_text(json.dumps(PLAN))
+  both = render(tmp_path, "# Plans\n", rows)
+  assert both.index("## Here") < both.index("## There") and "Not planned" not in both
+
+
+def test_committed_plans_are_those_of_rows():
+  files = {file.stem for file in (_ROOT / "docs/plans").glob("*.json")}
+  assert files and files <= {row.name for row in ROWS}

@@ -1,0 +1,102 @@
+"""The search: what divides, what an estimate says fits, and the order in which splits are tried."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from experiments import t2v_256, t2v_768, tae
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.topology import Pod
+from mg_jax.train import plan_search
+from mg_jax.train.plan_search import Work, choices, estimate, meshes, search, work_of
+
+WORK = Work(
+  layers=48, width=6144, heads=48, tokens=73_920, rows=16, accumulate=1,
+  parameters=29_300_000_000, blocks=29_000_000_000, ema=True,
+)  # fmt: skip
+
+
+def _pod(count, *, chip="v5p", platform="tpu", memory=95.0):
+  return Pod(f"{chip}:x", chip, platform, [None] * count, 1, memory, ("ici", "dcn"))
+
+
+def test_meshes_take_every_device_and_divide():
+  found = list(meshes(WORK, 128, slices=1))
+  assert (1, 16, 1, 8) in found and len(set(found)) == len(found)
+  for data, fsdp, context, tensor in found:
+    assert data * fsdp * context * tensor == 128 and WORK.rows % (data * fsdp) == 0
+    assert WORK.heads % tensor == 0 and WORK.tokens % (context * tensor) == 0
+  assert all(mesh[0] == 2 for mesh in meshes(WORK, 256, slices=2))
+
+
+def test_the_estimate_of_memory_is_that_of_a_plan():
+  # Plans of docs/plans.md: 29.9 GiB on 64 H200 and 23.0 GiB on 256.
+  for devices, peak in ((64, 29.9), (256, 23.0)):
+    work = dataclasses.replace(WORK, rows=devices // 8)
+    memory, _ = estimate(work, _pod(devices), (1, devices // 8, 1, 8), "full")
+    assert 0.6 * peak < memory / 2**30 < 1.6 * peak
+
+
+def test_more_devices_and_less_kept_need_less_memory():
+  memory = lambda mesh, remat: estimate(WORK, _pod(math.prod(mesh)), mesh, remat)[0]  # noqa: E731
+  assert memory((1, 16, 1, 8), "full") < memory((1, 16, 1, 4), "full")
+  order = [memory((1, 16, 1, 8), policy) for policy in plan_search.POLICIES]
+  assert order == sorted(order, reverse=True)
+
+
+def test_recomputation_and_slow_networks_take_time():
+  seconds = lambda mesh, remat, **kw: estimate(WORK, _pod(128, **kw), mesh, remat)[1]  # noqa: E731
+  assert seconds((1, 16, 1, 8), "full") > 1.2 * seconds((1, 16, 1, 8), "none")
+  gpu = {"chip": "h200", "platform": "cuda"}
+  assert seconds((1, 8, 1, 16), "full", **gpu) > 2 * seconds((1, 16, 1, 8), "full", **gpu)
+
+
+def test_what_does_not_fit_by_far_is_not_compiled():
+  found = choices(WORK, _pod(128, memory=30.0))
+  assert found and {c.remat for c in found} == {"full"}
+  assert [c.seconds for c in found] == sorted(c.seconds for c in found)
+  assert not choices(WORK, _pod(128, memory=5.0))
+
+
+def test_ways_to_split_attention_are_tried_where_there_are_any(monkeypatch):
+  monkeypatch.setattr(plan_search, "schemes", lambda: ("gather", "ring"))
+  found = choices(WORK, _pod(128))
+  assert {c.scheme for c in found if c.mesh[2] > 1} == {"gather", "ring"}
+  assert {c.scheme for c in found if c.mesh[2] == 1} == {""}
+
+
+def test_the_best_of_the_budget_comes_first(monkeypatch):
+  tried, lines = [], []
+
+  def fake(config, pod, *, mesh, remat, price, quick):
+    tried.append((mesh, remat))
+    bound = type("B", (), {"overlapped_s": 10.0 - len(tried)})
+    memory = type("M", (), {"peak": 1.0})
+    fits = len(tried) != 3
+    fields = {"fits": fits, "bound": bound, "memory": memory, "to_dict": lambda self: {}}
+    return type("P", (), fields)()
+
+  monkeypatch.setattr(plan_search, "plan", fake)
+  monkeypatch.setattr(plan_search, "work_of", lambda config: WORK)
+  monkeypatch.setattr(plan_search.plan_report, "row", lambda plan: "row")
+  ranked = search({}, _pod(128), budget=3, show=lines.append)
+  assert tried == [(c.mesh, c.remat) for c in choices(WORK, _pod(128))[:3]]
+  assert [p.bound.overlapped_s for p in ranked] == [8.0, 9.0] and lines.count("row") == 3
+  with pytest.raises(UserError, match="at least 1 plan"):
+    search({}, _pod(128), budget=0)
+  with pytest.raises(UserError, match="is estimated to fit; give more devices"):
+    search({}, _pod(128, memory=5.0), budget=1)
+
+
+def test_the_sizes_are_those_of_the_config():
+  work = work_of(configs.to_dict(t2v_768.get_config()))
+  assert (work.tokens, work.rows, work.heads, work.layers) == (73_920, 1536, 48, 48)
+  assert 28e9 < work.blocks < work.parameters < 30e9 and work.ema
+  tiny = work_of(configs.to_dict(t2v_256.get_config("tiny")))
+  assert tiny.rows == 16 and tiny.blocks < tiny.parameters < 1e8
+  with pytest.raises(UserError, match="has no generator; --search splits"):
+    work_of(configs.to_dict(tae.get_config()))
+  assert jax.default_backend() == "cpu"
