@@ -37,6 +37,9 @@ EXTRAS = {
   "tpu": ["jax[tpu]>=0.10.2,<0.13"],
   "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
   "aot": ["libtpu>=0.0.42"],
+  "aot-cuda": [
+    "jax-cuda13-plugin>=0.10.2,<0.13", "jax-cuda13-pjrt>=0.10.2,<0.13", "nvidia-cudnn-cu13>=9.10"
+  ],
   "import": ["torch>=2.6", "huggingface_hub>=0.30"],
   "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55", "scikit-image>=0.24"],
   "plot": ["matplotlib>=3.9"],
