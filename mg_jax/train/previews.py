@@ -36,7 +36,7 @@ def _write(
       write_video(folder / f"step-{step:07d}-{i:02d}.mp4", clip, fps=fps)
 
 
-def _surviving(step: int, show: Callable[[], None]) -> None:
+def surviving(step: int, show: Callable[[], None]) -> None:
   """Shows a preview; one that fails is told, and training goes on."""
   try:
     show()
@@ -62,7 +62,7 @@ class Reconstructions:
 
   def __call__(self, state: TrainState, step: int) -> None:
     """Writes the preview of a step."""
-    _surviving(step, lambda: self._show(jax.device_get(state.averaged()), step))
+    surviving(step, lambda: self._show(jax.device_get(state.averaged()), step))
 
   def _show(self, params: Mapping[str, PyTree], step: int) -> None:
     batch = next(iter(self._batches()))
@@ -107,7 +107,7 @@ class Samples:
   def __call__(self, state: TrainState, step: int) -> None:
     """Writes the preview of a step."""
     self._pipeline.params = jax.device_get(state.averaged()["model"])
-    _surviving(step, lambda: self._show(step))
+    surviving(step, lambda: self._show(step))
 
   def _show(self, step: int) -> None:
     clips = self._pipeline(self._captions, seeds=range(len(self._captions)))
