@@ -3,9 +3,9 @@
 `--config.data.path=DIR` names the folder of sound and video files. The paper gives the rate, the
 channels, and that it is DAC with a Gaussian bottleneck; the authors of the published DACVAE used
 DAC's training code. So all but the bottleneck's weight is DAC's: losses and their weights, critics,
-batch, AdamW, learning rate (whose decay ends at a factor of 0.37), clipping, steps. Chunks are 0.4 s
-where DAC takes 0.38, which makes whole latents. Averaged weights are our addition. `:tiny` learns a
-handful of files.
+batch, AdamW, learning rate (whose decay ends at a factor of 0.37), clipping, steps. Chunks are
+0.4 s where DAC takes 0.38, which makes whole latents, and keep their level, which DAC brings to
+-16 dB. Averaged weights are our addition. `:tiny` learns a handful of files.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
 Features come from files: float (N, D) as `.npy`, beside it optionally a `.json` of the same name
 with {"network": ...} that says what computed them. The distance is called FID, FVD or FAD only
-where both files say that it was the published network of that measure; numbers of other networks cannot
-be compared with published ones.
+where both files say that it was the published network of that measure; numbers of other networks
+cannot be compared with published ones.
 """
 
 import dataclasses

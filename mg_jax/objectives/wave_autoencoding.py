@@ -29,9 +29,9 @@ class WaveWeights:
   """Weights of the loss terms.
 
   Mel, features and adversarial have those of DAC. For the KL divergence nothing is published but
-  that any common value does, as results hardly depend on it. 0.1 of the nats per latent value is our
-  choice: in the units of Stable Audio (no half, summed over 128 channels), 4e-4 beside a mel term of
-  weight 15, where that has 1e-4 beside a spectral term of weight 1.
+  that any common value does, as results hardly depend on it. 0.1 of the nats per latent value is
+  our choice: in the units of Stable Audio (no half, summed over 128 channels), 4e-4 beside a mel
+  term of weight 15, where that has 1e-4 beside a spectral term of weight 1.
 
   Attributes:
     mel: of the log-mel distances.

@@ -9,6 +9,7 @@ import numpy as np
 from mg_jax.core.errors import UserError
 
 _WINDOW = 1024  # of spectrograms, in samples
+_SILENT = 1e-9
 _DEPTH_DB = 100.0  # below full scale, what is drawn black
 
 
@@ -52,12 +53,14 @@ def spectrograms(
   )  # fmt: skip
   for line, row in zip(axes, rows, strict=True):
     for axis, wave in zip(line, row, strict=True):
-      # A sine of full scale is at 0 dB: a Hann window halves its peak, and so does the other sign.
-      spectrum, _, _, image = axis.specgram(
-        np.pad(wave, (0, max(0, _WINDOW - len(wave)))), NFFT=_WINDOW, Fs=rate / 1000,
-        noverlap=_WINDOW * 3 // 4, mode="magnitude", scale="dB", vmin=-_DEPTH_DB, vmax=0,
+      # Noise far below what is drawn, as digital silence has no logarithm.
+      padded = np.pad(wave, (0, max(0, _WINDOW - len(wave)))) + np.float64(_SILENT) * (
+        np.random.default_rng(0).standard_normal(max(_WINDOW, len(wave)))
+      )
+      *_, image = axis.specgram(
+        padded, NFFT=_WINDOW, Fs=rate / 1000, noverlap=_WINDOW * 3 // 4, mode="magnitude",
+        scale="dB", vmin=-_DEPTH_DB, vmax=0,
       )  # fmt: skip
-      del spectrum
       axis.set_ylabel("kHz")
   for axis, title in zip(axes[0], titles, strict=True):
     axis.set_title(title)

@@ -1,4 +1,4 @@
-"""Previews of a codec while it trains: held-out sounds, what it makes of them, and both as pictures.
+"""Previews of a codec while it trains: held-out sounds and what it makes of them.
 
 Each writes `<workdir>/previews/step-N-I.wav`, the reconstructions, and `step-N.png`, spectrograms
 of originals beside them; the originals stand once, as `original-I.wav`.
