@@ -50,7 +50,7 @@ def tiny(config: ConfigDict) -> None:
   """A codec that learns a few files in minutes on two cores, at 48 kHz and 25 latents a second."""
   config.model.update(channels=8, hidden=64, decoder_channels=128, latent=32)
   config.critics.update(
-    periods=(2, 5, 11), period_widths=(4, 8, 16, 32), windows=(2048, 512), spectrum_width=4
+    periods=(2, 5), period_widths=(4, 8, 16, 32), windows=(1024,), spectrum_width=4
   )
   config.data.update(global_batch=4, held_out_seconds=2.0, holdout="tail")
   config.optim.autoencoder.update(lr=1e-3, warmup=20, final=0.1)
