@@ -174,7 +174,7 @@ class SoundSource:
     count = segment.stop - segment.start
     wave = np.fromfile(segment.decoded, "<i2", count=count, offset=2 * segment.start)
     if len(wave) != count:
-      raise ValueError(f"{segment.decoded} ends early; remove it, and it is decoded again")
+      raise ValueError(f"{segment.decoded} ends early; start again, and it is decoded anew")
     return Sound(wave, self._key(index))
 
 
@@ -206,13 +206,17 @@ def _decoded(path: pathlib.Path, root: pathlib.Path, rate: int) -> dict[str, Any
     json.dumps([os.path.realpath(path), stat.st_size, stat.st_mtime_ns, rate]).encode()
   ).hexdigest()[:32]
   target, record = root / f"{digest}.s16", root / f"{digest}.json"
-  if not (record.exists() and target.exists()):
-    try:
-      levels = _decode(path, target, rate)
-    except MediaError as error:
-      return error
-    atomic.write_json(record, {"samples": target.stat().st_size // 2, "levels": levels})
-  return {"path": str(target), **json.loads(record.read_text(encoding="utf-8"))}
+  if record.exists() and target.exists():
+    found = json.loads(record.read_text(encoding="utf-8"))
+    if target.stat().st_size == 2 * found["samples"]:
+      return {"path": str(target), **found}
+  try:
+    levels = _decode(path, target, rate)
+  except MediaError as error:
+    return error
+  found = {"samples": target.stat().st_size // 2, "levels": levels}
+  atomic.write_json(record, found)
+  return {"path": str(target), **found}
 
 
 def _decode(path: pathlib.Path, target: pathlib.Path, rate: int) -> list[int]:
