@@ -1,4 +1,4 @@
-"""A folder of sounds: what is decoded, how it is cut and split, silence, and what cannot be used."""
+"""A folder of sounds: what is decoded, how it is cut and split, silence, and what is refused."""
 
 import json
 

@@ -54,7 +54,8 @@ def test_a_known_gradient_takes_the_place_of_a_second_pass():
 
 
 def test_squares_are_summed_over_critics_by_hand():
-  real, fake = [jnp.array([1.0, 0.0]), jnp.array([[2.0]])], [jnp.array([0.0, 2.0]), jnp.ones((1, 1))]
+  real = [jnp.array([1.0, 0.0]), jnp.array([[2.0]])]
+  fake = [jnp.array([0.0, 2.0]), jnp.ones((1, 1))]
   assert gan.generator_squares(fake) == (1 + 1) / 2 + 0
   assert gan.discriminator_squares(real, fake) == (0 + 1) / 2 + 1 + (0 + 4) / 2 + 1
 
