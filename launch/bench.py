@@ -3,7 +3,7 @@
 python launch/bench.py --suites=tae_encode,tae_decode --json=bench.json
 
 Suites: dit_block_forward, dit_block_step, tae_encode, tae_decode, tae_step, text_t5,
-text_clip, sampling.
+text_clip, dacvae_encode, dacvae_decode, sampling.
 Both sides run in turns in processes of their own; peers need `pip install mg_jax[parity]`.
 """
 

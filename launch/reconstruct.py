@@ -1,6 +1,7 @@
-"""Reconstructs a video with a trained autoencoder and measures how faithful that is.
+"""Reconstructs a video or a sound with a trained autoencoder and measures how faithful that is.
 
 python launch/reconstruct.py --workdir=runs/tae --video=in.mp4 --out=out.mp4
+python launch/reconstruct.py --workdir=runs/dacvae --sound=in.mp3 --out=out.wav
 """
 
 import logging
@@ -17,8 +18,10 @@ from mg_jax.core.errors import UserError
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained autoencoder's run.")
 _VIDEO = flags.DEFINE_string("video", None, "The video.")
-_OUT = flags.DEFINE_string("out", None, "Original, reconstruction, difference: an mp4.")
-_SECONDS = flags.DEFINE_float("seconds", None, "Stop after this time; default the whole video.")
+_SOUND = flags.DEFINE_string("sound", None, "Or any file with sound, for an audio codec.")
+_OUT = flags.DEFINE_string("out", None, "Of a video: original, reconstruction, difference: an mp4. "
+                           "Of a sound: the reconstruction, a wav.")  # fmt: skip
+_SECONDS = flags.DEFINE_float("seconds", None, "Stop after this time; default all there is.")
 _SIZE = flags.DEFINE_list("size", [], "Pixels: SHORTER_SIDE or HEIGHT,WIDTH; default the video's.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default the video's.")
 _TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024.")
@@ -28,7 +31,9 @@ _STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
-  for flag in (_WORKDIR, _VIDEO, _OUT):
+  if bool(_VIDEO.value) == bool(_SOUND.value):
+    raise UserError("give one of --video and --sound; see --help")
+  for flag in (_WORKDIR, _OUT):
     if not flag.value:
       raise UserError(f"--{flag.name} is missing; see --help")
   if len(_SIZE.value) > 2 or not all(text.isdecimal() and int(text) for text in _SIZE.value):
@@ -36,11 +41,22 @@ def main(argv: list[str]) -> None:
   sides = tuple(map(int, _SIZE.value))
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.models import tiling
-  from mg_jax.train.export import load_autoencoder
+  from mg_jax.train import export
   from mg_jax.train.reconstruct import reconstruct
+  from mg_jax.train.reconstruct_sound import reconstruct_sound
 
+  if _SOUND.value:
+    codec = export.load_codec(_WORKDIR.value, step=_STEP.value)
+    report = reconstruct_sound(codec, _SOUND.value, _OUT.value, seconds=_SECONDS.value)
+    print(
+      f"{_OUT.value}: mel distance {report['mel']:.3f}, STFT distance {report['stft']:.3f}, "
+      f"SI-SDR {report['si_sdr']:.2f} dB over {report['seconds']:.2f} s"
+    )
+    return
   report = reconstruct(
-    load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiling.parse(_TILES.value)),
+    export.load_autoencoder(
+      _WORKDIR.value, step=_STEP.value, tiling=tiling.parse(_TILES.value)
+    ),
     _VIDEO.value,
     _OUT.value,
     size=(sides[0] if len(sides) == 1 else sides) if sides else None,

@@ -348,3 +348,34 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
   peer = rows["tae_encode", "torch eager"]
   assert bool(peer["note"]) != bool(peer["samples"])
   assert "clips/s" in done.stdout and "sample 2 of 2" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_the_peer_computes_our_codec(part):
+  """The weights of its convolutions and Snakes come from ours, by their order."""
+  torch = _torch()
+  pytest.importorskip("transformers.models.pe_audio")
+  from launch.bench_suites import torch_side
+
+  shapes = SUITES[f"dacvae_{part}"].sizes["tiny"]
+  fn, (params, x), seconds = ours.function(f"dacvae_{part}", shapes)
+  assert seconds == shapes["batch"] * shapes["seconds"]
+  module = torch_side.codec(shapes["model"])[part == "decode"]
+  # Not how well they agree, which tests/parity looks at, but that the work is the same.
+  with torch.inference_mode():
+    got = module(torch.tensor(np.array(x)).reshape(shapes["batch"], *_channels_first(x, part)))
+  want = jax.eval_shape(fn, params, x)
+  want = want[0].shape[1:] if part == "encode" else (shapes["latents"] * 8,)
+  model = shapes["model"]
+  assert tuple(got.shape[1:]) == (
+    (2 * model["latent"], want[0]) if part == "encode" else (1, want[0])
+  )
+  role = {"encode": ("encoder", "posterior"), "decode": ("decoder", "expand")}[part]
+  own = {name: leaf for name, leaf in params.items() if name.startswith(role)}
+  assert sum(p.numel() for p in module.parameters()) == sum(
+    leaf.size for leaf in jax.tree.leaves(own)
+  )
+
+
+def _channels_first(x, part):
+  return (1, x.shape[1]) if part == "encode" else (x.shape[2], x.shape[1])

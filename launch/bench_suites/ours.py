@@ -13,6 +13,7 @@ from experiments import t2v_256, tae
 from launch.bench_suites.suites import Program
 from mg_jax.core.sharding import unbox
 from mg_jax.models.clip import TextTower
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.generator import Generator
 from mg_jax.models.streams import open_streams
 from mg_jax.models.tae import TAE
@@ -102,6 +103,16 @@ def _tae_step(shapes):
   return jax.value_and_grad(loss), (params, x), shapes["batch"] * shapes["frames"]
 
 
+def _codec(shapes, method):
+  module = DACVAE(**shapes["model"])
+  b, latents = shapes["batch"], shapes["latents"]
+  params = _init(lambda key: module.init(key, jnp.zeros((1, module.hop))))
+  shape = (b, latents * module.hop) if method == "encode" else (b, latents, module.latent)
+  x = jax.random.normal(jax.random.key(1), shape)
+  apply = lambda params, x: module.apply({"params": params}, x, method=method)  # noqa: E731
+  return apply, (params, x), b * shapes["seconds"]
+
+
 def _text(shapes, tower):
   module = tower(**shapes["model"])
   b, s = shapes["batch"], shapes["tokens"]
@@ -118,6 +129,8 @@ _FUNCTIONS = {
   "tae_encode": functools.partial(_tae, method="encode"),
   "tae_decode": functools.partial(_tae, method="decode"),
   "tae_step": _tae_step,
+  "dacvae_encode": functools.partial(_codec, method="encode"),
+  "dacvae_decode": functools.partial(_codec, method="decode"),
   "text_t5": functools.partial(_text, tower=T5Encoder),
   "text_clip": functools.partial(_text, tower=TextTower),
 }

@@ -1,8 +1,8 @@
 """What is measured: the shapes of every suite at every size, read by both sides.
 
 A suite is one piece of work. The same-work peers ("eager", "compiled") compute the same function,
-for text encoders by transformers; the others are published autoencoders of about the same purpose,
-comparable per frame and by their arithmetic rate only.
+for text encoders and the audio codec by transformers; the others are published autoencoders of
+about the same purpose, comparable per frame and by their arithmetic rate only.
 """
 
 import dataclasses
@@ -71,6 +71,24 @@ _CLIP = {
 }  # fmt: skip
 _CLIP["large"] = _CLIP["default"] | {"batch": 128}
 
+# The published audio codec at 25 latents a second.
+_CODEC = {
+  "tiny": {
+    "batch": 1, "seconds": 1, "latents": 5,
+    "model": {
+      "channels": 2, "rates": (2, 4), "hidden": 8, "decoder_channels": 8, "latent": 3,
+    },
+  },
+  "default": {
+    "batch": 1, "seconds": 4, "latents": 100,
+    "model": {
+      "channels": 64, "rates": (2, 8, 10, 12), "hidden": 1024, "decoder_channels": 1536,
+      "latent": 128,
+    },
+  },
+}  # fmt: skip
+_CODEC["large"] = _CODEC["default"] | {"seconds": 16, "latents": 400}
+
 _SAMPLING = {
   "tiny": {"clips": 1, "steps": 2},
   "default": {"clips": 4, "steps": 16},
@@ -107,6 +125,8 @@ SUITES = {
     Suite("tae_step", "tae_step", _TAE, SAME_WORK, "frames"),
     Suite("text_t5", "text_t5", _T5, SAME_WORK, "prompts"),
     Suite("text_clip", "text_clip", _CLIP, SAME_WORK, "prompts"),
+    Suite("dacvae_encode", "dacvae_encode", _CODEC, SAME_WORK, "s of sound"),
+    Suite("dacvae_decode", "dacvae_decode", _CODEC, SAME_WORK, "s of sound"),
     Suite("sampling", "sampling", _SAMPLING, (), "clips"),
   )
 }

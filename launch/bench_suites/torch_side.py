@@ -1,6 +1,7 @@
 """The torch side of every suite: our networks in PyTorch, and autoencoders of diffusers."""
 
 import functools
+import math
 import time
 from typing import Any
 
@@ -123,12 +124,45 @@ def _clip(model):
   )
 
 
+def codec(model):
+  """(encoder to mean and scale, decoder) of transformers' modules; channels before time."""
+  from transformers import DacConfig
+  from transformers.models.dac.modeling_dac import DacDecoder
+  from transformers.models.pe_audio.modeling_pe_audio import PeAudioDacEncoder
+
+  config = DacConfig(
+    encoder_hidden_size=model["channels"], downsampling_ratios=list(model["rates"]),
+    decoder_hidden_size=model["decoder_channels"], codebook_dim=model["latent"],
+  )
+  conv = functools.partial(torch.nn.Conv1d, kernel_size=1)
+  encoder = torch.nn.Sequential(
+    PeAudioDacEncoder(config), conv(config.hidden_size, 2 * model["latent"])
+  )
+  decoder = torch.nn.Sequential(conv(model["latent"], config.hidden_size), DacDecoder(config))
+  return encoder.eval(), decoder.eval()
+
+
+def _codec(part):
+  def make(shapes, wrap):
+    encoder, decoder = codec(shapes["model"])
+    b, latents = shapes["batch"], shapes["latents"]
+    if part == "encode":
+      fn, x = wrap(encoder), torch.randn(b, 1, latents * math.prod(shapes["model"]["rates"]))
+    else:
+      fn, x = wrap(decoder), torch.randn(b, shapes["model"]["latent"], latents)
+    return lambda: fn(x)
+
+  return make
+
+
 _FUNCTIONS = {
   "block_forward": _block_forward,
   "block_step": _block_step,
   "tae_encode": _tae("encode"),
   "tae_decode": _tae("decode"),
   "tae_step": _tae_step,
+  "dacvae_encode": _codec("encode"),
+  "dacvae_decode": _codec("decode"),
   "text_t5": functools.partial(_text, make=_t5),
   "text_clip": functools.partial(_text, make=_clip),
 }
@@ -170,8 +204,9 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
     Exception: whatever the peer raises, such as inductor without a C++ compiler.
   """
   torch.manual_seed(0)
-  # Texts are counted by the prompt, videos by the frame.
-  units = shapes["batch"] * shapes.get("frames", "tokens" in shapes and "model" in shapes)
+  # Texts are counted by the prompt, videos by the frame, sound by the second.
+  per_row = shapes.get("frames", "tokens" in shapes and "model" in shapes)
+  units = shapes["batch"] * shapes.get("seconds", per_row)
   if variant in PUBLISHED:
     call, frames = _published(variant, kind, shapes)
     units = shapes["batch"] * frames

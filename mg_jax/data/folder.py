@@ -209,7 +209,7 @@ def _cuts(
     train = _starts(0.0, border, clip_s, most)
     validation = _starts(border, duration_s, clip_s, max(1, round(most * HELD_OUT)))
     return [(s, "train") for s in train] + [(s, "validation") for s in validation]
-  split: Split = "validation" if holdout == "file" and _held_out(name) else "train"
+  split: Split = "validation" if holdout == "file" and held_out(name) else "train"
   return [(start, split) for start in _starts(0.0, duration_s, clip_s, most)]
 
 
@@ -220,7 +220,7 @@ def _starts(low: float, high: float, clip_s: float, most: int) -> list[float]:
   return [low + share * k + max(0.0, share - clip_s) / 2 for k in range(count)]
 
 
-def _held_out(name: str) -> bool:
+def held_out(name: str) -> bool:
   digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
   return int.from_bytes(digest, "big") < HELD_OUT * 2**64
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mg_jax.core.typing import Array, Float
-from mg_jax.kernels.conv import outer, over_batch
+from mg_jax.kernels.conv import over_batch
 from mg_jax.kernels.linear import dense
 
 _LAYOUT = ("NWC", "WIO", "NWC")
@@ -57,7 +57,11 @@ def _snake_backward(saved, g):
   double = sine(2 * z)
   dx = g32 * (1 + double * (alpha / floored))
   dalpha = g32 * (x * double - jnp.square(sine(z)) / floored) / floored
-  return dx.astype(g.dtype), jnp.sum(dalpha, axis=(0, 1)).astype(saved[1].dtype)
+  # A product with ones: CPUs would compute the sines inside a sum over rows one by one, which took
+  # 24 times as long on 8 channels and 3 times on 64.
+  ones, rows = jnp.ones(dalpha.shape[:2], jnp.float32), ((0, 1), (0, 1))
+  dalpha = lax.dot_general(ones, dalpha, (rows, ((), ())), precision=lax.Precision.HIGHEST)
+  return dx.astype(g.dtype), dalpha.astype(saved[1].dtype)
 
 
 snake.defvjp(lambda x, alpha: (snake(x, alpha), (x, alpha)), _snake_backward)
@@ -81,12 +85,17 @@ def _conv(x: Array, w: Array, dilation: int) -> Array:
 
 def _conv_backward(dilation, saved, g):
   x, w = saved
-  taps, length = w.shape[0], x.shape[1]
 
   def weight_gradient(x, g):
-    pad = taps // 2 * dilation
-    x = jnp.pad(x, ((0, 0), (pad, pad), (0, 0)))
-    return jnp.stack([outer(x[:, i * dilation : i * dilation + length], g) for i in range(taps)])
+    # XLA's own, which on CPUs took 0.3 to 0.8 times what one product for each tap took.
+    pad = w.shape[0] // 2 * dilation
+    conv = functools.partial(
+      lax.conv_general_dilated, window_strides=(1,), padding=((pad, pad),),
+      rhs_dilation=(dilation,), dimension_numbers=_LAYOUT,
+    )  # fmt: skip
+    x, g = x.astype(jnp.float32), g.astype(jnp.float32)
+    shape = jax.ShapeDtypeStruct(w.shape, jnp.float32)
+    return jax.linear_transpose(lambda w: conv(x, w), shape)(g)[0]
 
   dw = over_batch(weight_gradient, x, g, whole=0, total=True).astype(w.dtype)
   return _lax_conv(g, jnp.swapaxes(w[::-1], 1, 2), dilation), dw

@@ -1,9 +1,12 @@
-"""Adversarial losses of the autoencoder, in the recipe of latent diffusion [MG 3.1.1].
+"""Adversarial losses of the autoencoders, in the recipes of latent diffusion and of DAC.
 
 Hinge losses on the logits of a patch discriminator, positive for real, and the weight that keeps
-the adversarial gradient as large as that of the reconstruction. The paper names a discriminator
+the adversarial gradient as large as that of the reconstruction [MG 3.1.1]. Least squares, and
+features that should match, for the critics of waveforms [MG 6.2]. The paper names discriminators
 and nothing more.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,3 +56,24 @@ def with_gradient(
   """
   inner = jnp.sum(jax.lax.stop_gradient(gradient) * (at - jax.lax.stop_gradient(at)))
   return jax.lax.stop_gradient(value) + inner
+
+
+def generator_squares(fakes: Sequence[Float[Array, "..."]]) -> Float[Array, ""]:
+  """Sum over critics of E[(1 - D(reconstruction))^2], least squares as in DAC."""
+  return sum(jnp.mean(jnp.square(1.0 - fake)) for fake in fakes)
+
+
+def discriminator_squares(
+  reals: Sequence[Float[Array, "..."]], fakes: Sequence[Float[Array, "..."]]
+) -> Float[Array, ""]:
+  """Sum over critics of E[(1 - D(sound))^2] + E[D(reconstruction)^2]."""
+  real = sum(jnp.mean(jnp.square(1.0 - real)) for real in reals)
+  return real + sum(jnp.mean(jnp.square(fake)) for fake in fakes)
+
+
+def feature_matching(
+  reals: Sequence[Float[Array, "..."]], fakes: Sequence[Float[Array, "..."]]
+) -> Float[Array, ""]:
+  """Sum over features of E|difference|, with no gradient into those of the real."""
+  pairs = zip(reals, fakes, strict=True)
+  return sum(jnp.mean(jnp.abs(fake - jax.lax.stop_gradient(real))) for real, fake in pairs)

@@ -1,9 +1,9 @@
 """Frechet distance between two sets of features, seen as Gaussians (Heusel et al. 2017).
 
 Features come from files: float (N, D) as `.npy`, beside it optionally a `.json` of the same name
-with {"network": ...} that says what computed them. The distance is called FID or FVD only where
-both files say that it was the published network of that measure; numbers of other networks cannot
-be compared with published ones.
+with {"network": ...} that says what computed them. The distance is called FID, FVD or FAD only
+where both files say that it was the published network of that measure; numbers of other networks
+cannot be compared with published ones.
 """
 
 import dataclasses
@@ -17,7 +17,9 @@ import numpy as np
 from mg_jax.core.errors import UserError
 
 # Network -> the measure that is defined by its features.
-PUBLISHED = {"inception-v3-2015-12-05": "FID", "i3d-kinetics-400": "FVD"}
+PUBLISHED = {
+  "inception-v3-2015-12-05": "FID", "i3d-kinetics-400": "FVD", "vggish-audioset": "FAD",
+}  # fmt: skip
 PLAIN = "Frechet distance"
 _ROWS = 4096  # read at a time
 

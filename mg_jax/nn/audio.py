@@ -31,17 +31,19 @@ class WaveConv(nn.Module):
     features: output channels.
     kernel: taps, odd.
     dilation: distance of the taps.
+    gain: of power, from input to output, at the start of training.
   """
 
   features: int
   kernel: int = 7
   dilation: int = 1
+  gain: float = 1.0
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTC: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
     shape = (self.kernel, x_BTC.shape[-1], self.features)
-    init = nn.initializers.lecun_normal()
+    init = nn.initializers.variance_scaling(self.gain, "fan_in", "truncated_normal")
     w_KIO, b_O = _parameters(self, init, shape, "kernel", "conv_in", "conv_out")
     return conv1d.wave_conv(x_BTC.astype(self.dtype), w_KIO, dilation=self.dilation) + b_O
 

@@ -99,3 +99,24 @@ class TemporalConv(nn.Module):
     if self.upsample:
       return conv.nearest2_temporal_conv(x, w_TIO) + b_O
     return conv.temporal_conv(x, w_TIO, stride=self.stride) + b_O
+
+
+class PlaneConv(nn.Module):
+  """A 2-D convolution with zero padding k // 2, of any odd kernel and any strides.
+
+  Attributes:
+    features: output channels.
+    kernel: height and width of the kernel, odd.
+    strides: of height and width.
+  """
+
+  features: int
+  kernel: tuple[int, int]
+  strides: tuple[int, int] = (1, 1)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x_NHWC: Float[Array, "N H W I"]) -> Float[Array, "N H2 W2 O"]:
+    shape = (*self.kernel, x_NHWC.shape[-1], self.features)
+    w_HWIO, b_O = _parameters(self, nn.initializers.lecun_normal(), shape)
+    return conv.plane_conv(x_NHWC.astype(self.dtype), w_HWIO, strides=self.strides) + b_O

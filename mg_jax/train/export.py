@@ -28,6 +28,8 @@ from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.data.records import MANIFEST
 from mg_jax.models import published
+from mg_jax.models.chunking import ChunkedCodec
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.generator import Generator
 from mg_jax.models.streams import open_streams
 from mg_jax.models.tae import TAE
@@ -184,11 +186,42 @@ def load_autoencoder(
   Raises:
     UserError: when something is missing or damaged, or weights and config do not belong together.
   """
+  model, params = _load_model(workdir, TAE, step=step)
+  return TiledAutoencoder(model, params, tiling)
+
+
+def load_codec(workdir: str | os.PathLike[str], *, step: int | None = None) -> ChunkedCodec:
+  """The audio codec of a run, ready for sound of any length.
+
+  Args:
+    workdir: of the codec's run; it may still be training.
+    step: by default the newest.
+
+  Raises:
+    UserError: as `load_autoencoder`.
+  """
+  return ChunkedCodec(*_load_model(workdir, DACVAE, step=step))
+
+
+# Class of an autoencoder -> its stage, and the shape of the least that it can be called with.
+_AUTOENCODERS = {
+  TAE: ("autoencoding", lambda model: (1, 1, *model.factors[1:], 3)),
+  DACVAE: ("wave_autoencoding", lambda model: (1, model.hop)),
+}
+
+
+def _load_model(
+  workdir: str | os.PathLike[str], kind: type, *, step: int | None
+) -> tuple[Any, PyTree]:
+  """An autoencoder of this class and its parameters, which fit it."""
   folder = resolve(workdir)
   role = load_role(folder, "autoencoder", step=step)
-  model = configs.build(TAE, _entry(role.config, "model", folder), where="autoencoder")
-  frame = jnp.zeros((1, 1, *model.factors[1:], 3))
-  wanted = unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), frame)["params"]))
+  stage, least = _AUTOENCODERS[kind]
+  if role.config.get("stage", stage) != stage:
+    raise UserError(f"{folder} is a run of {role.config['stage']}; give one of {stage}")
+  model = configs.build(kind, _entry(role.config, "model", folder), where="autoencoder")
+  x = jnp.zeros(least(model))
+  wanted = unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), x)["params"]))
   wanted, found = flatten_paths(wanted), flatten_paths(role.params)
   for path in sorted(wanted.keys() | found.keys()):
     shapes = [tree[path].shape if path in tree else "nothing" for tree in (wanted, found)]
@@ -197,7 +230,7 @@ def load_autoencoder(
         f"{folder}: the config asks for {shapes[0]} at {path} but the checkpoint has {shapes[1]}; "
         "they are of different models"
       )
-  return TiledAutoencoder(model, role.params, tiling)
+  return model, role.params
 
 
 def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:

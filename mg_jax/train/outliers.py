@@ -18,12 +18,11 @@ import jax
 import numpy as np
 
 from mg_jax.core import config as configs
-from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import atomic, recipe
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
-from mg_jax.train import experiment
+from mg_jax.train import experiment, plots, stages
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.statistics import LatentStatistics
 
@@ -96,7 +95,7 @@ def _measure_cell(config: Mapping[str, Any], folder: pathlib.Path, cell: Cell):
   data = configs.build(recipe.DataConfig, config["data"], where="data")
   evals = configs.build(experiment.EvalConfig, config["eval"], where="eval")
   objective, mesh = Autoencoding(model, weights), make_mesh(config["mesh"])
-  params, batches = result.state.averaged(), experiment.held_out_clips(data, evals)
+  params, batches = result.state.averaged(), stages.held_out_clips(data, evals)
   latents = LatentStatistics(objective, batches, str(folder), mesh).measure(params)
   scores = Evaluator(objective, batches, mesh, key=jax.random.key(0), prefix="").measure(params)
   decode = jax.jit(objective.reconstruct)
@@ -154,13 +153,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | pathlib.Path) -> None:
   Raises:
     UserError: without matplotlib.
   """
-  try:
-    import matplotlib
-  except ImportError as e:
-    raise UserError("the plot needs matplotlib: pip install mg_jax[plot]") from e
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  pyplot = plots.pyplot()
   figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.6), layout="constrained")
   series = dict.fromkeys((row["reduction"], row["radius"]) for row in rows)
   least = min([row["weight"] for row in rows if row["weight"]] or [1.0])

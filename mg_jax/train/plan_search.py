@@ -20,10 +20,10 @@ from mg_jax.core.tree import count_params
 from mg_jax.models import zoo
 from mg_jax.models.dit import VideoDiT
 from mg_jax.train import plan_report
-from mg_jax.train.experiment import abstract_params
 from mg_jax.train.plan import Plan, check, plan
 from mg_jax.train.plan_training import abstract_training, generator_tokens
 from mg_jax.train.roofline import CHIPS, GB, TERA
+from mg_jax.train.state import abstract_params
 
 POLICIES = ("none", "mlp", "attention", "full")
 # Values of the width of the model that a layer keeps for each of its tokens, and part of its

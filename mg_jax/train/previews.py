@@ -36,7 +36,7 @@ def _write(
       write_video(folder / f"step-{step:07d}-{i:02d}.mp4", clip, fps=fps)
 
 
-def _surviving(step: int, show: Callable[[], None]) -> None:
+def surviving(step: int, show: Callable[[], None]) -> None:
   """Shows a preview, by the first process; one that fails is told, and training goes on."""
   if jax.process_index() != 0:
     return
@@ -65,7 +65,7 @@ class Reconstructions:
   def __call__(self, state: TrainState, step: int) -> None:
     """Writes the preview of a step. Every process has to call it."""
     params = to_host(state.averaged())
-    _surviving(step, lambda: self._show(params, step))
+    surviving(step, lambda: self._show(params, step))
 
   def _show(self, params: Mapping[str, PyTree], step: int) -> None:
     batch = next(iter(self._batches()))
@@ -110,7 +110,7 @@ class Samples:
   def __call__(self, state: TrainState, step: int) -> None:
     """Writes the preview of a step. Every process has to call it."""
     self._pipeline.params = to_host(state.averaged()["model"])
-    _surviving(step, lambda: self._show(step))
+    surviving(step, lambda: self._show(step))
 
   def _show(self, step: int) -> None:
     clips = self._pipeline(self._captions, seeds=range(len(self._captions)))

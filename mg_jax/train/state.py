@@ -167,3 +167,8 @@ def abstract_key(mesh: Mesh | None = None) -> jax.ShapeDtypeStruct:
   if mesh is None:
     return key
   return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(mesh))
+
+
+def abstract_params(objective: Objective, batch: Any) -> dict[str, Any]:
+  """Shapes of the parameters of every role, unboxed, for a batch or its shapes."""
+  return unbox(jax.eval_shape(objective.init, abstract_key(), batch))

@@ -1,9 +1,9 @@
-"""Statistics of an autoencoder's latents, measured on held-out clips while it trains.
+"""Statistics of an autoencoder's latents, measured on held-out data while it trains.
 
 They are written beside the checkpoints as `<workdir>/latent_statistics.json`: mean and standard
 deviation per channel, what a generator's training normalises by where it does not encode its own
 data first; the share of outliers [MG 3.1.1]; and how far positions lie from the mean of their
-frame, in multiples of |Std|.
+frame, in multiples of |Std|. Of sound, the latents of a chunk count as the positions of one frame.
 """
 
 import json
@@ -20,6 +20,7 @@ from mg_jax.core.typing import PyTree
 from mg_jax.data import atomic
 from mg_jax.losses.reconstruction import OUTLIER_RADIUS, radii
 from mg_jax.objectives.autoencoding import Autoencoding
+from mg_jax.objectives.wave_autoencoding import WaveAutoencoding
 from mg_jax.train.feed import place_batch
 from mg_jax.train.state import TrainState
 from mg_jax.train.workdir import is_remote, resolve
@@ -33,7 +34,7 @@ class LatentStatistics:
 
   def __init__(
     self,
-    objective: Autoencoding,
+    objective: Autoencoding | WaveAutoencoding,
     batches: Callable[[], Iterable[Mapping[str, Any]]],
     workdir: str,
     mesh: Mesh,
@@ -43,6 +44,8 @@ class LatentStatistics:
 
     def part(params: Mapping[str, PyTree], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
       latent = objective.encode(params, batch)[1]
+      if latent.ndim == 3:
+        latent = latent[:, None, :, None]
       valid = jnp.asarray(batch.get("valid", jnp.ones(len(latent))), jnp.float32)
       weight = jnp.broadcast_to(valid[:, None, None, None], latent.shape[:-1])
       count = jnp.sum(weight)

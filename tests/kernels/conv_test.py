@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from mg_jax.core.mesh import make_mesh, use_mesh
+from mg_jax.core.sharding import batch_sharding
 from mg_jax.kernels import conv
 from mg_jax.kernels.platform import platform
 
@@ -235,3 +236,33 @@ def test_kernels_that_are_not_offered_are_refused():
     conv.spatial_conv(x, normal(1, (5, 5, 2, 2)), stride=2)
   with pytest.raises(ValueError, match="odd kernels"):
     conv.temporal_conv(x[None], normal(1, (2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+  "shape, kernel, strides",
+  [((2, 7, 6, 3), (3, 9), (1, 2)), ((2, 11, 3, 2), (5, 1), (3, 1)), ((1, 4, 5, 2), (3, 3), (1, 1))],
+)
+def test_planes_take_any_kernel_and_strides(shape, kernel, strides):
+  w = normal(1, (*kernel, shape[-1], 4))
+
+  def plain(x, w):
+    pad = [(k // 2, k // 2) for k in kernel]
+    return lax.conv_general_dilated(x, w, strides, pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+  assert_same(lambda x, w: conv.plane_conv(x, w, strides=strides), plain, normal(0, shape), w)
+
+
+def test_planes_are_the_same_on_many_devices():
+  x, w = normal(0, (8, 6, 5, 2)), normal(1, (3, 3, 2, 8))
+  loss = lambda x, w: jnp.sum(jnp.sin(conv.plane_conv(x, w, strides=(1, 2))))  # noqa: E731
+  want = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, w)
+  with use_mesh(make_mesh((2, 2, 2, 1))) as mesh:
+    placed = jax.device_put(x, batch_sharding(mesh))
+    got = jax.jit(jax.grad(loss, argnums=(0, 1)))(placed, w)
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_even_kernels_of_planes_are_refused():
+  with pytest.raises(ValueError, match="odd kernels"):
+    conv.plane_conv(normal(0, (1, 4, 4, 1)), normal(1, (3, 2, 1, 1)), strides=(1, 1))

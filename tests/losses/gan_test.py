@@ -51,3 +51,18 @@ def test_a_known_gradient_takes_the_place_of_a_second_pass():
   replaced = lambda w: gan.with_gradient(value, features(w), gradient)  # noqa: E731
   got, want = (jax.value_and_grad(fn)(w) for fn in (replaced, lambda w: loss(features(w))))
   np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_squares_are_summed_over_critics_by_hand():
+  real = [jnp.array([1.0, 0.0]), jnp.array([[2.0]])]
+  fake = [jnp.array([0.0, 2.0]), jnp.ones((1, 1))]
+  assert gan.generator_squares(fake) == (1 + 1) / 2 + 0
+  assert gan.discriminator_squares(real, fake) == (0 + 1) / 2 + 1 + (0 + 4) / 2 + 1
+
+
+def test_features_are_matched_one_by_one_without_moving_the_real():
+  real, fake = [jnp.array([1.0, 3.0]), jnp.array([5.0])], [jnp.array([2.0, 0.0]), jnp.array([4.0])]
+  assert gan.feature_matching(real, fake) == 2.0 + 1.0
+  slopes = jax.grad(gan.feature_matching, argnums=(0, 1))(real, fake)
+  assert all(jnp.all(g == 0) for g in slopes[0])
+  np.testing.assert_array_equal(slopes[1][0], [0.5, -0.5])

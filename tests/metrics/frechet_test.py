@@ -78,6 +78,7 @@ def _save(path, x, network=None):
   (("our-own-net", "our-own-net"), "Frechet distance"),
   (("inception-v3-2015-12-05",) * 2, "FID"),
   (("i3d-kinetics-400",) * 2, "FVD"),
+  (("vggish-audioset",) * 2, "FAD"),
 ])  # fmt: skip
 def test_only_published_networks_give_the_published_name(tmp_path, networks, name):
   x, y = features(5000, 3).astype(np.float32), features(40, 3, seed=1)

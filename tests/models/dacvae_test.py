@@ -5,7 +5,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh, use_mesh
-from mg_jax.core.sharding import batch_sharding
+from mg_jax.core.sharding import batch_sharding, unbox
 from mg_jax.models.dacvae import DACVAE
 
 SMALL = DACVAE(channels=2, rates=(2, 4), hidden=8, decoder_channels=8, latent=3)
@@ -90,6 +90,17 @@ def test_what_cannot_be_is_told(params):
   ):
     with pytest.raises(UserError, match=message):
       jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), wave)
+
+
+@pytest.mark.slow
+def test_training_starts_from_quiet_sounds_and_small_latents():
+  """Without a norm, residual branches as strong as what they add to had ended in noise."""
+  model = DACVAE(channels=8, hidden=32, decoder_channels=64, latent=16)
+  wave = 0.2 * wave_of(2 * model.hop)
+  params = unbox(jax.jit(model.init)(jax.random.key(0), wave))
+  decoded, mean, logvar = jax.jit(model.apply)(params, wave)
+  assert np.abs(decoded).max() < 0.5 and decoded.std() > 1e-4
+  assert mean.std() < 2 and 0.2 < np.exp(logvar / 2).mean() < 2
 
 
 @pytest.mark.slow

@@ -42,3 +42,11 @@ def test_a_snake_has_a_frequency_for_each_channel():
   np.testing.assert_allclose(y, x + np.sin(alpha * x) ** 2 / alpha, atol=1e-6)
   start = Snake().init(jax.random.key(0), x)["params"]["alpha"]
   np.testing.assert_array_equal(unbox(start), np.ones(3))
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.1])
+def test_the_gain_is_that_of_power_at_the_start(gain):
+  x = jax.random.normal(jax.random.key(0), (1, 400, 64))
+  module = WaveConv(64, kernel=3, gain=gain)
+  y = module.apply(unbox(module.init(jax.random.key(1), x)), x)
+  np.testing.assert_allclose(jnp.var(y) / jnp.var(x), gain, rtol=0.1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.sharding import unbox
-from mg_jax.nn.conv import SpatialConv, TemporalConv
+from mg_jax.nn.conv import PlaneConv, SpatialConv, TemporalConv
 
 
 def normal(seed, shape):
@@ -85,3 +85,14 @@ def test_compute_type(module, shape):
   y, params = layer.init_with_output(jax.random.key(0), normal(0, shape))
   assert y.dtype == jnp.bfloat16
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_plane_conv_at_one_position():
+  x = normal(0, (2, 7, 9, 3))
+  module = PlaneConv(4, (5, 3), (3, 2))
+  params = with_bias(module, x)
+  p = params["params"]
+  want = jnp.einsum("hwi,hwio->o", x[1, 1:6, 3:6], p["kernel"]) + p["bias"]
+  y = module.apply(params, x)
+  assert y.shape == (2, 3, 5, 4)
+  np.testing.assert_allclose(y[1, 1, 2], want, atol=1e-5)

@@ -15,15 +15,19 @@ from mg_jax.core.mesh import make_mesh
 from mg_jax.core.tree import count_params
 from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
+from mg_jax.data.sound_recipe import SoundConfig
 from mg_jax.models.clip import CLIP
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.discriminators import PatchDiscriminator
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
+from mg_jax.models.wave_critics import WaveCritics
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.objectives.wave_autoencoding import WaveWeights
 from mg_jax.sampling.pipeline import Settings
-from mg_jax.train import experiment, export, flops
+from mg_jax.train import experiment, export, flops, stages
 from mg_jax.train.experiment import EvalConfig, Experiment
 from mg_jax.train.export import Role
 from mg_jax.train.loop import TrainConfig
@@ -35,6 +39,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
 COMMON = {"data": DataConfig, "optim": OptimConfig, "train": TrainConfig, "eval": EvalConfig}
 SECTIONS = {
+  "wave_autoencoding": COMMON | {
+    "model": DACVAE, "objective": WaveWeights, "data": SoundConfig, "critics": WaveCritics,
+  },
   "autoencoding": COMMON | {"model": TAE, "objective": AutoencodingWeights},
   "flow_matching": COMMON | {
     "model": Generator, "objective": FlowMatching, "sampling": Settings,
@@ -64,12 +71,12 @@ def cached(tmp_path, monkeypatch):
     (Path(folder) / "manifest.json").write_text(json.dumps({"metadata": metadata}))
     return metadata
 
-  monkeypatch.setattr(experiment, "encode", encode)
+  monkeypatch.setattr(stages, "encode", encode)
   model = configs.build(TAE, fields)
   clip = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), np.uint8)
   shapes = experiment.abstract_params(Autoencoding(model), {"video": clip})
   role = Role(shapes["autoencoder"], {"model": fields}, 1, "digest")
-  for module in (experiment, export):
+  for module in (stages, export):
     monkeypatch.setattr(module, "load_role", lambda folder, name, step=None: role)
   return encoded
 
@@ -83,14 +90,18 @@ def test_every_experiment_builds_and_prints(name, arg):
   for section, cls in SECTIONS[plain["stage"]].items():
     extra = {"model": None} if cls in (FlowMatching, Contrastive) else {}
     # With several roles "optim" has a section for each.
-    by_role = section == "optim" and "discriminator" in plain
+    by_role = section == "optim" and {"discriminator", "critics"} & set(plain)
     for values in plain[section].values() if by_role else [plain[section]]:
       configs.build(cls, values, where=section, **extra)
   if "discriminator" in plain:
     configs.build(PatchDiscriminator, plain["discriminator"])
     assert set(plain["optim"]) == {"autoencoder", "discriminator"}
   assert json.loads(experiment.describe(config)) == plain
-  assert (plain["data"]["source"] == "toy") == (arg == "tiny")
+  if plain["stage"] == "wave_autoencoding":
+    assert set(plain["optim"]) == {"autoencoder", "critics"}
+    assert plain["data"]["source"] == "folder" and plain["model"]["sample_rate"] == 48_000
+  else:
+    assert (plain["data"]["source"] == "toy") == (arg == "tiny")
   if plain["stage"] == "flow_matching":
     assert set(plain["objective"]["drop"]) - {"joint"} <= set(plain["model"]["dit"]["routes"])
     for side in ("height", "width"):
@@ -290,7 +301,7 @@ def test_an_optimizer_of_a_role_names_its_section(tmp_path):
   with pytest.raises(UserError, match="config optim.discriminator.lr is 'fast'"):
     experiment.run(config, str(tmp_path / "run"))
   config["optim"] = configs.to_dict(tiny.load("tae", "tiny"))["optim"]
-  assert isinstance(experiment._optim(config), OptimConfig)
+  assert isinstance(experiment.optim_config(config), OptimConfig)
 
 
 def test_a_term_without_its_weights_is_left_out_and_told_once(tmp_path, caplog):

@@ -13,7 +13,7 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data.recipe import DataConfig
-from mg_jax.train.experiment import abstract_params, optim_config
+from mg_jax.train.experiment import optim_config
 from mg_jax.train.optim import build_optimizers
 from mg_jax.train.plan_training import (
   abstract_clips,
@@ -22,6 +22,7 @@ from mg_jax.train.plan_training import (
   training,
   training_flops,
 )
+from mg_jax.train.state import abstract_params
 
 LATENT = (2, 4, 4, 16)
 _ROOT = Path(__file__).resolve().parents[2]

@@ -19,6 +19,7 @@ from mg_jax.models.clip import CLIP
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.train import experiment, export
+from mg_jax.train.reconstruct_sound import reconstruct_sound
 from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
 from tests.train import tiny
@@ -139,3 +140,38 @@ def test_the_three_stages_of_the_autoencoder_follow_each_other_and_resume_exactl
   assert set(whole.params) == {"autoencoder", "discriminator"}
   assert fingerprint(whole.params) == fingerprint(result.state.params)
   assert fingerprint(whole.opt_state) == fingerprint(result.state.opt_state)
+
+
+@pytest.mark.slow
+def test_a_tiny_codec_of_sound_trains_resumes_and_reconstructs(tmp_path, capsys):
+  pytest.importorskip("matplotlib")
+  config = tiny.sound(tmp_path)
+  whole = experiment.run(config, str(tmp_path / "whole"))
+  assert set(whole.state.params) == {"autoencoder", "critics"}
+  config["train"]["steps"] = 2
+  experiment.run(config, str(tmp_path / "parts"))
+  config["train"]["steps"] = 4
+  again = experiment.run(config, str(tmp_path / "parts"))
+  assert fingerprint(again.state.params) == fingerprint(whole.state.params)
+  assert fingerprint(again.state.opt_state) == fingerprint(whole.state.opt_state)
+
+  [line] = [row for row in _lines(tmp_path / "whole") if "eval/mel" in row and row["step"] == 4]
+  assert {"eval/mel", "eval/stft", "eval/si_sdr"} <= set(line)
+  found = json.loads((tmp_path / "whole" / "latent_statistics.json").read_text())
+  assert found["step"] == 4 and len(found["mean"]) == len(found["std"]) == 3
+  names = {path.name for path in (tmp_path / "whole" / "previews").iterdir()}
+  assert {"original-00.wav", "step-0000004-00.wav", "step-0000004.png"} <= names
+
+  codec = export.load_codec(tmp_path / "whole")
+  sound = next((tmp_path / "sounds").iterdir())
+  report = reconstruct_sound(codec, sound, tmp_path / "out.wav")
+  assert report["latents"] == 16_000 * 3 // 80 and np.isfinite(report["mel"])
+  with pytest.raises(UserError, match="is a run of wave_autoencoding; give one of autoencoding"):
+    export.load_autoencoder(tmp_path / "whole")
+
+
+def test_sound_of_another_rate_than_the_codec_is_told(tmp_path):
+  config = tiny.sound(tmp_path)
+  config["model"]["sample_rate"] = 48_000
+  with pytest.raises(UserError, match="sample_rate is 48000 and data.rate 16000"):
+    experiment.run(config, str(tmp_path / "run"))

@@ -1,6 +1,7 @@
 """Latent statistics against numpy over all latents at once."""
 
 import json
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -59,3 +60,36 @@ def test_all_valid_latents_count_once(tmp_path):
   assert found["step"] == 7 and sum(found["histogram"]["count"]) == positions
   # A position on an edge may fall on either side of it.
   assert np.abs(counts - found["histogram"]["count"]).sum() <= 4
+
+
+class Samples(nn.Module):
+  """Its latents are samples in twos, far from zero."""
+
+  sample_rate: int = 8
+
+  @nn.compact
+  def encode(self, wave):
+    scale = self.param("scale", nn.initializers.ones, ())
+    mean = scale * wave.reshape(len(wave), -1, 2) + 5.0
+    return mean, jnp.zeros_like(mean)
+
+  def __call__(self, wave):
+    return self.encode(wave)[0]
+
+
+def test_latents_of_sound_are_measured_by_channel(tmp_path):
+  rng = np.random.default_rng(0)
+  batch = {
+    "wave": rng.integers(-9000, 9000, (3, 64)).astype(np.int16), "valid": np.array([1, 1, 0], bool)
+  }  # fmt: skip
+  objective = SimpleNamespace(
+    encode=lambda params, batch: (
+      None, *Samples().apply({"params": params}, batch["wave"] / 2**15, method="encode")
+    )
+  )  # fmt: skip
+  hook = LatentStatistics(objective, lambda: [batch], str(tmp_path), make_mesh((1, 1, 1, 1)))
+  found = hook.measure({"scale": jnp.float32(1.0)})
+  latents = batch["wave"][:2].reshape(-1, 2) / 2**15 + 5
+  np.testing.assert_allclose(found["mean"], latents.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(found["std"], latents.std(0), rtol=1e-3)
+  assert sum(found["histogram"]["count"]) == 64 and 0 <= found["outlier_rate"] < 0.1

@@ -2,7 +2,10 @@
 
 import importlib
 
+import numpy as np
+
 from mg_jax.core import config as configs
+from mg_jax.data import audio
 
 
 def load(name, arg=None):
@@ -60,4 +63,28 @@ def clip(tmp_path, name="clip", **data):
   config.data.update({"height": 16, "width": 16, "variants": 3} | data)
   config.train.update(steps=2, log_every=1)
   config.eval.update(batch=2)
+  return configs.to_dict(config)
+
+
+def sound(tmp_path, **data):
+  """Two tones of three seconds at 16 kHz, in `tmp_path/sounds`."""
+  (tmp_path / "sounds").mkdir(exist_ok=True)
+  for hz in (300, 440):
+    wave = 0.3 * np.sin(2 * np.pi * hz * np.arange(48_000) / 16_000)
+    audio.write_wav(tmp_path / "sounds" / f"{hz}.wav", wave, rate=16_000)
+  config = load("dacvae", "tiny")
+  config.mesh = (1, 1, 1, 1)
+  config.model.update(
+    channels=2, rates=(2, 4, 10), hidden=4, decoder_channels=8, latent=3, sample_rate=16_000
+  )
+  config.critics.update(
+    periods=(2,), period_widths=(2, 2), windows=(32,), spectrum_width=2, bands=((0.0, 1.0),)
+  )
+  config.objective.mel_scales = ((32, 5),)
+  config.data.update(path=str(tmp_path / "sounds"), cache=str(tmp_path / "data"), rate=16_000)
+  config.data.update({"seconds": 0.05, "held_out_seconds": 0.1, "global_batch": 2} | data)
+  for role in config.optim.values():
+    role.schedule = "constant"  # so that a run may be prolonged
+  config.train.update(steps=4, log_every=1)
+  config.eval.update(batch=2, previews=2)
   return configs.to_dict(config)

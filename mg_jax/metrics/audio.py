@@ -1,0 +1,113 @@
+"""How faithful reconstructed sound is, and how loud sound is [MG 6.2].
+
+Distances of log-mel and of linear spectra and SI-SDR as `losses.audio` defines them: the first two
+as means over excerpts of one second, SI-SDR over the whole of each sound. Loudness is that of ITU-R
+BS.1770, by `pyloudnorm`. The Frechet audio distance is `metrics.frechet` of features of VGGish.
+"""
+
+import functools
+import math
+
+import jax
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.losses import audio as losses
+
+_EPS = 1e-8
+_LEAST_S = 0.4  # one block of BS.1770
+
+
+@functools.partial(jax.jit, static_argnames="rate")
+def _measure(prediction_T, target_T, rate):
+  a, b = prediction_T[None], target_T[None]
+  return losses.mel_distance(a, b, rate=rate)[0], losses.stft_distance(a, b)[0]
+
+
+class SoundFidelity:
+  """Streaming comparison of one sound with what it should equal; `merge` joins those of several.
+
+  Distances of several sounds are weighed by their length, SI-SDR is averaged over sounds.
+  """
+
+  def __init__(self, *, rate: int):
+    self.rate = rate
+    self._held = np.zeros((2, 0), np.float32)
+    self._samples, self._sums = 0, {"mel": 0.0, "stft": 0.0}
+    # Of the sound: count, sums, and the products pp, tt, pt of prediction and target.
+    self._moments = np.zeros(6)
+    self._ratios: list[float] = []
+
+  def add(self, prediction_T: np.ndarray, target_T: np.ndarray) -> None:
+    """Counts the samples that come next, both (n,) in [-1, 1].
+
+    Raises:
+      ValueError: when the two differ in shape.
+    """
+    if prediction_T.shape != target_T.shape or target_T.ndim != 1:
+      raise ValueError(f"sounds of {prediction_T.shape} and {target_T.shape} cannot be compared")
+    pair = np.stack([prediction_T, target_T]).astype(np.float32)
+    p, t = pair.astype(np.float64)
+    self._moments += [len(p), p.sum(), t.sum(), p @ p, t @ t, p @ t]
+    self._held = np.concatenate([self._held, pair], axis=1)
+    while self._held.shape[1] >= self.rate:
+      self._excerpt(self._held[:, : self.rate])
+      self._held = self._held[:, self.rate :]
+
+  def _excerpt(self, pair: np.ndarray) -> None:
+    for name, value in zip(self._sums, _measure(*pair, rate=self.rate), strict=True):
+      self._sums[name] += pair.shape[1] * float(value)
+    self._samples += pair.shape[1]
+
+  def end(self) -> None:
+    """Says that the sound is over: what comes next is another one."""
+    if self._held.shape[1]:
+      self._excerpt(self._held)
+      self._held = self._held[:, :0]
+    if self._moments[0]:
+      self._ratios.append(_si_sdr(self._moments))
+      self._moments = np.zeros(6)
+
+  def merge(self, other: "SoundFidelity") -> None:
+    """Adds the sounds of another accumulator, both ended."""
+    self._samples += other._samples
+    self._ratios += other._ratios
+    for name, value in other._sums.items():
+      self._sums[name] += value
+
+  def compute(self) -> dict[str, float]:
+    """{"mel", "stft", "si_sdr" in dB, "seconds", "sounds"}; ends the sound. Of nothing: nan."""
+    self.end()
+    means = {n: s / self._samples if self._samples else math.nan for n, s in self._sums.items()}
+    ratio = sum(self._ratios) / len(self._ratios) if self._ratios else math.nan
+    counts = {"seconds": self._samples / self.rate, "sounds": len(self._ratios)}
+    return means | {"si_sdr": ratio} | counts
+
+
+def _si_sdr(moments: np.ndarray) -> float:
+  """As `losses.audio.si_sdr`, from the sums of a whole sound."""
+  count, p, t, pp, tt, pt = moments
+  pp, tt, pt = pp - p * p / count, tt - t * t / count, pt - p * t / count
+  signal = pt**2 / (tt + _EPS)
+  return 10 * math.log10((signal + _EPS) / (max(pp - signal, 0.0) + _EPS))
+
+
+def loudness(wave: np.ndarray, *, rate: int) -> float:
+  """Integrated loudness in LUFS (ITU-R BS.1770-4) of (T,) or, in stereo, (T, 2); silence: -inf.
+
+  Raises:
+    UserError: without pyloudnorm, of sound shorter than 0.4 s, or of other shapes.
+  """
+  try:
+    import pyloudnorm
+  except ImportError as e:
+    raise UserError("loudness needs pyloudnorm: pip install mg_jax[audio]") from e
+  if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[1] not in (1, 2)):
+    raise UserError(f"sound of shape {wave.shape} has no loudness here; give (T,) or (T, 2)")
+  if len(wave) < _LEAST_S * rate:
+    raise UserError(f"{len(wave) / rate:.2f} s are too short for a loudness; give {_LEAST_S} s")
+  if not np.isfinite(wave).all():
+    raise UserError("the sound holds values that are not finite; look for where they come from")
+  with np.errstate(divide="ignore", invalid="ignore"):
+    value = float(pyloudnorm.Meter(rate).integrated_loudness(np.asarray(wave, np.float64)))
+  return -math.inf if math.isnan(value) else value

@@ -1,0 +1,134 @@
+"""Critics of waveforms, for the adversarial loss of the audio codec [MG 6.2].
+
+Those of DAC: one for each period p sees every p-th sample in a column of its own, and one for each
+window sees the complex spectrum, in five bands with a stack of convolutions each. All get the sound
+without its mean and with its peak at 0.8, so that its level is none of their business. Kernels are
+plain where DAC normalises them, as in the codec.
+
+wave (B, T) in [-1, 1] -> for each critic, logits (positive for real) and the features before them
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import shard
+from mg_jax.core.typing import Array, Float
+from mg_jax.kernels.spectrum import stft
+from mg_jax.nn.conv import PlaneConv
+
+BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of half the rate
+PEAK = 0.8
+_SLOPE = 0.1  # of leaky ReLUs
+_EPS = 1e-9
+
+# What a critic gives: logits and features.
+Judgement = tuple[Array, list[Array]]
+
+
+def _stack(convs: Sequence[PlaneConv], x: Array) -> list[Array]:
+  features = []
+  for conv in convs:
+    x = shard(jax.nn.leaky_relu(conv(x), _SLOPE), "batch", "time", "height", "channels")
+    features.append(x)
+  return features
+
+
+class PeriodCritic(nn.Module):
+  """Judges columns of samples `period` apart; all `widths` but the last divide time by three."""
+
+  period: int
+  widths: tuple[int, ...]
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, wave_BT: Float[Array, "B T"]) -> Judgement:
+    wave = jnp.pad(wave_BT, ((0, 0), (0, -wave_BT.shape[1] % self.period)), mode="reflect")
+    x = wave.reshape(len(wave), -1, self.period, 1)
+    last = len(self.widths) - 1
+    convs = [
+      PlaneConv(width, (5, 1), (1 if i == last else 3, 1), self.dtype, name=f"conv{i}")
+      for i, width in enumerate(self.widths)
+    ]
+    features = _stack(convs, x)
+    logit = PlaneConv(1, (3, 1), dtype=self.dtype, name="logit")
+    return logit(features[-1]).astype(jnp.float32), features
+
+
+class SpectrumCritic(nn.Module):
+  """Judges the spectrum of one `window`, band by band, then the bands side by side."""
+
+  window: int
+  width: int
+  bands: tuple[tuple[float, float], ...] = BANDS
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, wave_BT: Float[Array, "B T"]) -> Judgement:
+    spectrum = stft(wave_BT, window=self.window, hop=self.window // 4)
+    count, ends, features = spectrum.shape[2], [], []
+    for k, (low, high) in enumerate(self.bands):
+      band = spectrum[:, :, int(low * count) : int(high * count)]
+      shapes = [((3, 9), (1, 1))] + [((3, 9), (1, 2))] * 3 + [((3, 3), (1, 1))]
+      convs = [
+        PlaneConv(self.width, kernel, strides, self.dtype, name=f"band{k}_conv{i}")
+        for i, (kernel, strides) in enumerate(shapes)
+      ]
+      features += _stack(convs, band)
+      ends.append(features[-1])
+    logit = PlaneConv(1, (3, 3), dtype=self.dtype, name="logit")
+    return logit(jnp.concatenate(ends, axis=2)).astype(jnp.float32), features
+
+
+class WaveCritics(nn.Module):
+  """All of them.
+
+  Attributes:
+    periods: one critic each; () for none.
+    period_widths: their channels.
+    windows: of the spectra, one critic each; () for none.
+    spectrum_width: channels of those.
+    bands: parts of the spectrum, from 0 to 1 (half the rate).
+  """
+
+  periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+  period_widths: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+  windows: tuple[int, ...] = (2048, 1024, 512)
+  spectrum_width: int = 32
+  bands: tuple[tuple[float, float], ...] = BANDS
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, wave_BT: Float[Array, "B T"]) -> list[Judgement]:
+    _check(self)
+    wave = wave_BT - jnp.mean(wave_BT, axis=1, keepdims=True)
+    wave = PEAK * wave / (jnp.max(jnp.abs(wave), axis=1, keepdims=True) + _EPS)
+    critics = [
+      PeriodCritic(p, self.period_widths, self.dtype, name=f"period{p}") for p in self.periods
+    ]
+    critics += [
+      SpectrumCritic(w, self.spectrum_width, self.bands, self.dtype, name=f"window{w}")
+      for w in self.windows
+    ]
+    return [critic(wave) for critic in critics]
+
+
+def _check(critics: WaveCritics) -> None:
+  if not critics.periods and not critics.windows:
+    raise UserError("critics.periods and critics.windows are both empty; name one critic at least")
+  if min(critics.periods, default=1) < 1 or not critics.period_widths:
+    raise UserError(
+      f"critics.periods {critics.periods} with widths {critics.period_widths} make no critic"
+    )
+  for window in critics.windows:
+    for low, high in critics.bands:
+      bins = 1 + window // 2
+      if window % 4 or not 0 <= int(low * bins) < int(high * bins) <= bins:
+        raise UserError(
+          f"critics.windows has {window}, of which the band from {low} to {high} holds nothing; "
+          "give multiples of 4 and bands within 0 and 1"
+        )
