@@ -42,6 +42,7 @@ EXTRAS = {
   ],
   "import": ["torch>=2.6", "huggingface_hub>=0.30"],
   "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55", "scikit-image>=0.24"],
+  "audio": ["pyloudnorm>=0.2"],
   "plot": ["matplotlib>=3.9"],
   "log": ["tensorboardX>=2.6.4"],
   "dev": [
