@@ -10,7 +10,7 @@ its data, and the features of frozen text encoders.
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
