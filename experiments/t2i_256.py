@@ -87,5 +87,7 @@ def add_letters(config: ConfigDict) -> None:
   model = config.model
   model.encoders.byt5 = ConfigDict(model.encoders.text.to_dict())
   model.dit.routes.byt5 = {"kind": "cross", "features": model.encoders.byt5.width}
+  # As in the paper, what reads the whole prompt does not see how its words are spelt.
+  config.text.text.tokenizer = "words"
   config.text.byt5 = vars(TextConfig(length=8, reads="quoted"))
   config.objective.drop = {"text": 0.05, "byt5": 0.05, "joint": 0.1}

@@ -23,11 +23,12 @@ class TextConfig:
   """One stream of a config; its name is that of its route in the model.
 
   Attributes:
-    tokenizer: "bytes" (ByT5), "sentencepiece" (T5, UL2) or "clip".
+    tokenizer: "bytes" (ByT5), "words" (of the toy world), "sentencepiece" (T5, UL2) or "clip".
     length: S, tokens of a prompt, the end token included.
     reads: "prompt", the whole of it behind its tags, or "quoted", the words in quotation marks.
     encoder: folder of converted weights of a frozen encoder; empty for one that is trained here.
-    files: folder of the tokenizer's files, by default that of the encoder; bytes need none.
+    files: folder of the tokenizer's files, by default that of the encoder; bytes and words need
+      none.
     cache: whether features of a frozen encoder are computed once, beside the latents, or in every
       step.
   """

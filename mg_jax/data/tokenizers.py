@@ -12,6 +12,7 @@ becomes "?". Padding is id 0 in every vocabulary, also where 0 is a real piece: 
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import os
 import pathlib
@@ -23,9 +24,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.text import PAD, VOCABULARY, encode_bytes
+from mg_jax.data.text import EOS, PAD, VOCABULARY, encode_bytes
 
-Name = Literal["bytes", "sentencepiece", "clip"]
+Name = Literal["bytes", "words", "sentencepiece", "clip"]
 
 SPARE_ROWS = 512  # T5 has 32128 rows for 32000 pieces, ByT5 384 for 259, UMT5 256384 for 256000
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -35,6 +36,7 @@ _CLIP_MERGES = 49152 - 512 - 2 + 256  # the published list goes on, CLIP uses no
 _SPECIAL = re.compile(r"▁?</?(extra_id_\d+|pad|s|unk|mask)>")
 # Characters of a part of a text, see `_encode_parts`.
 _PART, _LONGEST_CLIP_PART = 1 << 12, 1 << 16
+_WORDS = re.compile(r"\w+|[^\w\s]")
 _BETWEEN_WORDS = re.compile(r"(?<=[\w!-~]) (?=[\w!-~])")
 
 
@@ -68,6 +70,28 @@ class ByteTokenizer:
   def __call__(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
     _check_length(length, 1)
     return encode_bytes(text, length)
+
+
+@dataclasses.dataclass(frozen=True)
+class WordTokenizer:
+  """One id for a word or a mark, by its hash: the toy counterpart of a vocabulary of pieces.
+
+  As in one, a token does not show its letters; unlike in one, two words may share an id.
+  """
+
+  vocabulary: int = dataclasses.field(default=384, init=False)
+
+  def __call__(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    _check_length(length, 1)
+    room, first = length - 1, EOS + 2
+    words = (match[0] for match in _WORDS.finditer(text.lower()))
+    kept = [
+      first + zlib.crc32(word.encode("utf-8", errors="replace")) % (self.vocabulary - first)
+      for word in itertools.islice(words, room)
+    ] + [EOS]
+    ids = np.full((length,), PAD, np.int32)
+    ids[: len(kept)] = kept
+    return ids, np.arange(length) < len(kept)
 
 
 class _Model(NamedTuple):
@@ -113,17 +137,18 @@ def open_tokenizer(name: Name, folder: str | os.PathLike[str] | None = None) -> 
   """A tokenizer by name, with the vocabulary that a checkpoint folder carries.
 
   Args:
-    name: "bytes" (ByT5), "sentencepiece" (T5, UL2) or "clip".
+    name: "bytes" (ByT5), "words" (of the toy world), "sentencepiece" (T5, UL2) or "clip".
     folder: of `spiece.model` or `tokenizer.json`; for CLIP of `tokenizer.json`, `vocab.json` and
-      `merges.txt`, or open_clip's `bpe_simple_vocab_16e6.txt.gz`. Bytes need none.
+      `merges.txt`, or open_clip's `bpe_simple_vocab_16e6.txt.gz`. Bytes and words need none.
 
   Raises:
     UserError: when the name is unknown, or the files are missing, damaged or of another kind.
   """
-  if name == "bytes":
-    return ByteTokenizer()
+  own = {"bytes": ByteTokenizer, "words": WordTokenizer}
+  if name in own:
+    return own[name]()
   if name not in _READERS:
-    names = ", ".join(("bytes", *_READERS))
+    names = ", ".join((*own, *_READERS))
     raise UserError(f"there is no tokenizer {name!r}; choose one of {names}")
   choices = [" with ".join(files) for files in _READERS[name]]
   if folder is None:

@@ -82,6 +82,7 @@ def folders(tmp_path_factory):
   model = train(root / "model")
   return {
     "bytes": ("bytes", None),
+    "words": ("words", None),
     "model": ("sentencepiece", model),
     "sentinels": ("sentencepiece", train(root / "marked", user_defined_symbols="<extra_id_0>")),
     "unigram": ("sentencepiece", unigram(root / "unigram", pieces(model))),
@@ -89,7 +90,7 @@ def folders(tmp_path_factory):
   }
 
 
-KINDS = ("bytes", "model", "sentinels", "unigram", "clip")
+KINDS = ("bytes", "words", "model", "sentinels", "unigram", "clip")
 
 
 @pytest.fixture(params=KINDS)
@@ -124,6 +125,15 @@ def test_bytes_are_those_of_the_byte_tokenizer():
   for a, b in zip(ours("né\0", 6), encode_bytes("né\0", 6), strict=True):
     np.testing.assert_array_equal(a, b)
   assert ours.vocabulary == 259
+
+
+def test_words_have_an_id_each_that_hides_their_letters():
+  ids, mask = tokenizers.open_tokenizer("words")('A sign, a "SIGN"', 10)
+  a, sign, comma, again, quote, shouted, end = ids[mask][[0, 1, 2, 3, 4, 5, 7]].tolist()
+  assert mask.sum() == 8 and end == 1
+  assert a == again and sign == shouted and len({a, sign, comma, quote, end}) == 5
+  other, _ = tokenizers.open_tokenizer("words")("signs", 10)
+  assert other[0] != sign and other[1] == 1
 
 
 def test_sentence_pieces_are_those_of_the_library(folders):
