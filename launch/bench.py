@@ -3,7 +3,8 @@
 python launch/bench.py --suites=tae_encode,tae_decode --json=bench.json
 
 Suites: dit_block_forward, dit_block_step, tae_encode, tae_decode, tae_step, text_t5,
-text_clip, dacvae_encode, dacvae_decode, sampling.
+text_clip, dacvae_encode, dacvae_decode, sampling; and with --size=large product,
+layer_5b_16k, layer_5b_73k, layer_30b_16k, layer_30b_73k, which are meant for a GPU (gpu.py).
 Both sides run in turns in processes of their own; peers need `pip install mg_jax[parity]`.
 """
 
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
   about = report.machine(_THREADS.value)
   _log.info("%s", ", ".join(f"{name} {value}" for name, value in about.items() if value))
   rows = driver.run(
-    driver.choose(_SUITES.value),
+    driver.choose(_SUITES.value, _SIZE.value),
     size=_SIZE.value,
     runs=_RUNS.value,
     threads=_THREADS.value,

@@ -1,4 +1,5 @@
-"""All that is measured on one CUDA GPU, in one call: agreement with the CPU, speed, a training.
+"""All that is measured on one CUDA GPU, in one call: agreement with the CPU, speed beside PyTorch
+(where that is installed), memory beside what plans say, a training.
 
 python launch/gpu.py --out=runs/gpu --minutes=6.5
 
@@ -24,10 +25,12 @@ from mg_jax.data import atomic
 _log = logging.getLogger("mg_jax")
 _OUT = flags.DEFINE_string("out", "runs/gpu", "Folder of the results.")
 _MINUTES = flags.DEFINE_float("minutes", 6.5, "Of training; the other tasks come on top.")
-_TASKS = flags.DEFINE_list("tasks", ["parity", "bench", "train"], "What to run, in this order.")
+_TASKS = flags.DEFINE_list(
+  "tasks", ["parity", "bench", "memory", "train"], "What to run, in this order."
+)
 _SIZE = flags.DEFINE_integer("size", 128, "Side of the frames of the training.")
 _FRAMES = flags.DEFINE_integer("frames", 32, "Frames of its clips.")
-_BENCH = flags.DEFINE_string("bench_size", "large", "Size of the shapes of the benchmark.")
+_BENCH = flags.DEFINE_string("bench_size", "large", "Of the layers: large, or tiny for a trial.")
 
 
 def main(argv: list[str]) -> None:
@@ -35,10 +38,12 @@ def main(argv: list[str]) -> None:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   out = pathlib.Path(_OUT.value).resolve()
   size = (f"--size={_SIZE.value}", f"--frames={_FRAMES.value}", f"--minutes={_MINUTES.value}")
-  bench = ("launch/bench.py", "--peers=false", f"--size={_BENCH.value}")
+  layers = "product,layer_5b_16k,layer_5b_73k,layer_30b_16k,layer_30b_73k"
+  bench = ("launch/bench.py", f"--suites={layers}", f"--size={_BENCH.value}", "--runs=3")
   tasks = {  # what each runs, and what it leaves when it came to its end
     "parity": (("-m", "launch.bench_suites.parity", f"{out}/parity.json"), "parity.json"),
     "bench": ((*bench, f"--json={out}/bench.json"), "bench.json"),
+    "memory": (("-m", "launch.bench_suites.memory", f"{out}/memory.json"), "memory.json"),
     "train": (
       ("launch/quickstart.py", f"--workdir={out}/train", *size), "train/samples/scores.json"
     ),

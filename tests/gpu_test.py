@@ -66,7 +66,7 @@ def test_a_finished_task_is_passed_over(tmp_path):
 
 def test_an_unknown_task_is_told_in_a_sentence(tmp_path):
   done = _run(tmp_path, "--tasks=dance")
-  assert done.returncode != 0 and "known are parity, bench, train" in done.stderr
+  assert done.returncode != 0 and "known are parity, bench, memory, train" in done.stderr
   assert "Traceback" not in done.stderr
 
 

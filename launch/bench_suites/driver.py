@@ -71,6 +71,8 @@ class Side:
   def __init__(self, side: str, threads: int):
     self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     environment = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(_ROOT)}
+    # Both sides share a GPU.
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     # Compile times are part of the report, so nothing may come from a cache.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     self._process = subprocess.Popen(
@@ -114,16 +116,19 @@ def installed(variant: str) -> bool:
   return all(importlib.util.find_spec(name) for name in needed)
 
 
-def choose(names: Sequence[str]) -> list[Suite]:
-  """Suites by name; none means all.
+def choose(names: Sequence[str], size: str = "default") -> list[Suite]:
+  """Suites by name; none means all that there are at this size.
 
   Raises:
-    UserError: on an unknown name.
+    UserError: on an unknown name, and on a suite that has no such size.
   """
   for name in names:
     if name not in SUITES:
       raise UserError(f"no suite is named {name!r}; known are {', '.join(SUITES)}")
-  return [SUITES[name] for name in names or SUITES]
+    if size not in SUITES[name].sizes:
+      sizes = ", ".join(SUITES[name].sizes)
+      raise UserError(f"suite {name} has no size {size!r}; known are {sizes}")
+  return [SUITES[name] for name in names] or [s for s in SUITES.values() if size in s.sizes]
 
 
 def run(

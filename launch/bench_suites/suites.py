@@ -23,6 +23,24 @@ _BLOCK = {
   },
 }  # fmt: skip
 
+# One layer of the 5B and of the 30B generator under 16 K tokens and under the paper's 73,728, with
+# its three streams of text, for accelerators alone; and a product to know their matrix unit by.
+_TINY_LAYER = _BLOCK["tiny"] | {"dtype": "bfloat16"}
+_5B = {"width": 3072, "heads": 24, "mlp_dim": 8192}
+_30B = {"width": 6144, "heads": 48, "mlp_dim": 16384}
+
+
+def _layer(size: dict[str, int], tokens: int) -> dict[str, dict[str, Any]]:
+  text = 512 + 256 + 100
+  large = {"batch": 1, "tokens": tokens, "context": text, "dtype": "bfloat16", **size}
+  return {"tiny": _TINY_LAYER, "large": large}
+
+
+_PRODUCT = {
+  "tiny": {"batch": 1, "side": 64, "dtype": "bfloat16"},
+  "large": {"batch": 1, "side": 8192, "dtype": "bfloat16"},
+}
+
 # The paper's layout of the autoencoder at a quarter of the usual width.
 _PAPER = {"channels": 32, "multipliers": (1, 2, 4, 4), "blocks": 2, "latent": 16, "groups": 32}
 _TAE = {
@@ -103,7 +121,7 @@ class Suite:
   Attributes:
     name: what `--suites` calls it.
     kind: which builder of `ours` and `peers` makes it.
-    sizes: size -> shapes.
+    sizes: size -> shapes; what is for accelerators alone has no default size.
     peers: variants of the torch side.
     unit: what a call makes or handles, counted for a rate; the shapes hold how many.
   """
@@ -128,6 +146,11 @@ SUITES = {
     Suite("dacvae_encode", "dacvae_encode", _CODEC, SAME_WORK, "s of sound"),
     Suite("dacvae_decode", "dacvae_decode", _CODEC, SAME_WORK, "s of sound"),
     Suite("sampling", "sampling", _SAMPLING, (), "clips"),
+    Suite("product", "product", _PRODUCT, SAME_WORK),
+    Suite("layer_5b_16k", "block_step", _layer(_5B, 16_384), SAME_WORK),
+    Suite("layer_5b_73k", "block_step", _layer(_5B, 73_728), SAME_WORK),
+    Suite("layer_30b_16k", "block_step", _layer(_30B, 16_384), SAME_WORK),
+    Suite("layer_30b_73k", "block_step", _layer(_30B, 73_728), SAME_WORK),
   )
 }
 

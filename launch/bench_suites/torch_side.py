@@ -1,7 +1,9 @@
 """The torch side of every suite: our networks in PyTorch, and autoencoders of diffusers."""
 
+import contextlib
 import functools
 import math
+import os
 import time
 from typing import Any
 
@@ -17,16 +19,24 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def _block(shapes: dict[str, Any], learn: bool):
   b, width, context = (shapes[name] for name in ("batch", "width", "context"))
-  module = peers.Block(width, shapes["heads"], shapes["mlp_dim"])
+  dtype = getattr(torch, shapes.get("dtype", "float32"))
+  randn = functools.partial(torch.randn, dtype=dtype)
+  module = peers.Block(width, shapes["heads"], shapes["mlp_dim"]).to(dtype)
   real = torch.arange(context) < context - context // 8
   inputs = {
-    "x": torch.randn(b, shapes["tokens"], width, requires_grad=learn),
-    "positions": 0.02 * torch.randn(shapes["tokens"], width),
-    "modulation": (0.1 * torch.randn(b, 6, width)).requires_grad_(learn),
-    "context": torch.randn(b, context, width, requires_grad=learn),
+    "x": randn(b, shapes["tokens"], width, requires_grad=learn),
+    "positions": 0.02 * randn(shapes["tokens"], width),
+    "modulation": (0.1 * randn(b, 6, width)).requires_grad_(learn),
+    "context": randn(b, context, width, requires_grad=learn),
     "context_mask": real.expand(b, context),
   }
   return module, inputs
+
+
+def _product(shapes, wrap):
+  a, b = torch.randn(2, *[shapes["side"]] * 2, dtype=getattr(torch, shapes["dtype"]))
+  fn = wrap(torch.matmul)
+  return lambda: fn(a, b)
 
 
 def _block_forward(shapes, wrap):
@@ -158,6 +168,7 @@ def _codec(part):
 _FUNCTIONS = {
   "block_forward": _block_forward,
   "block_step": _block_step,
+  "product": _product,
   "tae_encode": _tae("encode"),
   "tae_decode": _tae("decode"),
   "tae_step": _tae_step,
@@ -204,6 +215,8 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
     Exception: whatever the peer raises, such as inductor without a C++ compiler.
   """
   torch.manual_seed(0)
+  device = _device()
+  torch.set_default_device(device)
   # Texts are counted by the prompt, videos by the frame, sound by the second.
   per_row = shapes.get("frames", "tokens" in shapes and "model" in shapes)
   units = shapes["batch"] * shapes.get("seconds", per_row)
@@ -214,6 +227,9 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
     call = _FUNCTIONS[kind](shapes, torch.compile if variant == "compiled" else lambda fn: fn)
   if not kind.endswith("_step"):
     call = torch.inference_mode()(call)
+  if device == "cuda":
+    torch.cuda.empty_cache()  # of the program before
+    call = _waited(call)
   start = time.perf_counter()
   call()
   first_s = time.perf_counter() - start
@@ -223,3 +239,25 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
       call()
     flop = counter.get_total_flops()
   return Program(call, first_s, flop, units)
+
+
+def _device() -> str:
+  """Where our side runs, which asks for the CPU unless it is told otherwise."""
+  on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+  return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
+
+
+def _waited(call):
+  """A call on a GPU that ends with its result, and has the choice of every fused attention."""
+  from torch.nn.attention import SDPBackend, sdpa_kernel
+
+  # The fastest of Hopper cards first.
+  order = [getattr(SDPBackend, f"{name}_ATTENTION") for name in ("CUDNN", "FLASH", "EFFICIENT")]
+
+  def waited():
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(sdpa_kernel([*order, SDPBackend.MATH], set_priority=True))
+      call()
+      torch.cuda.synchronize()
+
+  return waited

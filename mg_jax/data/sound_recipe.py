@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import sounds
+from mg_jax.data import sounds, toy_sounds
 from mg_jax.data.audio import RATE
 from mg_jax.data.folder import Split
 from mg_jax.data.pipeline import Entry, Feed
@@ -29,9 +29,12 @@ class SoundConfig:
   """The sounds of a run.
 
   Attributes:
-    source: "folder" reads sound and video files.
+    source: "folder" reads sound and video files, "toy" renders the toy world.
     path: the folder (source "folder"), see `data.sounds`.
-    cache: where decoded sound is kept.
+    cache: where decoded or rendered sound is kept.
+    world: "sounds" or "orchestra" (source "toy"), see `world.sampling.WorldConfig`.
+    clips: toy scenes to train on.
+    held_out: toy scenes held out.
     rate: in Hz, the codec's.
     seconds: of a training chunk.
     held_out_seconds: of an evaluated chunk.
@@ -42,9 +45,12 @@ class SoundConfig:
     seed: of every order and every place.
   """
 
-  source: Literal["folder"] = "folder"
+  source: Literal["folder", "toy"] = "folder"
   path: str = ""
   cache: str = "data"
+  world: Literal["sounds", "orchestra"] = "sounds"
+  clips: int = 2000
+  held_out: int = 128
   rate: int = RATE
   seconds: float = 0.4
   held_out_seconds: float = 2.0
@@ -54,7 +60,7 @@ class SoundConfig:
   seed: int = 0
 
   def __post_init__(self):
-    for name in ("rate", "seconds", "held_out_seconds", "global_batch"):
+    for name in ("rate", "seconds", "held_out_seconds", "clips", "held_out", "global_batch"):
       if not 0 < getattr(self, name) < math.inf:
         raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
     if min(self.samples("train"), self.samples("validation")) < 1:
@@ -100,7 +106,12 @@ def open_source(config: SoundConfig, split: Split) -> Source:
 
 @functools.lru_cache(maxsize=4)
 def _scanned(config: SoundConfig, split: Split) -> SoundIndex:
-  """Scans the folder of a config for segments of the length of a split; tells what was rejected."""
+  """Scans what a config names for segments of the length of a split; tells what was rejected."""
+  if config.source == "toy":
+    return toy_sounds.scan(
+      config.world, cache=config.cache, samples=config.samples(split), rate=config.rate,
+      train=config.clips, validation=config.held_out, seed=config.seed,
+    )  # fmt: skip
   if not config.path:
     raise UserError("data.path is empty; give the folder of your sounds")
   index = sounds.scan(

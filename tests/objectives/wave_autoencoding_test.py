@@ -93,9 +93,11 @@ def test_perfect_reconstructions_cost_only_the_divergence(params):
   objective = Perfect(MODEL, FULL.weights, CRITICS)
   run = jax.jit(objective.loss, static_argnums=0)
   _, (terms, _) = run("autoencoder", params, BATCH, jax.random.key(0), jnp.int32(0), {})
-  assert terms["mel"] == terms["l1"] == terms["stft"] == terms["features"] == 0
+  # The compiler may sum the same spectrum of the two in different orders.
+  nothing = pytest.approx(0, abs=1e-6)
+  assert all(terms[name] == nothing for name in ("mel", "l1", "stft", "features"))
   found = jax.jit(objective.evaluate)(params, BATCH, jax.random.key(0))
-  assert found["mel"] == found["stft"] == found["l1"] == 0 and found["si_sdr"] > 60
+  assert all(found[name] == nothing for name in ("mel", "stft", "l1")) and found["si_sdr"] > 60
 
 
 def test_rows_that_fill_up_do_not_count(params):
