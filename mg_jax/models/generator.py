@@ -1,30 +1,38 @@
-"""A generator: the flow transformer with the text encoders that are trained together with it.
+"""A generator: the flow transformer with the encoders that are trained together with it.
 
-Conditions that arrive as token ids go through the encoder of their name, conditions that arrive as
+An encoder reads the condition of its name. That of an "add" route is a vision tower: images become
+one vector each, which the latents that they are nearest to share [MG 6.2]. All others read text.
+Conditions that arrive as token ids or images go through their encoder, conditions that arrive as
 features (cached, or of a frozen encoder) straight to their route. A sampler encodes once with
 `apply(params, cond, method="encode")` and passes the features at every step. Nulls are chosen
 before encoding.
+
+text {"ids": (B, S), "mask": (B, S)} -> {"features": (B, S, E), "mask"}
+images {"image": uint8 (B, T, H, W, 3), "at": (B, L), "mask": (B, L)} -> (B, L, E), where "at" is
+the image of a latent and "mask" whether it has one; its features are zero where it has not
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array, Bool, Float, Int
 from mg_jax.models import conditioning
+from mg_jax.models.clip import VisionTower, normalise
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.text import T5Encoder
 
 
 class Generator(nn.Module):
-  """Velocity network with its trained text encoders.
+  """Velocity network with its trained encoders.
 
   Attributes:
     dit: fields of VideoDiT.
-    encoders: condition name -> fields of T5Encoder.
+    encoders: condition name -> fields of T5Encoder or, of an "add" route, of clip.VisionTower.
   """
 
   dit: Mapping[str, Any]
@@ -32,29 +40,39 @@ class Generator(nn.Module):
 
   def setup(self):
     self.velocity = config.build(VideoDiT, self.dit, where="dit", name="dit")
-    self.text = {
-      name: config.build(T5Encoder, fields, where=f"encoders.{name}", name=f"encoder_{name}")
+    seeing = self.text_encoders().keys() ^ self.encoders.keys()
+    self.trained = {
+      name: config.build(
+        VisionTower if name in seeing else T5Encoder, fields, where=f"encoders.{name}",
+        name=f"encoder_{name}",
+      )
       for name, fields in sorted(self.encoders.items())
-    }
+    }  # fmt: skip
 
   def routes(self) -> conditioning.Table:
     """The parsed route table, which dropout and guidance take their nulls from."""
     return conditioning.table(config.build(VideoDiT, self.dit, where="dit", parent=None).routes)
 
+  def text_encoders(self) -> dict[str, Any]:
+    """The entries of `encoders` that read text."""
+    seeing = {name for name, routes in self.routes().items() if routes[0].kind == "add"}
+    return {name: fields for name, fields in self.encoders.items() if name not in seeing}
+
   def encode(self, cond: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces the ids of trained streams by features; everything else passes through.
+    """Replaces ids and images of trained encoders by features; everything else passes through.
 
     Raises:
-      UserError: when ids arrive for a name without an encoder.
+      UserError: when ids or images arrive for a name without an encoder, and when images have
+        another size than their tower takes.
     """
     out = dict(cond)
     for name, entry in cond.items():
-      if isinstance(entry, Mapping) and "ids" in entry:
-        if name not in self.text:
-          known = ", ".join(self.text) or "none"
-          raise UserError(f"condition {name!r} is token ids but has no encoder; there is {known}")
-        features = self.text[name](entry["ids"], entry["mask"])
-        out[name] = {"features": features, "mask": entry["mask"]}
+      if not isinstance(entry, Mapping) or not {"ids", "image"} & entry.keys():
+        continue
+      if name not in self.trained:
+        what, known = "token ids" if "ids" in entry else "images", ", ".join(self.trained) or "none"
+        raise UserError(f"condition {name!r} is {what} but has no encoder; there is {known}")
+      out[name] = (_read if "ids" in entry else _see)(self.trained[name], entry)
     return out
 
   def __call__(
@@ -66,7 +84,20 @@ class Generator(nn.Module):
     clean_BTHW: Bool[Array, "B T H W"] | None = None,
     first_frame_B: Int[Array, "B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
-    """The velocity; arguments and errors are those of VideoDiT, with ids allowed in `cond`."""
+    """The velocity; arguments and errors are those of VideoDiT, with ids and images in `cond`."""
     return self.velocity(
       x_BTHWC, t_B, self.encode(cond), clean_BTHW=clean_BTHW, first_frame_B=first_frame_B
     )
+
+
+def _read(encoder: T5Encoder, entry: Mapping[str, Array]) -> dict[str, Array]:
+  return {"features": encoder(entry["ids"], entry["mask"]), "mask": entry["mask"]}
+
+
+def _see(tower: VisionTower, entry: Mapping[str, Array]) -> Float[Array, "B L E"]:
+  """Every image once, then each latent the vector of its image."""
+  image = entry["image"]
+  pixels = normalise(image.reshape(-1, *image.shape[2:]).astype(jnp.float32) / 255)
+  features_BTE = tower(pixels).pooled.reshape(*image.shape[:2], -1)
+  features_BLE = jnp.take_along_axis(features_BTE, entry["at"][..., None], axis=1)
+  return features_BLE * entry["mask"][..., None].astype(features_BLE.dtype)

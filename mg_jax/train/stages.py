@@ -210,8 +210,9 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
 
 def text_streams(config: Mapping[str, Any], model: Generator) -> Streams:
   """What reads a generator's captions."""
-  trained = config["model"].get("encoders", {})
-  return open_streams(section(config, "text"), routes=model.routes(), trained=trained)
+  return open_streams(
+    section(config, "text"), routes=model.routes(), trained=model.text_encoders()
+  )
 
 
 class _FrozenText:

@@ -8,6 +8,7 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.models import conditioning
+from mg_jax.models.clip import VisionTower, normalise
 from mg_jax.models.generator import Generator
 
 DIT = {
@@ -106,3 +107,64 @@ def test_a_misspelt_field_is_a_user_error(batch):
   model = Generator(dit=DIT | {"widht": 3}, encoders={"text": TEXT})
   with pytest.raises(UserError, match="width"):
     jax.jit(model.init)(jax.random.key(0), *batch)
+
+
+TOWER = {
+  "size": 8, "patch": 4, "width": 8, "layers": 1, "heads": 2, "mlp_dim": 8, "projection": 6
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def heard():
+  """A model of sound that looks at images with a tower of its own, and a batch for it."""
+  routes = {"video": {"kind": "add", "features": 6}, "text": {"kind": "cross", "features": 8}}
+  dit = DIT | {"patch": (1, 1, 1), "max_thw": (5, 1, 1), "routes": routes}
+  model = Generator(dit=dit, encoders={"video": TOWER, "text": TEXT})
+  cond = {
+    "video": {
+      "image": jax.random.randint(jax.random.key(1), (2, 3, 8, 8, 3), 0, 256).astype(jnp.uint8),
+      "at": jnp.array([[0, 0, 1, 2, 2], [2, 1, 0, 1, 2]]),
+      "mask": jnp.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], bool),
+    },
+    "text": {"ids": jnp.full((2, 3), 5), "mask": jnp.ones((2, 3), bool)},
+  }
+  x = jax.random.normal(jax.random.key(0), (2, 5, 1, 1, 3))
+  params = unbox(jax.jit(model.init)(jax.random.key(0), x, jnp.array([0.2, 0.7]), cond))
+  return model, params, x, cond
+
+
+def test_each_latent_gets_the_vector_of_its_image(heard):
+  model, params, _, cond = heard
+  out = jax.jit(lambda c: model.apply(params, c, method="encode"))(cond)["video"]
+  tower = VisionTower(**TOWER)
+  for row in range(2):
+    pixels = normalise(cond["video"]["image"][row].astype(jnp.float32) / 255)
+    alone = tower.apply({"params": params["params"]["encoder_video"]}, pixels).pooled
+    wanted = alone[cond["video"]["at"][row]] * cond["video"]["mask"][row][:, None]
+    np.testing.assert_allclose(out[row], wanted, atol=1e-5)
+  assert not out[0, 4].any() and out[1].any(-1).all()
+
+
+def test_a_null_video_is_that_of_zero_features_and_the_tower_learns(heard, awaken):
+  model, params, x, cond = heard
+  params, t = awaken(params), jnp.array([0.2, 0.7])
+  null = conditioning.null_like(cond, routes=model.routes())
+  features = cond | {"video": jnp.zeros((2, 5, 6))}
+  run = jax.jit(model.apply)
+  np.testing.assert_array_equal(
+    run(params, x, t, cond | {"video": null["video"]}), run(params, x, t, features)
+  )
+  grads = jax.grad(lambda p: jnp.square(run(p, x, t, cond)).sum())(params)["params"]
+  for leaf in jax.tree.leaves(grads["encoder_video"]["patch_embed"]):
+    assert jnp.abs(leaf).max() > 0
+  assert set(model.text_encoders()) == {"text"}
+
+
+def test_images_without_a_tower_or_of_another_size_are_named(heard):
+  model, params, x, cond = heard
+  blind = Generator(dit=model.dit, encoders={"text": TEXT})
+  with pytest.raises(UserError, match="'video' is images but has no encoder"):
+    blind.apply(params, cond, method="encode")
+  small = cond["video"] | {"image": cond["video"]["image"][:, :, :4]}
+  with pytest.raises(UserError, match="images are 4x8"):
+    model.apply(params, cond | {"video": small}, method="encode")
