@@ -6,6 +6,7 @@ better than midpoint and Dopri5.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +40,16 @@ def integrate(
   times = jnp.asarray(times, jnp.float32)
 
   def step(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
-    start, end = interval
-    slope = velocity_fn(x, start)
-    if method == "midpoint":
-      middle = (start + end) / 2
-      slope = velocity_fn(x + (middle - start) * slope.astype(x.dtype), middle)
-    return x + (end - start) * slope.astype(x.dtype), None
+    return advance(velocity_fn, x, *interval, method=method), None
 
   x, _ = jax.lax.scan(step, x0.astype(jnp.float32), (times[:-1], times[1:]))
   return x
+
+
+def advance(velocity_fn: Callable, x: Any, start: Any, end: Any, *, method: str) -> Any:
+  """One step of `integrate`, from x at time `start` to `end`; numpy arrays stay numpy arrays."""
+  slope = velocity_fn(x, start)
+  if method == "midpoint":
+    middle = (start + end) / 2
+    slope = velocity_fn(x + (middle - start) * slope.astype(x.dtype), middle)
+  return x + (end - start) * slope.astype(x.dtype)
