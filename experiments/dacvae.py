@@ -5,7 +5,8 @@ channels, and that it is DAC with a Gaussian bottleneck; the authors of the publ
 DAC's training code. So all but the bottleneck's weight is DAC's: losses and their weights, critics,
 batch, AdamW, learning rate (whose decay ends at a factor of 0.37), clipping, steps. Chunks are
 0.4 s where DAC takes 0.38, which makes whole latents, and keep their level, which DAC brings to
--16 dB. Averaged weights are our addition. `:tiny` learns a handful of files.
+-16 dB. Averaged weights are our addition. `:tiny` learns a handful of files, `:tiny,toy` the sound
+of the toy world.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +22,8 @@ from mg_jax.train.optim import OptimConfig
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: tiny."""
-  args = parse_arg(arg, tiny=False)
+  """Arguments: tiny; toy (of tiny)."""
+  args = parse_arg(arg, tiny=False, toy=False)
   config = ConfigDict()
   config.stage = "wave_autoencoding"
   config.mesh = (-1, 1, 1, 1)
@@ -43,6 +44,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.eval = section(EvalConfig, every=5000, batch=8)
   if args.tiny:
     tiny(config)
+    if args.toy:
+      toy(config)
   return config
 
 
@@ -57,3 +60,11 @@ def tiny(config: ConfigDict) -> None:
   config.optim.critics.update(lr=1e-3, warmup=20, final=0.1)
   config.train.update(steps=1000, ema=0.0, checkpoint_every=250)
   config.eval.update(every=250, batch=4, limit=32, previews=4)
+
+
+def toy(config: ConfigDict) -> None:
+  """The codec of the toy world: twice as wide, since its latents are to be learned."""
+  config.model.update(channels=16, hidden=128, decoder_channels=256)
+  config.data.update(source="toy", holdout="file", global_batch=16)
+  config.train.update(steps=3000, ema=0.99, checkpoint_every=500)
+  config.eval.update(every=500, batch=8)

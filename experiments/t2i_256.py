@@ -26,11 +26,12 @@ TEXT = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: tiny; model (a name of the zoo); size, frames and letters (of tiny).
+  """Arguments: tiny; model (a name of the zoo); size, frames, letters and spelt (of tiny).
 
-  letters: adds the stream that reads quoted words alone, for `--config.data.world=signs`.
+  letters: for `--config.data.world=signs`, adds the stream that reads quoted words alone;
+  spelt=false leaves it out again, to see what it does.
   """
-  args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16, letters=False)
+  args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16, letters=False, spelt=True)
   config = ConfigDict()
   config.stage = "flow_matching"
   config.autoencoder = ""
@@ -56,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if args.tiny:
     tiny(config, size=args.size, frames=args.frames)
     if args.letters:
-      add_letters(config)
+      add_letters(config, spelt=args.spelt)
   return config
 
 
@@ -82,12 +83,15 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   )
 
 
-def add_letters(config: ConfigDict) -> None:
+def add_letters(config: ConfigDict, *, spelt: bool) -> None:
   """The tiny counterpart of the ByT5 stream: the letters to be drawn, and nothing else."""
   model = config.model
-  model.encoders.byt5 = ConfigDict(model.encoders.text.to_dict())
-  model.dit.routes.byt5 = {"kind": "cross", "features": model.encoders.byt5.width}
   # As in the paper, what reads the whole prompt does not see how its words are spelt.
   config.text.text.tokenizer = "words"
-  config.text.byt5 = vars(TextConfig(length=8, reads="quoted"))
-  config.objective.drop = {"text": 0.05, "byt5": 0.05, "joint": 0.1}
+  # A letter is smaller than two latents.
+  model.dit.patch = (1, 1, 1)
+  if spelt:
+    model.encoders.byt5 = ConfigDict(model.encoders.text.to_dict())
+    model.dit.routes.byt5 = {"kind": "cross", "features": model.encoders.byt5.width}
+    config.text.byt5 = vars(TextConfig(length=8, reads="quoted"))
+    config.objective.drop = {"text": 0.05, "byt5": 0.05, "joint": 0.1}

@@ -36,7 +36,7 @@ _CLIP_MERGES = 49152 - 512 - 2 + 256  # the published list goes on, CLIP uses no
 _SPECIAL = re.compile(r"▁?</?(extra_id_\d+|pad|s|unk|mask)>")
 # Characters of a part of a text, see `_encode_parts`.
 _PART, _LONGEST_CLIP_PART = 1 << 12, 1 << 16
-_WORDS = re.compile(r"\w+|[^\w\s]")
+_WORDS = re.compile(r"\w{1,64}|[^\w\s]")  # no text is one word of a megabyte
 _BETWEEN_WORDS = re.compile(r"(?<=[\w!-~]) (?=[\w!-~])")
 
 

@@ -163,6 +163,12 @@ class ToySource:
     )
 
 
+def heard(config: WorldConfig, seed: int, index: int, *, rate: int) -> np.ndarray:
+  """The wave of a scene in steps of 16 bits, int16 (samples,) at a rate in Hz."""
+  wave = sound.soundtrack(sampling.sample(seed, index, config), rate=rate).mix
+  return np.round(wave * np.float64(_LEVELS)).clip(-_LEVELS, _LEVELS - 1).astype("<i2")
+
+
 def from_levels(levels: np.ndarray) -> np.ndarray:
   """Samples of 16 bits as the float32 wave of a clip."""
   return levels.astype(np.float32) / _LEVELS

@@ -9,16 +9,12 @@ import json
 import os
 import pathlib
 
-import numpy as np
 from tqdm import tqdm
 
 from mg_jax.data import atomic
 from mg_jax.data.folder import Split
 from mg_jax.data.sounds import CACHE, Segment, SoundIndex
-from mg_jax.data.toy import World, world
-from mg_jax.world import sampling, sound
-
-_SCALE = 2**15
+from mg_jax.data.toy import VALIDATION_START, World, heard, world
 
 
 def scan(
@@ -47,7 +43,7 @@ def scan(
   """
   segments, silent = [], 0
   splits: tuple[tuple[Split, int, int], ...] = (
-    ("train", 0, train), ("validation", sampling.VALIDATION_START, validation)
+    ("train", 0, train), ("validation", VALIDATION_START, validation)
   )  # fmt: skip
   for split, first, count in splits:
     path, lengths = _rendered(name, cache, rate=rate, first=first, count=count, seed=seed)
@@ -82,8 +78,7 @@ def _rendered(
   lengths = []
   with atomic.replacing(target) as partial, open(partial, "wb") as file:
     for index in tqdm(range(first, first + count), "sounds", leave=False, disable=None):
-      mix = sound.soundtrack(sampling.sample(seed, index, config), rate=rate).mix
-      wave = np.round(mix * np.float64(_SCALE)).clip(-_SCALE, _SCALE - 1).astype("<i2")
+      wave = heard(config, seed, index, rate=rate)
       file.write(wave.tobytes())
       lengths.append(len(wave) if wave.any() else -len(wave))
   atomic.write_json(record, lengths)

@@ -254,7 +254,7 @@ def test_too_short_a_length_is_told(folders, kind):
 
 
 def test_missing_files_are_told(tmp_path):
-  with pytest.raises(UserError, match="choose one of bytes, sentencepiece, clip"):
+  with pytest.raises(UserError, match="choose one of bytes, words, sentencepiece, clip"):
     tokenizers.open_tokenizer("word", tmp_path)
   with pytest.raises(UserError, match="needs the folder"):
     tokenizers.open_tokenizer("clip")
