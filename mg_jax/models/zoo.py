@@ -3,7 +3,10 @@
 "30b" is the paper's model and "5b" that of its ablations [MG 3.1.3]; "1b" is a third party's.
 "7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
 shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
-128. "tiny" trains on a CPU and reads its text with an encoder of its own. The published encoders it
+128. "tiny" trains on a CPU and reads its text with an encoder of its own. The models of soundtracks
+[MG 6.2] follow the same rule. Of "13b" the paper gives 36 layers of width 4608 and F = 18,432: with
+the two matrices of an MLP without a gate, as many parameters as ours has in three of 12,288. Of the
+smaller ones only totals are known. The published encoders it
 reads with, or is judged by, the image autoencoders a temporal one can start from and the codec of
 its sound have names of their own.
 """
@@ -29,6 +32,16 @@ _SIZES = {
   "17b": (40, 5120, 13824, 40),  # 8 D / 3 rounded up to a multiple of 512
   "30b": (48, 6144, 16384, 48),
 }
+
+_SOUNDTRACKS = {
+  "300m": (24, 896, 2432, 7),
+  "1b": (28, 1536, 4096, 12),
+  "3b": (30, 2560, 6912, 20),  # 8 D / 3 rounded up to a multiple of 128
+  "9b": (34, 4096, 11008, 32),
+  "13b": (36, 4608, 12288, 36),
+}
+# [MG 6.2] T5-base, the vision tower of a MetaCLIP H/14, and the codec; 30 s of 25 latents each.
+_SOUND_FEATURES, _MAX_LATENTS = {"text": 768, "video": 1024, "context": 128}, 750
 
 # [MG 3.1.4] Feature sizes of the frozen text encoders.
 _FROZEN_TEXT = {"ul2": 4096, "metaclip": 1280, "byt5": 1472}
@@ -68,7 +81,7 @@ _MAX_THW = (32, 96, 96)
 
 
 def names() -> tuple[str, ...]:
-  """Every name `generator` knows."""
+  """Every name `generator` knows; `soundtrack` has its own."""
   return ("tiny", *_SIZES)
 
 
@@ -105,6 +118,38 @@ def generator(name: str) -> dict[str, Any]:
     "dtype": "bfloat16",
   }
   return {"dit": module_fields(VideoDiT, **dit), "encoders": {}}
+
+
+def soundtrack(name: str) -> dict[str, Any]:
+  """Fields of models.generator.Generator for a model of soundtracks, fresh at each call.
+
+  Raises:
+    UserError: on an unknown name.
+  """
+  if name == "tiny":
+    text = {"width": 128, "layers": 2, "heads": 4, "head_dim": 32, "mlp_dim": 256}
+    tower = {"width": 96, "layers": 2, "heads": 4, "mlp_dim": 256, "projection": 96}
+    features = {"text": text["width"], "video": tower["projection"], "context": 32}
+    sizes, encoders = (6, 256, 704, 4), {
+      "text": module_fields(T5Encoder, **text),
+      "video": module_fields(VisionTower, **tower, size=32, patch=8, activation="gelu"),
+    }  # fmt: skip
+    rest = {"max_thw": (100, 1, 1), "qk_norm": True, "unroll": 6}
+  elif name in _SOUNDTRACKS:
+    features, sizes, encoders = _SOUND_FEATURES, _SOUNDTRACKS[name], {}
+    rest = {"max_thw": (_MAX_LATENTS, 1, 1), "dtype": "bfloat16"}
+  else:
+    raise UserError(
+      f"no model of soundtracks is named {name!r}; known are tiny, {', '.join(_SOUNDTRACKS)}"
+    )
+  kinds = {"text": "cross", "video": "add", "context": "concat"}
+  routes = {n: {"kind": kind, "features": features[n]} for n, kind in kinds.items()}
+  layers, width, mlp_dim, heads = sizes
+  dit = module_fields(
+    VideoDiT, channels=features["context"], patch=(1, 1, 1), width=width, layers=layers,
+    heads=heads, mlp_dim=mlp_dim, routes=routes, **rest,
+  )  # fmt: skip
+  return {"dit": dit, "encoders": encoders}
 
 
 def text_encoder(name: str) -> dict[str, Any]:

@@ -99,12 +99,20 @@ class FlowMatching:
     centres = [(i + 0.5) / self.bins for i in range(self.bins)]
     # One bin at a time: evaluation then needs no more memory than a forward pass of the batch.
     losses_B = jax.lax.map(
-      lambda t: self._loss_B(params, x1, x0, jnp.full(x1.shape[:1], t), cond), jnp.array(centres)
+      lambda t: self._loss_B(
+        params, x1, x0, jnp.full(x1.shape[:1], t), cond, self._weight(batch)
+      ),
+      jnp.array(centres),
     )
     valid_B = jnp.asarray(batch.get("valid", np.ones(x1.shape[:1])), jnp.float32)
     losses = losses_B @ valid_B / jnp.maximum(valid_B.sum(), 1)
     table = {f"fm_loss/t{t:.2f}": losses[i] for i, t in enumerate(centres)}
     return {"fm_loss": jnp.mean(losses)} | table
+
+  def _weight(self, batch: Mapping[str, Any]) -> Array | None:
+    """Which latents carry loss, bool (B, T, ...); None for all."""
+    del batch
+    return None
 
   def _conditions(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     routes = self.model.routes()
@@ -121,14 +129,16 @@ class FlowMatching:
       if name != JOINT
     }
 
-  def _loss_B(self, params, x1, x0, t_B, cond) -> Array:
+  def _loss_B(self, params, x1, x0, t_B, cond, weight=None) -> Array:
+    """One loss a sample; `weight` as in `flow.flow_loss`, on top of the clean masks."""
     clean = self._clean(cond)
     x_t = flow.interpolate(x0, x1, t_B)
     if clean is not None:
       x_t = jnp.where(clean[..., None], x1, x_t)
     x_t = shard(x_t, "batch", "time", "height", "width", "channels")
     pred = self.model.apply({"params": params["model"]}, x_t, t_B, cond)
-    weight = None if clean is None else ~clean
+    if clean is not None:
+      weight = ~clean if weight is None else weight & ~clean
     return flow.flow_loss(pred, flow.velocity(x0, x1), weight=weight, per_sample=True)
 
   def _clean(self, cond: Mapping[str, Any]) -> Array | None:
