@@ -70,7 +70,9 @@ class Side:
 
   def __init__(self, side: str, threads: int):
     self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONPATH": str(_ROOT)}
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ}
+    paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Both sides share a GPU.
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     # Compile times are part of the report, so nothing may come from a cache.

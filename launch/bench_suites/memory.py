@@ -66,7 +66,8 @@ def planned(config: ConfigDict, target: str) -> int:
   from mg_jax.core.topology import GIB, find_pod
   from mg_jax.train.plan import plan
 
-  return round(plan(config, find_pod("cuda", target=target, gpus=1, hosts=1)).memory.peak * GIB)
+  pod = find_pod("cuda", topology=None, slices=1, target=target, gpus=1, hosts=1)
+  return round(plan(config, pod).memory.peak * GIB)
 
 
 def main(argv: list[str]) -> int:

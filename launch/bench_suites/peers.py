@@ -33,7 +33,7 @@ class Block(nn.Module):
     return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
 
   def forward(self, x, positions, modulation, context, context_mask):
-    parts = (modulation + self.modulation).unsqueeze(2).unbind(1)
+    parts = (modulation + self.modulation).split(1, dim=1)
     shift1, scale1, gate1, shift2, scale2, gate2 = parts
     x = x + positions
     h = self.attention_norm(x) * (1 + scale1) + shift1
