@@ -1,10 +1,10 @@
 """A folder of video files with captions as a random-access source of clips [MG 3.2.1].
 
 Captions stand in `name.txt` beside `name.mp4`, or for many files in one `captions.jsonl` with a
-line {"file": ..., "caption": ...} each, and "camera" where it is known. `scan` probes every file
-once and cuts it into windows that fit a bucket, reports what it had to reject and why, and splits
-off a held-out part; `FolderSource` decodes the windows of one bucket on demand. File names are
-taken from the folder's listing only: nothing in a caption file becomes a path.
+line {"file": ..., "caption": ...} each, and "camera" or "sound_caption" where known. `scan` probes
+every file once and cuts it into windows that fit a bucket, reports what it had to reject and why,
+and splits off a held-out part; `FolderSource` decodes the windows of one bucket on demand. File
+names are taken from the folder's listing only: nothing in a caption file becomes a path.
 """
 
 import concurrent.futures
@@ -14,7 +14,7 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic, buckets, text, video
@@ -28,6 +28,14 @@ HELD_OUT = 0.2
 _PROBES = 4
 
 Split = Literal["train", "validation"]
+
+
+class Caption(NamedTuple):
+  """What is told of a file; camera and sound are empty where they are not."""
+
+  text: str = ""
+  camera: str = ""
+  sound: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +115,7 @@ def scan(
   if windows < 1 or not choices:
     raise ValueError(f"need at least one window and one bucket, got {windows} and {choices}")
   names = _video_files(folder)
-  captions = _captions(folder, names, required=caption_required)
+  captions = read_captions(folder, names, required=caption_required)
   found: list[Window] = []
   rejected: list[Rejected] = []
   with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
@@ -122,7 +130,8 @@ def scan(
       continue
     for start_s, split in _cuts(info.duration_s, bucket, name=name, most=windows, holdout=holdout):
       fps = bucket.duration.fps(info.duration_s)
-      found.append(Window(name, start_s, fps, bucket, *captions[name], split))
+      told = captions[name]
+      found.append(Window(name, start_s, fps, bucket, told.text, told.camera, split))
   if not found:
     first = rejected[0]
     raise UserError(
@@ -228,8 +237,8 @@ def held_out(name: str) -> bool:
 def content(folder: str | os.PathLike[str]) -> str:
   """A digest of the names, sizes and captions of a folder's videos, without opening them."""
   names = _video_files(folder)
-  captions = _captions(folder, names, required=False)
-  rows = [[name, pathlib.Path(folder, name).stat().st_size, *captions[name]] for name in names]
+  captions = read_captions(folder, names, required=False)
+  rows = [[name, pathlib.Path(folder, name).stat().st_size, *captions[name][:2]] for name in names]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
@@ -248,10 +257,14 @@ def _video_files(folder: str | os.PathLike[str]) -> list[str]:
   return videos
 
 
-def _captions(
-  folder: str | os.PathLike[str], names: list[str], *, required: bool
-) -> dict[str, tuple[str, str]]:
-  """Caption and camera of every file; the camera is empty where it is not known."""
+def read_captions(
+  folder: str | os.PathLike[str], names: Sequence[str], *, required: bool
+) -> dict[str, Caption]:
+  """What the files of captions tell of every named file.
+
+  Raises:
+    UserError: a caption is missing though `required`, or `captions.jsonl` cannot be understood.
+  """
   table = _caption_table(pathlib.Path(folder) / CAPTIONS)
   captions = {}
   for name in names:
@@ -259,18 +272,18 @@ def _captions(
     if name in table:
       captions[name] = table[name]
     elif beside.is_file():
-      captions[name] = beside.read_bytes().decode("utf-8", errors="replace").strip(), ""
+      captions[name] = Caption(beside.read_bytes().decode("utf-8", errors="replace").strip())
     elif required:
       raise UserError(
         f"{folder}: {name} has no caption; write it to {beside.name} or to {CAPTIONS} as "
         f'{{"file": "{name}", "caption": "..."}}.'
       )
     else:
-      captions[name] = "", ""
+      captions[name] = Caption()
   return captions
 
 
-def _caption_table(path: pathlib.Path) -> dict[str, tuple[str, str]]:
+def _caption_table(path: pathlib.Path) -> dict[str, Caption]:
   if not path.is_file():
     return {}
   table = {}
@@ -283,21 +296,21 @@ def _caption_table(path: pathlib.Path) -> dict[str, tuple[str, str]]:
       raise UserError(
         f'{path} line {number} is not {{"file": "...", "caption": "..."}}; correct or remove it.'
       )
-    file, caption, camera = row
-    if camera and camera not in text.CAMERAS:
+    file, told = row
+    if told.camera and told.camera not in text.CAMERAS:
       raise UserError(
-        f"{path} line {number} has camera {camera!r}; known are {', '.join(text.CAMERAS)}."
+        f"{path} line {number} has camera {told.camera!r}; known are {', '.join(text.CAMERAS)}."
       )
-    table[file] = caption, camera
+    table[file] = told
   return table
 
 
-def _caption_row(line: str) -> tuple[str, str, str] | None:
+def _caption_row(line: str) -> tuple[str, Caption] | None:
   try:
     row: Any = json.loads(line)
   except ValueError:
     return None
   if not isinstance(row, dict):
     return None
-  values = row.get("file"), row.get("caption"), row.get("camera", "")
-  return values if all(isinstance(value, str) for value in values) else None
+  values = row.get("file"), row.get("caption"), row.get("camera", ""), row.get("sound_caption", "")
+  return (values[0], Caption(*values[1:])) if all(isinstance(v, str) for v in values) else None

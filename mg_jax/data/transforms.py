@@ -82,7 +82,7 @@ class LatentRow:
     fps = float(record["fps"])
     tags = prompt_tags(fps, frames=len(latent), camera=self.camera and record.get("camera", ""))
     streams = {
-      name: _padded(record[cached_name(name, drawn)], reader.config.length)
+      name: padded(record[cached_name(name, drawn)], reader.config.length)
       if name in self.cached
       else reader(captions[drawn], **tags)
       for name, reader in self.readers.items()
@@ -101,7 +101,8 @@ def prompt_tags(fps: float, *, frames: int, camera: str | bool = "") -> dict[str
   return {"fps": fps if frames > 1 else None, "camera": camera or ""}
 
 
-def _padded(features_NE: np.ndarray, length: int) -> Batch:
+def padded(features_NE: np.ndarray, length: int) -> Batch:
+  """Features of real tokens as a stream of so many, {"features" (S, E), "mask" (S,)}."""
   count = min(len(features_NE), length)
   padded = np.zeros((length, features_NE.shape[1]), features_NE.dtype)
   padded[:count] = features_NE[:count]

@@ -90,11 +90,11 @@ class Generator(nn.Module):
     )
 
 
-def _read(encoder: T5Encoder, entry: Mapping[str, Array]) -> dict[str, Array]:
+def _read(encoder: T5Encoder, entry: Mapping[str, Any]) -> dict[str, Array]:
   return {"features": encoder(entry["ids"], entry["mask"]), "mask": entry["mask"]}
 
 
-def _see(tower: VisionTower, entry: Mapping[str, Array]) -> Float[Array, "B L E"]:
+def _see(tower: VisionTower, entry: Mapping[str, Any]) -> Float[Array, "B L E"]:
   """Every image once, then each latent the vector of its image."""
   image = entry["image"]
   pixels = normalise(image.reshape(-1, *image.shape[2:]).astype(jnp.float32) / 255)

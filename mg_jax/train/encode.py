@@ -17,7 +17,8 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,19 +86,12 @@ def encode(
   large = data.durations == "paper" or tiling.cuts(data.frames, data.height, data.width)
   if large:
     identity["tiling"] = dataclasses.asdict(tiling)
-  path = folder / MANIFEST
-  if path.is_file():
-    metadata = _metadata(path)
-    changed = [key for key, value in identity.items() if metadata.get(key) != value]
-    # The clips themselves are no longer needed, and may be gone.
-    if not changed and data.source == "folder" and os.path.isdir(data.path):
-      changed = ["clips"] if metadata.get("content") != content(data.path) else []
-    if changed:
-      raise UserError(
-        f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
-        "another workdir"
-      )
-    return metadata
+  # The clips themselves are no longer needed, and may be gone.
+  here = data.source == "folder" and os.path.isdir(data.path)
+  digest = functools.partial(content, data.path) if here else None
+  found = finished(folder, identity, content=digest)
+  if found:
+    return found
   _log.info("%s: encoding the clips, once", folder)
   encoder = _Encoder(
     model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling
@@ -109,21 +103,58 @@ def encode(
       frames, height, width = map(int, bucket.split("x"))
       for kind in data.kinds:
         rows = encoder.rows(1 if kind == "image" else frames, height, width, batch)
-        _encode_source(source, kind, folder / split / kind / bucket, encoder, identity, rows)
+        records = functools.partial(_records, kind=kind, encoder=encoder, batch=rows)
+        write_records(source, folder / split / kind / bucket, records, identity)
+  source = {"autoencoder": origin, "step": step, "clips": clips}
+  source |= {"content": content(data.path)} if data.source == "folder" else {}
+  return finish(folder, folder / "train" / next(iter(data.kinds)), identity | source)
+
+
+def finished(
+  folder: pathlib.Path, identity: dict[str, Any], *, content: Callable[[], str] | None = None
+) -> dict | None:
+  """What the manifest of a finished folder says; None while there is none.
+
+  Args:
+    folder: of latents.
+    identity: what decides them, by what it is called.
+    content: digest of the files that they come from, where these are still there.
+
+  Raises:
+    UserError: when they were made with something else.
+  """
+  path = folder / MANIFEST
+  if not path.is_file():
+    return None
+  metadata = _metadata(path)
+  changed = [key for key, value in identity.items() if metadata.get(key) != value]
+  if not changed and content:
+    changed = ["clips"] if metadata.get("content") != content() else []
+  if changed:
+    raise UserError(
+      f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
+      "another workdir"
+    )
+  return metadata
+
+
+def finish(folder: pathlib.Path, train: pathlib.Path, metadata: dict[str, Any]) -> dict:
+  """Writes the manifest, with statistics of the latents in the folders in `train`; returns it."""
   if jax.process_index() == 0:
-    mean, std = _statistics(folder / "train" / next(iter(data.kinds)))
-    source = {"autoencoder": origin, "step": step, "clips": clips}
-    source |= {"content": content(data.path)} if data.source == "folder" else {}
-    atomic.write_json(path, {"metadata": identity | source | {"mean": mean, "std": std}})
+    mean, std = _statistics(train)
+    written = {"metadata": metadata | {"mean": mean, "std": std}}
+    atomic.write_json(folder / MANIFEST, written)
   _meet(f"latents {folder}")
-  return _metadata(path)
+  return _metadata(folder / MANIFEST)
 
 
-def pinned_step(folder: str | os.PathLike[str], origin: str) -> int | None:
-  """Step of the autoencoder that made the latents of a folder; None without latents of `origin`."""
+def pinned_step(
+  folder: str | os.PathLike[str], origin: str, *, name: str = "autoencoder"
+) -> int | None:
+  """Step of the run that made the latents of a folder; None without latents of `origin`."""
   path = pathlib.Path(folder) / MANIFEST
   metadata = _metadata(path) if path.is_file() else {}
-  return metadata.get("step") if metadata.get("autoencoder") == origin else None
+  return metadata.get("step") if metadata.get(name) == origin else None
 
 
 def _meet(name: str) -> None:
@@ -147,18 +178,45 @@ def _identity(data: DataConfig) -> dict:
   return {k: v for k, v in vars(data).items() if k not in free}
 
 
+class CaptionEncoder:
+  """Captions to the features of frozen encoders, in calls of one size."""
+
+  def __init__(self, text: Streams):
+    self._readers = {name: text.readers[name] for name in text.encoders}
+    self._features = functools.partial(jax.jit(text.encode), text.params)
+
+  def __call__(
+    self, captions: Sequence[Sequence[str]], tags: Sequence[dict], *, batch: int
+  ) -> list[dict]:
+    """The entries of at most `batch` records, of the wordings of each and what stands before."""
+    entries: list[dict] = [{} for _ in captions]
+    for wording in range(max(map(len, captions)) if self._readers else 0):
+      rows = [
+        (entry, texts[wording], tag)
+        for entry, texts, tag in zip(entries, captions, tags, strict=True)
+        if wording < len(texts)
+      ]
+      for name, reader in self._readers.items():
+        tokens = [reader(caption, **tag) for _, caption, tag in rows]
+        tokens += [blank(reader.config.length)] * (batch - len(rows))
+        stacked = {key: np.stack([row[key] for row in tokens]) for key in ("ids", "mask")}
+        features = np.asarray(self._features({name: stacked})[name]["features"])
+        for (entry, _, _), values, mask in zip(rows, features, stacked["mask"], strict=False):
+          entry[cached_name(name, wording)] = values[mask]
+    return entries
+
+
 class _Encoder:
-  """Clips to latents and captions to features, in calls of one size each."""
+  """Clips to latents and captions to features."""
 
   def __init__(self, model: TAE, params, text: Streams, *, camera: bool, tiling: Tiling):
-    self._text, self._camera, self._tiling = text, camera, tiling
+    self._captions, self._camera, self._tiling = CaptionEncoder(text), camera, tiling
 
     def mean(params, video):
       video = video.astype(jnp.float32) / 127.5 - 1.0
       return model.apply({"params": params}, video, method="encode")[0]
 
     self._latents = functools.partial(jax.jit(mean), params)
-    self._features = functools.partial(jax.jit(text.encode), text.params)
     self._model, self._params = model, params
 
   def rows(self, frames: int, height: int, width: int, batch: int) -> int:
@@ -177,43 +235,51 @@ class _Encoder:
 
   def features(self, clips: Sequence[Clip], frames: int, batch: int) -> list[dict]:
     """The entries of the records of at most `batch` clips of so many latent frames."""
-    entries: list[dict] = [{} for _ in clips]
-    readers = {name: self._text.readers[name] for name in self._text.encoders}
-    captions = [(clip.caption, *clip.variants) for clip in clips]
-    for wording in range(max(map(len, captions)) if readers else 0):
-      rows = [
-        (entry, texts[wording], prompt_tags(clip.fps, frames=frames, camera=self._camera_of(clip)))
-        for entry, texts, clip in zip(entries, captions, clips, strict=True)
-        if wording < len(texts)
-      ]
-      for name, reader in readers.items():
-        tokens = [reader(caption, **tags) for _, caption, tags in rows]
-        tokens += [blank(reader.config.length)] * (batch - len(rows))
-        stacked = {key: np.stack([row[key] for row in tokens]) for key in ("ids", "mask")}
-        features = np.asarray(self._features({name: stacked})[name]["features"])
-        for (entry, _, _), values, mask in zip(rows, features, stacked["mask"], strict=False):
-          entry[cached_name(name, wording)] = values[mask]
-    return entries
-
-  def _camera_of(self, clip: Clip) -> str:
-    return clip.camera if self._camera else ""
+    camera = [clip.camera if self._camera else "" for clip in clips]
+    tags = [
+      prompt_tags(clip.fps, frames=frames, camera=told)
+      for clip, told in zip(clips, camera, strict=True)
+    ]
+    return self._captions([(clip.caption, *clip.variants) for clip in clips], tags, batch=batch)
 
 
-def _encode_source(
-  source: Source, kind: str, target, encoder: _Encoder, identity: dict, batch: int
+def write_records(
+  source: Source,
+  target: pathlib.Path,
+  records: Callable[["_Slice"], Iterator[dict]],
+  identity: dict[str, Any],
+  *,
+  size: int | None = None,
+  compress: bool = False,
 ) -> None:
-  """One bucket of one split: shard by shard."""
-  shards = -(-len(source) // SHARD)
-  writer = RecordWriter(target, shards=shards, metadata=identity, compress=False)
+  """Writes a source as records, shard by shard; of a stopped run those that are missing.
+
+  Args:
+    source: what is encoded, of which each process takes its share.
+    target: the folder.
+    records: the records of a part of the source, one for each of its items.
+    identity: what decides them.
+    size: records of a shard, SHARD by default.
+    compress: as for `RecordWriter`.
+  """
+  size = size or SHARD
+  shards = -(-len(source) // size)
+  writer = RecordWriter(target, shards=shards, metadata=identity, compress=compress)
   done = writer.finished_shards()
   name = f"latents {'/'.join(target.parts[-3:])}"
   progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
+
+  def counted(part: Iterator[dict]) -> Iterator[dict]:
+    for record in part:
+      yield record
+      progress.update()
+
   # Nobody writes before everybody has seen what there is.
   _meet(f"{target} begins")
   for shard in range(jax.process_index(), shards, jax.process_count()):
-    indices = range(shard * SHARD, min((shard + 1) * SHARD, len(source)))
+    indices = range(shard * size, min((shard + 1) * size, len(source)))
     if shard not in done:
-      writer.write_shard(shard, _records(_Slice(source, indices), kind, encoder, batch, progress))
+      writer.write_shard(shard, counted(records(_Slice(source, indices))))
     else:
       progress.update(len(indices))
   progress.close()
@@ -222,9 +288,13 @@ def _encode_source(
     writer.finish()
 
 
-def _records(
-  source: "_Slice", kind: str, encoder: _Encoder, batch: int, progress: tqdm
-) -> Iterator[dict]:
+def check_finite(key: str, *arrays: np.ndarray) -> None:
+  """Raises UserError where an encoder gave what is no number."""
+  if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in arrays):
+    raise UserError(f"the encoders give values that are not finite for clip {key!r}")
+
+
+def _records(source: "_Slice", *, kind: str, encoder: _Encoder, batch: int) -> Iterator[dict]:
   transform = VideoRow(frames=1 if kind == "image" else None)
   position = 0
   for rows in evaluation_batches(source, transform, batch=batch):
@@ -235,13 +305,11 @@ def _records(
     features = encoder.features(clips, latents.shape[1], batch)
     for latent, entry in zip(latents, features, strict=True):
       clip = clips.pop(0)
-      if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in (latent, *entry.values())):
-        raise UserError(f"the encoders give values that are not finite for clip {clip.key!r}")
+      check_finite(clip.key, latent, *entry.values())
       captions = [clip.caption, *clip.variants]
       yield {
         "latent": latent, "fps": clip.fps, "captions": captions, "camera": clip.camera, **entry
       }
-    progress.update(real)
 
 
 class _Slice:

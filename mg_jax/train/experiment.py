@@ -5,7 +5,8 @@ one dataclass, and `stage`, which says what is trained, see `train.stages`. An a
 adversarial loss has one more, "discriminator" or, of sound, "critics", and its "optim" has a
 section for each of the two roles. CLIPs and generators have `text`, the streams that read captions,
 and a generator's "autoencoder" too, the run that makes its latents: it first caches the latents of
-its data, and the features of frozen text encoders.
+its data, and the features of frozen text encoders. A generator of soundtracks has "codec" in its
+place and "vision", the folder of a frozen CLIP whose tower sees the frames.
 """
 
 import contextlib
@@ -22,9 +23,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, batch_share, make_mesh
-from mg_jax.data import recipe
 from mg_jax.data.pipeline import stack
-from mg_jax.models.generator import Generator
 from mg_jax.objectives.base import Objective
 from mg_jax.train import flops
 from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
@@ -37,10 +36,7 @@ from mg_jax.train.stages import (
   Experiment,
   build_section,
   check_dtypes,
-  encode_latents,
   section,
-  text_streams,
-  trained_autoencoder,
 )
 from mg_jax.train.state import abstract_key, abstract_params
 from mg_jax.train.workdir import is_remote, locked, prepare, resolve
@@ -152,14 +148,13 @@ def encode_data(config: Mapping[str, Any], workdir: str) -> tuple[str, dict[str,
     UserError: as `run`.
   """
   config = configs.to_dict(config)
-  if section(config, "stage") != "flow_matching":
+  stage = STAGES.get(section(config, "stage"))
+  if stage is None or stage.encode is None:
     raise UserError(f"stage {config['stage']!r} trains on clips; a generator's data is encoded")
-  data = build_section(recipe.DataConfig, config, "data")
+  data = build_section(stage.data, config, "data")
   evals = build_section(EvalConfig, config, "eval")
-  text = text_streams(config, build_section(Generator, config, "model"))
   with locked(prepare(resolve(workdir))):
-    made_by = trained_autoencoder(config, workdir)
-    folder, metadata = encode_latents(config, workdir, data, evals, text, *made_by)
+    folder, metadata = stage.encode(config, workdir, data, evals)
   return folder, metadata["clips"]
 
 

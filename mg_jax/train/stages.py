@@ -1,7 +1,8 @@
 """What each stage of the config's `stage` trains: objective, data and hooks of a run.
 
 "autoencoding" and "wave_autoencoding" train codecs of video and of sound, "contrastive" a CLIP,
-"flow_matching" a generator on the latents of one. Each is a function of the config in `STAGES`.
+"flow_matching" a generator on the latents of one, "soundtrack" one of sound. Each is a function of
+the config in `STAGES`.
 """
 
 import contextlib
@@ -20,27 +21,32 @@ from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import use_mesh
-from mg_jax.data import recipe, sound_recipe
+from mg_jax.data import recipe, sound_recipe, soundtracks
 from mg_jax.data.pipeline import Feed, evaluation_batches
+from mg_jax.data.soundtracks import SoundtrackConfig, SoundtrackRow
 from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
 from mg_jax.models import perceptual
+from mg_jax.models.chunking import ChunkedCodec
 from mg_jax.models.clip import CLIP
 from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.discriminators import PatchDiscriminator
 from mg_jax.models.generator import Generator
 from mg_jax.models.streams import Streams, caption_reader, open_streams
 from mg_jax.models.tae import TAE
+from mg_jax.models.vision import FrozenVision
 from mg_jax.models.wave_critics import WaveCritics
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.objectives.wave_autoencoding import WaveAutoencoding, WaveWeights
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import previews, sound_previews
 from mg_jax.train.encode import encode, pinned_step
+from mg_jax.train.encode_sound import check_vision, encode_sound
 from mg_jax.train.evals import Evaluator, RetrievalEvaluator
-from mg_jax.train.export import Role, latents_folder, load_role
+from mg_jax.train.export import Role, latents_folder, load_codec, load_role
 from mg_jax.train.loop import Hook, TrainConfig
 from mg_jax.train.state import abstract_params
 from mg_jax.train.statistics import LatentStatistics
@@ -208,6 +214,109 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
   return Experiment(objective, recipe.latent_feed(data, latents, row), tuple(hooks), preprocess)
 
 
+def _soundtrack(config, data, evals, workdir, mesh) -> Experiment:
+  model = build_section(Generator, config, "model")
+  objective = build_section(SoundFlow, config, "objective", model=model)
+  text, vision = text_streams(config, model), open_vision(config, model, data)
+  codec, step = trained_codec(config, workdir)
+  rows, latents = data.global_batch, round(data.seconds * codec.model.latent_rate)
+  # Before the sound is encoded, which may take long.
+  _check_model(objective, {
+    "latent": jax.ShapeDtypeStruct((rows, latents, 1, 1, codec.model.latent), jnp.float32),
+    **text.abstract(rows, model.routes()),
+    **abstract_sound(model, data, rows, latents),
+  })  # fmt: skip
+  folder = latents_folder(config, workdir)
+  metadata = encode_sound(
+    data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision
+  )
+  row = SoundtrackRow(
+    text.readers, latents, metadata["rate"], float(data.fps), data.size,
+    features=vision.features if vision else 0, mean=tuple(metadata["mean"]),
+    std=tuple(metadata["std"]), cached=text.cached,
+  )  # fmt: skip
+  held_out = soundtracks.record_sources(folder, "validation")
+  still = dataclasses.replace(row, shift=False)
+
+  def batches():
+    for source in held_out.values():
+      yield from evaluation_batches(source, still, batch=evals.batch, limit=evals.limit)
+
+  live = tuple(name for name in text.frozen if name not in text.cached)
+  preprocess = _FrozenText(text.load(mesh, names=live)) if live else None
+  hooks = (_evaluation(objective, batches, evals, mesh, preprocess),)
+  feed = soundtracks.soundtrack_feed(data, folder, row)
+  return Experiment(objective, feed, hooks, preprocess)
+
+
+def open_vision(
+  config: Mapping[str, Any], model: Generator, data: SoundtrackConfig
+) -> FrozenVision | None:
+  """The frozen tower that sees a soundtrack's video; None where the generator trains one.
+
+  Raises:
+    UserError: there is none, or both, or it does not fit the data or the generator.
+  """
+  routes = model.routes()
+  if "video" not in routes:
+    raise UserError("config model.dit.routes has no video, which soundtracks are made for")
+  vision = FrozenVision(config["vision"]) if section(config, "vision") else None
+  tower = dict(model.encoders.get("video", {}))
+  check_vision(vision, tower, routes["video"][0].features, data.size)
+  return vision
+
+
+def abstract_sound(
+  model: Generator, data: SoundtrackConfig, rows: int, latents: int
+) -> dict[str, Any]:
+  """Shapes of what a batch of soundtracks has beside latents and text."""
+  shape = jax.ShapeDtypeStruct
+  if "video" in model.encoders:
+    frames = SoundtrackRow({}, latents, latents / data.seconds, float(data.fps), data.size).frames
+    video = {
+      "image": shape((rows, frames, data.size, data.size, 3), jnp.uint8),
+      "at": shape((rows, latents), jnp.int32),
+      "mask": shape((rows, latents), jnp.bool_),
+    }
+  else:
+    video = shape((rows, latents, model.routes()["video"][0].features), jnp.float16)
+  return {"length": shape((rows,), jnp.int32), "video": video}
+
+
+def trained_codec(config: Mapping[str, Any], workdir: str) -> tuple[ChunkedCodec, int]:
+  """The codec that makes a soundtrack generator's latents, and the step of its run.
+
+  Raises:
+    UserError: when the config names none.
+  """
+  if not section(config, "codec"):
+    raise UserError(
+      "config codec is empty; train one first (experiments/dacvae.py) and give its workdir with "
+      "--config.codec=DIR"
+    )
+  origin = config["codec"]
+  step = pinned_step(latents_folder(config, workdir), origin, name="codec")
+  step = load_role(origin, "autoencoder", step=step).step
+  return load_codec(origin, step=step), step
+
+
+def _encode_clips(config, workdir, data, evals) -> tuple[str, dict]:
+  text = text_streams(config, build_section(Generator, config, "model"))
+  made_by = trained_autoencoder(config, workdir)
+  return encode_latents(config, workdir, data, evals, text, *made_by)
+
+
+def _encode_soundtracks(config, workdir, data, evals) -> tuple[str, dict]:
+  del evals
+  model = build_section(Generator, config, "model")
+  text, vision = text_streams(config, model), open_vision(config, model, data)
+  codec, step = trained_codec(config, workdir)
+  folder = latents_folder(config, workdir)
+  return folder, encode_sound(
+    data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision
+  )
+
+
 def text_streams(config: Mapping[str, Any], model: Generator) -> Streams:
   """What reads a generator's captions."""
   return open_streams(
@@ -341,16 +450,19 @@ class Stage:
   """The schema of a stage's "data", and what builds its experiment.
 
   `build(config, data, evals, workdir, mesh)` gets the whole config, and the sections "data" and
-  "eval" of it built.
+  "eval" of it built; `encode(config, workdir, data, evals)` computes what a generator learns from
+  and returns its folder and the manifest's metadata.
   """
 
   data: type
   build: Callable[..., Experiment]
+  encode: Callable[..., tuple[str, dict]] | None = None
 
 
 STAGES = {
   "autoencoding": Stage(recipe.DataConfig, _autoencoding),
   "wave_autoencoding": Stage(sound_recipe.SoundConfig, _wave_autoencoding),
   "contrastive": Stage(recipe.DataConfig, _contrastive),
-  "flow_matching": Stage(recipe.DataConfig, _flow_matching),
+  "flow_matching": Stage(recipe.DataConfig, _flow_matching, _encode_clips),
+  "soundtrack": Stage(SoundtrackConfig, _soundtrack, _encode_soundtracks),
 }

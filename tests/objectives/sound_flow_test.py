@@ -158,6 +158,7 @@ def test_draws_of_a_generator_encode_once_and_learn_the_same_things():
     },
     "text": {"ids": np.full((2, 3), 5, np.int32), "mask": np.ones((2, 3), bool)},
   }
+  batch = jax.tree.map(jnp.asarray, batch)
   objective = SoundFlow(model, draws=2)
   params = objective.init(jax.random.key(0), batch)
   # At the zeros of initialisation nothing would be learned.
