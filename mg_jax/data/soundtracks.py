@@ -238,7 +238,12 @@ def open_takes(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kin
     UserError: when the data are missing or unusable.
   """
   if config.source == "toy":
-    return {"video": ToyTakes(toy_recipe(config), split)} if config.video_weight else {}
+    if rate != audio.RATE or not config.video_weight:
+      raise UserError(
+        f"the toy world has videos with sound of {audio.RATE} Hz; the codec has {rate} Hz, and "
+        f"data.video_weight is {config.video_weight}"
+      )
+    return {"video": ToyTakes(toy_recipe(config), split)}
   pieces = scan(config).pieces
   sources: dict[Kind, Source] = {}
   weights = {"video": config.video_weight, "sound": config.sound_weight}

@@ -111,6 +111,15 @@ ROWS: tuple[Row, ...] = (
     ("h200:64", "--config.train.accumulate=8"), ("v5p:4x4x8", "--config.train.accumulate=4"),
   ),
   *_rows(
+    "Sound for video, 30 s: 750 tokens", "soundtrack.py",
+    ("h200:64", f"--mesh=1,64,1,1 {_BATCH}256"),
+    ("h200:256", f"--mesh=1,256,1,1 {_BATCH}1024"),
+    ("v5p:4x4x4", f"--mesh=1,64,1,1 {_BATCH}256"),
+    ("v6e:16x16", f"--mesh=1,256,1,1 {_BATCH}1536"),
+    ("tpu7x:4x4x4", f"--mesh=1,128,1,1 {_BATCH}512"),
+    common=_FULL,
+  ),
+  *_rows(
     "Sampling: one guided step of 256 frames at 768 px", "t2v_768.py",
     ("h200:8", "--mesh=1,2,1,4"), ("v5p:2x2x4", "--mesh=1,2,1,8"), ("v6e:4x8", "--mesh=1,2,2,8"),
     ("tpu7x:2x2x4", "--mesh=1,2,2,8"),

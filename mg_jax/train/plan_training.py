@@ -22,6 +22,7 @@ from mg_jax.data.streams import TextConfig
 from mg_jax.kernels.platform import platform
 from mg_jax.models import patches, zoo
 from mg_jax.models.clip import CLIP
+from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.discriminators import PatchDiscriminator
 from mg_jax.models.generator import Generator
 from mg_jax.models.tae import TAE
@@ -29,11 +30,13 @@ from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.train import flops
 from mg_jax.train.experiment import optim_config, role_loss
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import Optimizer, build_optimizers
 from mg_jax.train.plan_program import Program, check_divides, device_bytes, row_bytes, section
+from mg_jax.train.stages import STAGES, abstract_sound
 from mg_jax.train.state import abstract_key, abstract_params, abstract_state
 from mg_jax.train.step import build_step
 
@@ -47,7 +50,7 @@ def training(config: Mapping[str, Any], mesh: Mesh) -> Program:
   objective, batch, clip = abstract_training(config)
   settings = configs.build(TrainConfig, section(config, "train"), where="train")
   rows, dit = jax.tree.leaves(batch)[0].shape[0], config["model"].get("dit", {})
-  tokens = generator_tokens(dit, clip) if dit else 0
+  tokens = math.prod(patches.grid(batch["latent"].shape[1:4], tuple(dit["patch"]))) if dit else 0
   check_divides(mesh, rows=rows, accumulate=settings.accumulate, tokens=tokens,
                 heads=dit.get("heads", 0))  # fmt: skip
   optimizers = build_optimizers(optim_config(config), objective.roles)
@@ -74,16 +77,21 @@ def training(config: Mapping[str, Any], mesh: Mesh) -> Program:
 def abstract_training(
   config: Mapping[str, Any],
 ) -> tuple[Objective, dict[str, Any], tuple[int, int, int]]:
-  """(objective, shapes of its largest batch, (frames, height, width) of a sample)."""
+  """(objective, shapes of its largest batch, (frames, height, width) of a sample).
+
+  A soundtrack has its latents as frames, each of one pixel.
+  """
   stages = {
     "flow_matching": _flow_matching, "autoencoding": _autoencoding, "contrastive": _contrastive,
+    "soundtrack": _soundtrack,
   }  # fmt: skip
   if config.get("stage") not in stages or not config.get("model"):
     raise UserError(
       f"stage {config.get('stage')!r} has no model to plan; give a config of experiments/ whose "
       f"stage is one of {', '.join(stages)}"
     )
-  data = configs.build(DataConfig, section(config, "data"), where="data")
+  kind = STAGES[config["stage"]].data
+  data = configs.build(kind, section(config, "data"), where="data")
   return stages[config["stage"]](config, data)
 
 
@@ -91,6 +99,14 @@ def _flow_matching(config, data):
   clip = largest_clip(data)
   latent = TAE(latent=config["model"]["dit"]["channels"], parent=None).latent_shape(*clip)
   return generator_objective(config), abstract_clips(config, data.global_batch, latent), clip
+
+
+def _soundtrack(config, data):
+  model = configs.build(Generator, config["model"], where="model")
+  objective = configs.build(SoundFlow, config["objective"], where="objective", model=model)
+  rows, latents = data.global_batch, round(data.seconds * DACVAE(parent=None).latent_rate)
+  batch = abstract_clips(config, rows, (latents, 1, 1, config["model"]["dit"]["channels"]))
+  return objective, batch | abstract_sound(model, data, rows, latents), (latents, 1, 1)
 
 
 def generator_objective(config: Mapping[str, Any]) -> FlowMatching:

@@ -62,6 +62,44 @@ def test_sizes_by_the_rule_of_the_family(name, billions):
   assert round(zoo.block_parameters(params) / 1e9, 1) == billions
 
 
+def abstract_soundtrack(name):
+  """Boxed parameters of a named model of soundtracks, without allocating any."""
+  model = config.build(Generator, zoo.soundtrack(name))
+  struct, routes = jax.ShapeDtypeStruct, model.routes()
+  mask = struct((1, 4), jnp.bool_)
+  if model.encoders:
+    text = {"ids": struct((1, 4), jnp.int32), "mask": mask}
+    image = struct((1, 2, 32, 32, 3), jnp.uint8)
+    video = {"image": image, "at": struct((1, 4), jnp.int32), "mask": mask}
+  else:
+    features = struct((1, 4, routes["text"][0].features), jnp.float32)
+    text = {"features": features, "mask": mask}
+    video = struct((1, 4, routes["video"][0].features), jnp.float16)
+  x = struct((1, 4, 1, 1, routes["context"][0].features), jnp.float32)
+  cond = {"text": text, "video": video, "context": x}
+  return jax.eval_shape(model.init, jax.random.key(0), x, struct((1,), jnp.float32), cond)["params"]
+
+
+@pytest.mark.parametrize(
+  "name, billions", [("300m", 0.31), ("1b", 1.06), ("3b", 3.17), ("9b", 9.16), ("13b", 12.23)]
+)
+def test_sizes_of_models_of_soundtracks(name, billions):
+  """[MG 6.2] 36 layers of 4 D^2 + 4 D^2 + 2 D 18432 are 12.23 B."""
+  assert 36 * (8 * 4608**2 + 2 * 4608 * 18432) == pytest.approx(12.23e9, rel=1e-3)
+  params = unbox(abstract_soundtrack(name))
+  assert round(zoo.block_parameters(params) / 1e9, 2) == billions
+
+
+def test_a_model_of_soundtracks_reads_what_the_paper_gives_it():
+  flat = flatten_paths(unbox(abstract_soundtrack("13b")))
+  shapes = {k: v.shape for k, v in flat.items() if "conditioner" in k and v.ndim == 2}
+  assert sorted(shapes.values()) == [(128, 4608), (768, 4608), (1024, 4608)]
+  assert flat["dit/patch/kernel"].shape == (128, 4608)
+  assert 5e6 < count_params(unbox(abstract_soundtrack("tiny"))) < 9e6
+  with pytest.raises(UserError, match="tiny, 300m"):
+    zoo.soundtrack("14b")
+
+
 def abstract_text(name):
   """Boxed parameters of a published text encoder."""
   model = config.build(T5Encoder, zoo.text_encoder(name))
@@ -169,7 +207,10 @@ def test_every_field_can_be_set_by_a_flag(name):
 
 @pytest.mark.parametrize(
   "name",
-  ["dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14", "tae_sd3", "codec_dacvae"],
+  [
+    "dit_30b", "dit_5b", "dit_tiny", "text_ul2", "clip_g14", "tae_sd3", "codec_dacvae",
+    "soundtrack_13b",
+  ],
 )
 def test_golden_dump(name):
   """Path, shape, dtype and sharding of every parameter; a change here breaks checkpoints."""
@@ -178,6 +219,7 @@ def test_golden_dump(name):
   make = {
     "dit": abstract_params, "text": abstract_text, "clip": abstract_clip,
     "tae": abstract_autoencoder, "codec": abstract_codec,
+    "soundtrack": abstract_soundtrack,
   }[family]  # fmt: skip
   text = "\n".join(spec_table(make(size))) + "\n"
   if os.environ.get("MG_UPDATE_GOLDENS") == "1":

@@ -16,6 +16,7 @@ from mg_jax.core.tree import count_params
 from mg_jax.data.recipe import DataConfig, clip_feed
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sound_recipe import SoundConfig
+from mg_jax.data.soundtracks import SoundtrackConfig
 from mg_jax.models.clip import CLIP
 from mg_jax.models.dacvae import DACVAE
 from mg_jax.models.discriminators import PatchDiscriminator
@@ -25,8 +26,10 @@ from mg_jax.models.wave_critics import WaveCritics
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.objectives.wave_autoencoding import WaveWeights
 from mg_jax.sampling.pipeline import Settings
+from mg_jax.sampling.soundtrack import SoundSettings
 from mg_jax.train import experiment, export, flops, stages
 from mg_jax.train.experiment import EvalConfig, Experiment
 from mg_jax.train.export import Role
@@ -47,6 +50,10 @@ SECTIONS = {
     "model": Generator, "objective": FlowMatching, "sampling": Settings,
   },
   "contrastive": COMMON | {"model": CLIP, "objective": Contrastive},
+  "soundtrack": COMMON | {
+    "model": Generator, "objective": SoundFlow, "data": SoundtrackConfig,
+    "sampling": SoundSettings,
+  },
 }  # fmt: skip
 FREE = {"dtype"}  # annotated as Any, with a check of its own
 
@@ -88,7 +95,7 @@ def test_every_experiment_builds_and_prints(name, arg):
   plain = configs.to_dict(config)
   assert plain["train"]["experiment"] == name
   for section, cls in SECTIONS[plain["stage"]].items():
-    extra = {"model": None} if cls in (FlowMatching, Contrastive) else {}
+    extra = {"model": None} if cls in (FlowMatching, SoundFlow, Contrastive) else {}
     # With several roles "optim" has a section for each.
     by_role = section == "optim" and {"discriminator", "critics"} & set(plain)
     for values in plain[section].values() if by_role else [plain[section]]:
@@ -125,6 +132,24 @@ def test_phases_are_the_rows_of_table_3(name, arg, batch, rate, steps, mesh):
   assert tuple(config.mesh) == mesh
   # Ten blocks of videos for one of images [MG 3.1.2], and ratios near the paper's sample counts.
   assert (config.data.image_weight, config.data.video_weight) == (1, 10)
+
+
+def test_soundtracks_are_trained_as_the_paper_says():
+  """[MG 6.2]"""
+  config, tuned = (tiny.load(name) for name in ("soundtrack", "soundtrack_finetune"))
+  assert (config.data.global_batch, config.train.steps, config.train.ema) == (1536, 500_000, 0)
+  assert (config.optim.lr, config.optim.warmup, config.optim.weight_decay) == (1e-4, 5000, 0.1)
+  assert config.optim.schedule == "constant" and config.data.chunks == ((10.0, 5), (30.0, 1))
+  assert config.objective.drop.to_dict() == {
+    "text": 0.1, "video": 0.1, "context": 0.0, "joint": 0.2
+  }  # fmt: skip
+  assert (config.objective.no_context, config.objective.masked) == (0.5, (0.75, 1.0))
+  assert config.text.text.length == 512 and config.model.dit.max_thw == (750, 1, 1)
+  assert (tuned.data.global_batch, tuned.train.steps, tuned.train.ema) == (256, 50_000, 0.999)
+  assert (tuned.data.video_weight, tuned.data.sound_weight) == (10, 1)
+  assert tuned.optim.schedule == "linear" and tuned.optim.warmup == 5000
+  assert tuned.optim.lr * tuned.optim.final == pytest.approx(1e-8)
+  assert tuned.train.warm_start.required and not tuned.train.warm_start.ema
 
 
 def test_table_3_adds_up_to_the_samples_of_the_paper():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import clip_long, t2v_256, t2v_768, tae, tae_gan
+from experiments import clip_long, soundtrack, t2v_256, t2v_768, tae, tae_gan
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
@@ -92,6 +92,21 @@ def test_every_stage_has_a_batch():
   assert critic.roles == ("autoencoder", "discriminator")
   _, pairs, still = abstract_training(configs.to_dict(clip_long.get_config()))
   assert pairs["text"]["ids"].shape == (32768, 256) and still == (1, 224, 224)
+
+
+def test_soundtracks_are_planned_at_their_longest_chunk():
+  objective, batch, clip = abstract_training(configs.to_dict(soundtrack.get_config("model=300m")))
+  assert clip == (750, 1, 1) and batch["latent"].shape == (1536, 750, 1, 1, 128)
+  assert batch["video"].shape == (1536, 750, 1024)
+  assert batch["text"]["features"].shape == (1536, 512, 768) and batch["length"].shape == (1536,)
+  config = configs.to_dict(soundtrack.get_config("tiny"))
+  _, batch, clip = abstract_training(config)
+  assert clip == (100, 1, 1) and batch["video"]["image"].shape == (16, 100, 32, 32, 3)
+  config["data"]["global_batch"] = 8
+  program = training(config, make_mesh((8, 1, 1, 1)))
+  assert program.tokens == 100 and program.rows == 8
+  # Besides the layers there are text and images, and what all of them share.
+  assert 1 < program.model_flops / program.formula_flops < 2
 
 
 def test_a_stage_without_a_model_is_told():

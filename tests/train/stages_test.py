@@ -13,16 +13,17 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import fingerprint, flatten_paths
-from mg_jax.data import tensors
+from mg_jax.data import soundtracks, tensors
 from mg_jax.models import published
 from mg_jax.models.clip import CLIP
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.contrastive import Contrastive
-from mg_jax.train import experiment, export
+from mg_jax.train import experiment, export, stages
 from mg_jax.train.reconstruct_sound import reconstruct_sound
 from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
-from tests.train import tiny
+from tests.models import vision_test
+from tests.train import encode_sound_test, streams_test, tiny
 
 
 def _moving(params):
@@ -175,3 +176,120 @@ def test_sound_of_another_rate_than_the_codec_is_told(tmp_path):
   config["model"]["sample_rate"] = 48_000
   with pytest.raises(UserError, match="sample_rate is 48000 and data.rate 16000"):
     experiment.run(config, str(tmp_path / "run"))
+
+
+@pytest.fixture
+def coded(monkeypatch):
+  """Stands in for a trained codec."""
+  codec = encode_sound_test.codec()
+  monkeypatch.setattr(stages, "trained_codec", lambda config, workdir: (codec, 7))
+  return codec
+
+
+@pytest.mark.slow
+def test_a_model_of_soundtracks_trains_resumes_and_is_finetuned(tmp_path, coded):
+  config = tiny.soundtrack(tmp_path) | {"latents": str(tmp_path / "latents")}
+  longer = config | {"train": config["train"] | {"steps": 4}}
+  whole = experiment.run(longer, str(tmp_path / "whole"))
+  experiment.run(config, str(tmp_path / "parts"))
+  again = experiment.run(longer, str(tmp_path / "parts"))
+  for name in ("params", "opt_state", "ema"):
+    assert fingerprint(getattr(again.state, name)) == fingerprint(getattr(whole.state, name))
+  lines = _lines(tmp_path / "parts")
+  [line] = [row for row in lines if "eval/fm_loss" in row and row["step"] == 4]
+  assert np.isfinite(line["eval/fm_loss"])
+  moved = flatten_paths(whole.state.params["model"])
+  assert {"encoder_video", "encoder_text", "dit"} <= {path.split("/")[0] for path in moved}
+
+  tuned = tiny.soundtrack(tmp_path, "soundtrack_finetune") | {"latents": config["latents"]}
+  with pytest.raises(UserError, match="this stage grows a finished one"):
+    experiment.run(tuned, str(tmp_path / "tuned"))
+  tuned["train"]["warm_start"]["workdir"] = str(tmp_path / "whole")
+  tuned["optim"]["lr"] = 0.0
+  result = experiment.run(tuned, str(tmp_path / "tuned"))
+  # At a rate of zero the weights stay the averaged ones that it started from.
+  assert fingerprint(result.state.params["model"]) == fingerprint(whole.state.ema["model"])
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_train_the_same_soundtracks(tmp_path, coded):
+  found = {}
+  for mesh in ([1, 1, 1, 1], [2, 2, 1, 2]):
+    config = tiny.soundtrack(tmp_path, global_batch=4) | {"mesh": mesh}
+    config |= {"latents": str(tmp_path / "latents")}
+    config["eval"]["batch"] = 4
+    experiment.run(config, str(tmp_path / str(mesh)))
+    found[str(mesh)] = [
+      row["model/loss"] for row in _lines(tmp_path / str(mesh)) if "model/loss" in row
+    ]
+  one, eight = found.values()
+  assert len(one) == 2
+  np.testing.assert_allclose(one, eight, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_soundtracks_with_frozen_encoders_train_on_their_features(tmp_path, coded):
+  vision_test.save(tmp_path / "clip")
+  streams_test._save_t5(tmp_path / "t5", 0)
+  config = tiny.soundtrack(tmp_path, size=8) | {"vision": str(tmp_path / "clip")}
+  config["model"]["encoders"] = {}
+  config["model"]["dit"]["routes"]["video"]["features"] = 6
+  config["model"]["dit"]["routes"]["text"]["features"] = streams_test.T5["width"]
+  for cache in (True, False):
+    read = {"encoder": str(tmp_path / "t5"), "cache": cache, "tokenizer": "bytes"}
+    config["text"]["text"] |= read
+    workdir = tmp_path / f"run{cache}"
+    if cache:
+      folder, clips = experiment.encode_data(config, str(workdir))
+      assert clips == {"train": 9, "validation": 3}
+      record = soundtracks.record_sources(folder, "train")["video"][0]
+      assert {"features", "text/text/0"} <= set(record)
+    assert experiment.run(config, str(workdir)).step == 2
+
+
+@pytest.mark.parametrize(
+  "path, value, words",
+  [
+    ("model.dit.channels", 5, "the model has channels=5, the latent 3"),
+    ("model.dit.max_thw", [24, 1, 1], "24"),
+    ("data.size", 32, "the vision tower sees frames of 16 pixels, but data.size is 32"),
+    ("data.chunks", [], "data.chunks is"),
+    ("data.bogus", 1, "data has no field 'bogus'"),
+    ("objective.masked", [0.9, 0.1], "masked is"),
+    ("model.encoders.video.heads", 3, "not divisible by 3 heads"),
+    ("vision", "nowhere", "nowhere"),
+  ],
+)
+def test_soundtracks_that_cannot_be_are_refused_before_sound_is_encoded(
+  path, value, words, tmp_path, coded
+):
+  config = node = tiny.soundtrack(tmp_path)
+  *parents, name = path.split(".")
+  for parent in parents:
+    node = node[parent]
+  node[name] = value
+  with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not (tmp_path / "run" / "latents").exists()
+
+
+def test_a_soundtrack_without_a_codec_is_told(tmp_path):
+  config = tiny.soundtrack(tmp_path) | {"codec": ""}
+  with pytest.raises(UserError, match="codec is empty; train one first"):
+    experiment.run(config, str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_codec_is_trained_and_then_its_latents_are(tmp_path):
+  codec = tiny.load("dacvae", "tiny,toy")
+  codec.mesh = (1, 1, 1, 1)
+  codec.model.update(channels=2, hidden=4, decoder_channels=16, latent=3)
+  codec.data.update(cache=str(tmp_path / "data"), clips=4, held_out=2, global_batch=2)
+  codec.train.update(steps=1)
+  codec.eval.update(batch=2, previews=0)
+  experiment.run(codec, str(tmp_path / "codec"))
+  workdir = tmp_path / "run"
+  assert experiment.run(tiny.soundtrack(tmp_path), str(workdir)).step == 2
+  manifest = json.loads((workdir / "latents" / "manifest.json").read_text())["metadata"]
+  assert manifest["codec"] == str(tmp_path / "codec") and manifest["step"] == 1
+  assert manifest["fingerprint"] == export.load_codec(tmp_path / "codec").fingerprint

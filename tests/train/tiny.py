@@ -88,3 +88,23 @@ def sound(tmp_path, **data):
   config.train.update(steps=4, log_every=1)
   config.eval.update(batch=2, previews=2)
   return configs.to_dict(config)
+
+
+def soundtrack(tmp_path, name="soundtrack", **data):
+  """Of a codec with three channels, see `encode_sound_test.codec`."""
+  config = load(name, "tiny")
+  config.mesh = (1, 1, 1, 1)
+  config.codec = str(tmp_path / "codec")
+  width = {"width": 16, "layers": 1, "heads": 2, "mlp_dim": 16}
+  config.model.dit.update(width, channels=3, max_thw=(25, 1, 1), unroll=1)
+  config.model.dit.routes.context.features = 3
+  config.model.dit.routes.text.features = config.model.dit.routes.video.features = 16
+  config.model.encoders.text.update(width, head_dim=8)
+  config.model.encoders.video.update(width, size=16, projection=16)
+  config.text.text.length = 12
+  config.data.update(clips=9, held_out=3, chunks=((1.0, 1),), fps=5.0, size=16, global_batch=2)
+  config.data.update(data)
+  config.optim.update(schedule="constant", warmup=0)  # so that a run may be prolonged
+  config.train.update(steps=2, log_every=1)
+  config.eval.update(batch=2)
+  return configs.to_dict(config)
