@@ -115,6 +115,7 @@ ROWS: tuple[Row, ...] = (
     ("h200:64", f"--mesh=1,64,1,1 {_BATCH}256"),
     ("h200:256", f"--mesh=1,256,1,1 {_BATCH}1024"),
     ("v5p:4x4x4", f"--mesh=1,64,1,1 {_BATCH}256"),
+    ("v5p:4x4x4", "--mesh=1,64,1,1 --config.train.accumulate=4"),
     ("v6e:16x16", f"--mesh=1,256,1,1 {_BATCH}1536"),
     ("tpu7x:4x4x4", f"--mesh=1,128,1,1 {_BATCH}512"),
     common=_FULL,
