@@ -1,9 +1,10 @@
-"""Generates videos or images from prompts.
+"""Generates videos or images from prompts, and sound for videos, from text, or around other sound.
 
 python launch/generate.py --workdir=runs/t2v --prompt="a red star moves left"
+python launch/generate.py --task=soundtrack --workdir=runs/sound --video=in.mp4 --out=out.mp4
+python launch/generate.py --task=sound --workdir=runs/sound --prompt=rain --seconds=10 --out=out.wav
 """
 
-import logging
 import pathlib
 import sys
 
@@ -14,57 +15,49 @@ from absl import flags
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
-_log = logging.getLogger("mg_jax")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
-_PROMPT = flags.DEFINE_multi_string("prompt", [], "A prompt; may be repeated.")
-_PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts: .txt, one a line, or .jsonl.")
-_OUT = flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images).")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the first prompt; the next ones count up.")
-_FRAMES = flags.DEFINE_integer("frames", None, "Frames of a clip.")
-_FPS = flags.DEFINE_float("fps", None, "Frames per second.")
-_HEIGHT = flags.DEFINE_integer("height", None, "Pixels.")
-_WIDTH = flags.DEFINE_integer("width", None, "Pixels.")
-_GUIDANCE = flags.DEFINE_float("guidance", None, "Text guidance; 1 is none.")
-_STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
-_SCHEDULE = flags.DEFINE_string("schedule", None, "linear_quadratic or linear.")
-_METHOD = flags.DEFINE_string("method", None, "euler or midpoint.")
-_IMAGE = flags.DEFINE_bool("image", False, "Make images: one frame, saved as PNG.")
-_TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make clips anew that are there already.")
+_TASKS = ("video", "soundtrack", "sound")
+_FLAGS = (
+  flags.DEFINE_enum("task", "video", _TASKS, "What to make; soundtrack is sound for a video."),
+  flags.DEFINE_string("workdir", None, "Folder of a trained run."),
+  flags.DEFINE_multi_string("prompt", [], "A prompt; may be repeated: clips, or windows of sound."),
+  flags.DEFINE_string("prompts", None, "File of prompts: .txt, one a line, or .jsonl."),
+  flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images); of a "
+                      "soundtrack the .mp4, of sound the .wav."),
+  flags.DEFINE_integer("seed", 0, "Seed of the first prompt; the next ones count up."),
+  flags.DEFINE_integer("frames", None, "Frames of a clip."),
+  flags.DEFINE_float("fps", None, "Frames per second."),
+  flags.DEFINE_integer("height", None, "Pixels."),
+  flags.DEFINE_integer("width", None, "Pixels."),
+  flags.DEFINE_float("guidance", None, "Guidance by the conditions; 1 is none."),
+  flags.DEFINE_integer("steps", None, "Solver steps."),
+  flags.DEFINE_string("schedule", None, "linear_quadratic or linear."),
+  flags.DEFINE_string("method", None, "euler or midpoint."),
+  flags.DEFINE_bool("image", False, "Make images: one frame, saved as PNG."),
+  flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024."),
+  flags.DEFINE_bool("overwrite", False, "Make anew what is there already."),
+  flags.DEFINE_string("video", None, "Video that gets a soundtrack; its picture stays as it is."),
+  flags.DEFINE_string("sound", None, "Sound to extend or fill; default that of the video."),
+  flags.DEFINE_multi_string("music", [], "Music to be heard; default none. As --prompt."),
+  flags.DEFINE_float("seconds", None, "Length of sound from text alone."),
+  flags.DEFINE_multi_float("extend", [], "Seconds made after the known sound; negative: before."),
+  flags.DEFINE_multi_string("infill", [], "START:END in seconds of the sound that is made anew."),
+  flags.DEFINE_integer("candidates", None, "Sounds made, of which the best is kept."),
+  flags.DEFINE_float("window_s", None, "Seconds of sound made at once; longer sound is joined."),
+  flags.DEFINE_float("hop_s", None, "Seconds from one window to the next."),
+  flags.DEFINE_string("long_form", None, "How windows join: multidiffusion or autoregressive."),
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; give prompts as --prompt=TEXT")
-  if not _WORKDIR.value:
-    raise UserError("give --workdir, the folder of a trained text-to-video run")
+  options = {holder.name: holder.value for holder in _FLAGS}
+  if not options["workdir"]:
+    raise UserError("give --workdir, the folder of a trained run")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.models import tiling
-  from mg_jax.sampling import outputs, prompts
-  from mg_jax.train.export import load_text_to_video
+  from mg_jax.app.generation import generate
 
-  listed = prompts.read(_PROMPTS.value) if _PROMPTS.value else []
-  if not (entries := [(text, None) for text in _PROMPT.value] + listed):
-    raise UserError("there is no prompt; give --prompt or --prompts")
-  planned, notices = prompts.plan(entries, seed=_SEED.value)
-  pipeline = load_text_to_video(_WORKDIR.value, tiling=tiling.parse(_TILES.value))
-  holders = (_FRAMES, _FPS, _HEIGHT, _WIDTH, _GUIDANCE, _STEPS, _SCHEDULE, _METHOD)
-  changes = {h.name: h.value for h in holders if h.value is not None}
-  settings = pipeline.resolve(**changes | ({"frames": 1} if _IMAGE.value else {}))
-  notices += prompts.cut(planned, pipeline.text.readers, tags=pipeline.tags(settings))
-  for notice in notices:
-    _log.warning("%s", notice)
-  out = _OUT.value or pathlib.Path(_WORKDIR.value) / "generated"
-  folder, planned = outputs.place(out, planned, settings, overwrite=_OVERWRITE.value)
-  made = outputs.generate(pipeline, planned, folder, settings, overwrite=_OVERWRITE.value)
-  new = 0
-  for prompt, _ in made:
-    new += 1
-    _log.info("%s", outputs.clip_path(folder, prompt, settings))
-  if new < len(planned):
-    _log.info("%d of %d clips were there already", len(planned) - new, len(planned))
-  if len(planned) > 1:
-    _log.info("%s", outputs.write_sheet(folder, planned, settings))
+  generate(options)
 
 
 if __name__ == "__main__":

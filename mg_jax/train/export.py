@@ -105,8 +105,8 @@ def pipeline(
     UserError: as `load_text_to_video`.
   """
   folder = resolve(workdir)
-  statistics = _statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
-  tae_folder = _autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
+  statistics = read_statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
+  tae_folder = autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
   # The step that made the latents: the autoencoder's run may have gone on since.
   tae = load_role(tae_folder, "autoencoder", step=statistics.get("step"))
   expected = statistics.get("fingerprint")
@@ -256,7 +256,8 @@ def latents_folder(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -
   return config.get("latents") or os.path.join(workdir, LATENTS)
 
 
-def _statistics(path: epath.Path) -> dict[str, Any]:
+def read_statistics(path: epath.Path) -> dict[str, Any]:
+  """What a manifest of latents says. Raises UserError without usable statistics."""
   try:
     metadata = json.loads(path.read_text())["metadata"]
     mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))
@@ -267,7 +268,8 @@ def _statistics(path: epath.Path) -> dict[str, Any]:
   return metadata
 
 
-def _autoencoder_folder(folder: epath.Path, named: str | os.PathLike[str]) -> epath.Path:
+def autoencoder_folder(folder: epath.Path, named: str | os.PathLike[str]) -> epath.Path:
+  """The run that a run in `folder` names, which may have moved along with it."""
   path = resolve(named)
   moved = folder.parent / path.name
   return moved if moved.exists() and not path.exists() else path

@@ -1,0 +1,1 @@
+"""What a user asks of trained models, from flags and files to files."""

@@ -1,0 +1,72 @@
+"""From the flags of `launch/generate.py` to the task that they ask for."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mg_jax.app import clips, soundtracks
+from mg_jax.core.errors import UserError
+
+_log = logging.getLogger(__name__)
+_SOUND = ("guidance", "steps", "method", "candidates", "window_s", "hop_s", "long_form")
+_VIDEO = ("guidance", "steps", "method", "frames", "fps", "height", "width", "schedule")
+# What a task takes beside its settings, workdir, prompt, out, seed and overwrite.
+_TAKEN: dict[str, tuple[str, ...]] = {
+  "video": (*_VIDEO, "prompts", "image", "tiles"),
+  "soundtrack": (*_SOUND, "video", "sound", "music", "extend", "infill"),
+  "sound": (*_SOUND, "sound", "music", "extend", "infill", "seconds"),
+}
+_ALL = ("task", "workdir", "prompt", "out", "seed", "overwrite")
+
+
+def generate(options: Mapping[str, Any]) -> None:
+  """Runs the task of `options`, name of a flag -> value; None and empty values are not given.
+
+  Raises:
+    UserError: for a flag of another task, and as the tasks do.
+  """
+  task = options["task"]
+  # Zero is a value: --guidance=0.
+  given = {n: v for n, v in options.items() if not (v is None or v is False or v == [])}
+  for name in given:
+    if name not in (*_ALL, *_TAKEN[task]):
+      raise UserError(f"--{name} is not for --task={task}; see --help")
+  if task == "video":
+    clips.generate(
+      options["workdir"],
+      texts=options["prompt"],
+      file=options["prompts"],
+      out=options["out"],
+      seed=options["seed"],
+      image=options["image"],
+      tiles=options["tiles"],
+      overwrite=options["overwrite"],
+      **{name: given[name] for name in _VIDEO if name in given},
+    )
+    return
+  if task == "soundtrack" and not (options["video"] or options["sound"]):
+    raise UserError("give --video, the file that gets a soundtrack; from text alone: --task=sound")
+  if not options["out"]:
+    end = ".mp4" if options["video"] else ".wav"
+    raise UserError(f"--out is missing; give a file such as out{end}")
+  order = soundtracks.Order(
+    out=options["out"],
+    video=options["video"],
+    sound=options["sound"],
+    prompts=tuple(options["prompt"]),
+    music=tuple(options["music"]),
+    seconds=options["seconds"],
+    extend=tuple(options["extend"]),
+    infill=tuple(options["infill"]),
+    seed=options["seed"],
+    overwrite=options["overwrite"],
+  )
+  changes = {name: given[name] for name in _SOUND if name in given}
+  for path in soundtracks.make(order, lambda: _load(options["workdir"]), **changes):
+    _log.info("%s", path)
+
+
+def _load(workdir: str) -> Any:
+  from mg_jax.train.export_sound import load_soundtrack
+
+  return load_soundtrack(workdir)

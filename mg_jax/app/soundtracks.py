@@ -1,0 +1,252 @@
+"""Sound for a video file, from text, or around sound that is given, as files [MG 6.2].
+
+A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is out.wav. Beside it
+lie out.wav, out.json (what was asked and made, with the scores of all candidates) and, where
+matplotlib is installed, out.png, waveform and spectrogram. All of them appear together when all is
+done, or none does. Frames are read window by window, so memory does not grow with the picture.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mg_jax.app import known_sound
+from mg_jax.core.errors import UserError
+from mg_jax.data import atomic, audio, muxing, sound_text, video
+from mg_jax.sampling import prompts, sound_plots
+from mg_jax.sampling.soundtrack import Request, Video
+
+_log = logging.getLogger(__name__)
+SHOWN_S = 30.0  # of the sound, in the picture
+MAX_FPS = 50.0  # twice as many frames as there are latents: more would be read for nothing
+_VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+  """What a user asks for; `checked` tells what is wrong with it.
+
+  Attributes:
+    out: the file, .mp4 with a video, else .wav.
+    video: that gets the sound.
+    sound: that is extended or filled; by default the video's own.
+    prompts: what is heard but music, one for the whole or one for each window; none is no text.
+    music: the music in it, likewise; none, or "", is no music.
+    seconds: length of a sound that neither follows a video nor another sound.
+    extend: seconds made after the known sound, negative: before it.
+    infill: spans START:END in s that are made anew.
+    seed: of the sound, 0..2**32-1.
+    overwrite: replaces files that are there already.
+  """
+
+  out: str
+  video: str | None = None
+  sound: str | None = None
+  prompts: tuple[str, ...] = ()
+  music: tuple[str, ...] = ()
+  seconds: float | None = None
+  extend: tuple[float, ...] = ()
+  infill: tuple[str, ...] = ()
+  seed: int = 0
+  overwrite: bool = False
+
+  @property
+  def files(self) -> dict[str, pathlib.Path]:
+    """Kind -> path of every file that is written."""
+    out = pathlib.Path(self.out)
+    kinds = ("mp4", "wav", "png", "json") if self.video else ("wav", "png", "json")
+    return {kind: out.with_suffix(f".{kind}") for kind in kinds}
+
+  def checked(self) -> "Order":
+    """The order itself.
+
+    Raises:
+      UserError: when its parts do not go together, or a file would be overwritten.
+    """
+    out, wanted = pathlib.Path(self.out), ".mp4" if self.video else ".wav"
+    if out.suffix != wanted:
+      what = "a video with its sound" if self.video else "a sound"
+      raise UserError(f"{out} cannot be written: {what} is saved as {wanted}")
+    for path in self.files.values():
+      for source in filter(None, (self.video, self.sound)):
+        if path.exists() and os.path.exists(source) and path.samefile(source):
+          raise UserError(f"{source} would be overwritten; choose another --out")
+      if path.is_dir():
+        raise UserError(f"{path} is a folder; choose another --out")
+      if path.exists() and not self.overwrite:
+        raise UserError(f"{path} is there already; pass --overwrite or another --out")
+    around = bool(self.extend or self.infill)
+    if self.sound and not around:
+      raise UserError(f"nothing is made around --sound={self.sound}; give --extend or --infill")
+    if around and not (self.video or self.sound):
+      raise UserError("--extend and --infill need a sound; give --sound, or a --video with sound")
+    if self.seconds is not None and (self.video or self.sound):
+      raise UserError("--seconds is for sound from text alone; leave it out")
+    if not (self.video or self.sound):
+      if self.seconds is None:
+        raise UserError("--seconds is missing: how long is the sound to be?")
+      if not 0 < self.seconds < math.inf:
+        raise UserError(f"--seconds={self.seconds:g} hold no sound; give a positive time")
+      if not any(text.strip() for text in (*self.prompts, *self.music)):
+        raise UserError("there is no prompt; say with --prompt or --music what is to be heard")
+    known_sound.parse_extend(self.extend), known_sound.parse_infill(self.infill)
+    self.captions()
+    return self
+
+  def captions(self) -> tuple[tuple[str, ...], list[str]]:
+    """Captions for `Request`, and sentences about what in the prompts is not as it seems.
+
+    Raises:
+      UserError: as many prompts as music, or one of either, are needed.
+    """
+    notices, sounds = [], []
+    for text in self.prompts:
+      text, notice = prompts.check(text)
+      sounds.append(text)
+      if notice and text:
+        notices.append(notice)
+    counts = {len(sounds) or 1, len(self.music) or 1}
+    if len(counts) > 1 and min(counts) > 1:
+      raise UserError(
+        f"there are {len(sounds)} prompts and {len(self.music)} of music; give one for each "
+        "window, or one for all"
+      )
+    if voices := sound_text.voices(" ".join((*sounds, *self.music))):
+      notices.append(
+        f"The prompt asks for a voice ({', '.join(voices)}), but neither speech nor singing can be "
+        "made; the sound is made without."
+      )
+    count, captions = max(counts), []
+    for i in range(count):
+      sound, music = (
+        (texts[i % len(texts)] if texts else "") for texts in (sounds, self.music)
+      )
+      has_music = bool(music.strip())
+      captions.append(
+        sound_text.caption(sound, music, has_music=has_music) if has_music or sound else ""
+      )
+    return tuple(captions), notices
+
+
+def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.Path]:
+  """Makes and writes what is asked for; returns the paths of all files.
+
+  Args:
+    order: what is asked for.
+    load: gives the soundtrack pipeline; called when all that can be checked without it was.
+    **changes: settings other than its own.
+
+  Raises:
+    UserError: when a file cannot be used or written, or the order makes no sense.
+  """
+  order = order.checked()
+  info = video.probe(order.video) if order.video else None
+  source = order.sound or (order.video if order.extend or order.infill else None)
+  if source:
+    audio.probe(source)
+  captions, notices = order.captions()
+  with _files(order.files) as parts:
+    if info:
+      # A rehearsal without sound: a damaged picture is told now rather than when all is made.
+      muxing.add_sound(order.video, np.zeros(1, np.float32), out=parts["mp4"])
+    for notice in notices:
+      _log.warning("%s", notice)
+    pipeline = load()
+    given = source and known_sound.place(
+      source,
+      rate=pipeline.rate,
+      picture_s=info.duration_s if info else None,
+      own=order.sound is None,
+      extend=known_sound.parse_extend(order.extend),
+      infill=known_sound.parse_infill(order.infill),
+    )
+    seconds = given.seconds if given else info.duration_s if info else order.seconds
+    request = Request(
+      seconds=seconds,
+      captions=captions,
+      video=frames_of(order.video, info, size=pipeline.size) if info else None,
+      known=given.wave if given else None,
+      keep=given.keep if given else (),
+      seed=order.seed,
+    )
+    made = pipeline(request, **changes)
+    audio.write_wav(parts["wav"], made.wave, rate=pipeline.rate)
+    if info:
+      muxing.add_sound(order.video, made.wave, out=parts["mp4"], rate=pipeline.rate)
+    try:
+      shown = made.wave[: round(SHOWN_S * pipeline.rate)]
+      sound_plots.plot(parts["png"], shown, rate=pipeline.rate, title=captions[0])
+    except UserError as e:
+      _log.warning("no picture: %s", e)
+    record = {
+      "origin": pipeline.origin,
+      "settings": dataclasses.asdict(dataclasses.replace(pipeline.settings, **changes)),
+      "video": order.video,
+      "sound": order.sound,
+      "seconds": seconds,
+      "seed": order.seed,
+      "captions": list(captions),
+      "made": given.made if given else [(0.0, seconds)],
+      "scores": np.asarray(made.scores, np.float64).tolist(),
+      "chosen": int(made.chosen),
+      "notices": notices,
+    }
+    # Through JSON, so that a caption of any characters can be written.
+    text = json.dumps(record).encode("utf-8", errors="replace").decode("utf-8")
+    atomic.write_json(parts["json"], json.loads(text))
+  return [path for path in order.files.values() if path.exists()]
+
+
+def frames_of(
+  path: str | os.PathLike[str], info: video.VideoInfo, *, size: tuple[int, int]
+) -> Video:
+  """A reader of spans of a video, as `Request.video` asks for it; nothing of it is kept.
+
+  Frames are those shown at k / fps, with the rate of the file but at most MAX_FPS.
+  """
+  fps = min(info.fps, MAX_FPS)
+  count = max(1, math.ceil(info.duration_s * fps - 1e-3))
+
+  def read(start_s: float, end_s: float) -> tuple[np.ndarray, float]:
+    first = min(max(0, math.ceil(start_s * fps - 1e-3)), count - 1)
+    last = min(max(first + 1, math.ceil(end_s * fps - 1e-3)), count)
+    frames = video.read_clip(
+      path, start_s=first / fps, fps=fps, frames=last - first, size=size
+    )
+    return frames, fps
+
+  return read
+
+
+@contextlib.contextmanager
+def _files(targets: dict[str, pathlib.Path]) -> Iterator[dict[str, pathlib.Path]]:
+  """Yields temporary paths; what is there in the end is renamed to the targets, all together.
+
+  Raises:
+    UserError: when the folder cannot be written.
+  """
+  folder = next(iter(targets.values())).parent
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    held = tempfile.TemporaryDirectory(prefix=atomic.PREFIX, dir=folder)
+  except OSError as e:
+    raise UserError(f"{folder} cannot be written ({e.strerror}); choose another --out") from e
+  with held as name:
+    parts = {kind: pathlib.Path(name) / path.name for kind, path in targets.items()}
+    yield parts
+    # The record last: an old one must not vouch for new files.
+    targets["json"].unlink(missing_ok=True)
+    for kind, part in parts.items():
+      if part.exists():
+        os.replace(part, targets[kind])
+      else:
+        targets[kind].unlink(missing_ok=True)

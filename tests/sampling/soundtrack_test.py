@@ -1,0 +1,196 @@
+"""The soundtrack pipeline on random weights: modes, lengths, what is given, seeds, limits."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import unbox
+from mg_jax.models.chunking import ChunkedCodec
+from mg_jax.models.dacvae import DACVAE
+from mg_jax.models.generator import Generator
+from mg_jax.models.streams import open_streams
+from mg_jax.sampling import scorers
+from mg_jax.sampling.longform import Known
+from mg_jax.sampling.soundtrack import Request, SoundSettings, Soundtrack
+from tests.train import tiny
+
+RATE = 16_000
+CODEC = {
+  "channels": 2, "rates": (8, 8, 10), "hidden": 4, "decoder_channels": 8, "latent": 3,
+  "sample_rate": RATE,
+}  # fmt: skip
+SETTINGS = SoundSettings(steps=2, candidates=1, window_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+  config = tiny.soundtrack(tmp_path_factory.mktemp("run"))
+  model, codec = configs.build(Generator, config["model"], where="model"), DACVAE(**CODEC)
+  text = open_streams(config["text"], routes=model.routes(), trained=model.text_encoders())
+  cond = {
+    "video": {
+      "image": jnp.zeros((1, 2, 16, 16, 3), jnp.uint8), "at": jnp.zeros((1, 4), jnp.int32),
+      "mask": jnp.ones((1, 4), bool),
+    },
+    "text": {"ids": jnp.zeros((1, 12), jnp.int32), "mask": jnp.ones((1, 12), bool)},
+    "context": jnp.zeros((1, 4, 1, 1, 3)),
+  }  # fmt: skip
+  params = unbox(model.init(jax.random.key(0), jnp.zeros((1, 4, 1, 1, 3)), jnp.zeros(1), cond))
+  leaves, tree = jax.tree.flatten(params["params"])
+  # Zeros, such as those of gates, would hide what they multiply.
+  leaves = [
+    x + 0.2 * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)
+  ]  # fmt: skip
+  made = unbox(codec.init(jax.random.key(1), jnp.zeros((1, codec.hop))))
+  return Soundtrack(
+    model=model, params=jax.tree.unflatten(tree, leaves), codec=ChunkedCodec(codec, made["params"]),
+    mean=np.zeros(3, np.float32), std=np.ones(3, np.float32), settings=SETTINGS, text=text, side=16,
+  )  # fmt: skip
+
+
+def frames(start_s, end_s, *, fps=5.0, asked=None):
+  """Of a video that grows brighter."""
+  if asked is not None:
+    asked.append((start_s, end_s))
+  at = np.arange(np.ceil(start_s * fps - 1e-6), np.ceil(end_s * fps - 1e-6))
+  return np.broadcast_to((40 * at % 256).astype(np.uint8)[:, None, None, None],
+                         (len(at), 16, 16, 3)), fps  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", [1 / RATE, 0.1, 0.737, 2.3])
+def test_sounds_have_their_length_and_range(pipeline, seconds):
+  made = pipeline(Request(seconds, video=frames))
+  assert made.wave.shape == (round(seconds * RATE),) and made.wave.dtype == np.float32
+  assert np.abs(made.wave).max() <= 1 and made.chosen == 0 and made.scores == (0.0,)
+
+
+def test_every_condition_and_the_seed_change_the_sound(pipeline):
+  base = Request(0.8, captions=("a bell rings",), video=frames)
+  waves = [
+    pipeline(request).wave
+    for request in (
+      base,
+      dataclasses.replace(base, captions=("",)),
+      dataclasses.replace(base, video=None),
+      dataclasses.replace(base, seed=1),
+    )
+  ]
+  assert all(np.abs(a - b).max() > 1e-5 for i, a in enumerate(waves) for b in waves[:i])
+  np.testing.assert_array_equal(pipeline(base).wave, waves[0])
+
+
+def test_nothing_asked_for_is_the_null_of_guidance(pipeline):
+  plain, guided = (pipeline(Request(0.8), guidance=scale).wave for scale in (1.0, 7.0))
+  np.testing.assert_allclose(plain, guided, atol=1e-5)
+  plain, guided = (
+    pipeline(Request(0.8, video=frames), guidance=scale).wave for scale in (1.0, 7.0)
+  )
+  assert np.abs(plain - guided).max() > 1e-5
+
+
+def test_a_longer_window_begins_with_the_same_noise(pipeline):
+  short, long = (pipeline._noise(3, 2, length) for length in (10, 25))
+  np.testing.assert_array_equal(short, long[:, :10])
+  assert np.abs(long[0] - long[1]).min() > 0 and abs(long.std() - 1) < 0.2
+
+
+@pytest.mark.parametrize("form", ["multidiffusion", "autoregressive"])
+def test_what_is_given_stays_as_it_is(pipeline, form):
+  known = 0.5 * np.sin(np.arange(round(2.4 * RATE)) / 20).astype(np.float32)
+  request = Request(2.4, known=known, keep=((0.0, 0.9), (1.5, 2.4)), video=frames)
+  made = pipeline(request, long_form=form)
+  for begin, end in ((0, 14_400), (24_000, 38_400)):
+    np.testing.assert_array_equal(made.wave[begin:end], known[begin:end])
+  gap = slice(14_400 + 400, 24_000 - 400)
+  # What lies in the gap of the given sound is not heard: it is made.
+  silent = known.copy()
+  silent[14_400:24_000] = 0
+  np.testing.assert_array_equal(
+    made.wave, pipeline(dataclasses.replace(request, known=silent), long_form=form).wave
+  )
+  assert np.abs(made.wave[gap]).max() > 0
+  free = pipeline(Request(2.4, video=frames), long_form=form).wave
+  assert np.abs(made.wave[gap] - free[gap]).max() > 1e-5
+
+
+def test_given_and_made_sound_join_without_a_jump(pipeline):
+  known = np.full(RATE, 0.5, np.float32)
+  made = pipeline(Request(1.0, known=known, keep=((0.0, 0.5),)))
+  jump = np.abs(np.diff(made.wave))[8000 - 2 : 8000 + 320].max()
+  assert jump < 0.05 + np.abs(np.diff(made.wave[8320:])).max()
+
+
+def test_long_videos_are_read_window_by_window(pipeline):
+  asked = []
+  request = Request(3.1, video=functools.partial(frames, asked=asked))
+  pipeline(request)
+  spans = pipeline.spans(3.1)
+  np.testing.assert_allclose(asked, spans)
+  assert len(spans) == 4
+  assert max(end - start for start, end in asked) <= 1.0 + 1e-6
+
+
+def test_every_window_may_have_its_caption(pipeline):
+  count = len(pipeline.spans(2.0))
+  words = tuple("abcdefg"[:count])
+  one = pipeline(Request(2.0, captions=words)).wave
+  other = pipeline(Request(2.0, captions=(*words[:-1], "z"))).wave
+  # The last window begins behind the middle, and reaches those before it by what they share.
+  changed = np.abs(one - other)
+  assert changed[-8000:].max() > 1e-2 > changed[:8000].max()
+  with pytest.raises(UserError, match=f"there are 2 captions for {count} windows"):
+    pipeline(Request(2.0, captions=("a", "b")))
+
+
+@pytest.mark.parametrize("form", ["multidiffusion", "autoregressive"])
+def test_the_scorer_chooses(pipeline, form):
+  best = 2
+
+  def scorer(pair, latents, **where):
+    return np.eye(len(latents))[best]
+
+  wave = dataclasses.replace(pipeline, scorer=scorer)(Request(1.9), candidates=4, long_form=form)
+  assert wave.chosen == best and wave.scores == (0.0, 0.0, 1.0, 0.0)
+  beam = dataclasses.replace(pipeline, scorer=scorer)(
+    Request(1.9), candidates=4, long_form="autoregressive", beam=1
+  )
+  assert beam.wave.shape == wave.wave.shape
+
+
+def test_fit_prefers_what_the_conditions_explain():
+  """Of a network that knows one sound, told or not, that sound scores best."""
+  rng = np.random.default_rng(0)
+  target, other = rng.standard_normal((2, 6, 3)).astype(np.float32)
+
+  def pair(x, context, windows, t):
+    full = (target - x) / max(1 - float(t), 1e-3)
+    return np.zeros_like(x), full
+
+  known = Known(np.zeros((6, 3), np.float32), np.zeros(6, bool))
+  scores = scorers.fit(
+    pair, np.stack([other, target]), known=known, starts_J=np.zeros(1, int), window=6, seed=0
+  )
+  assert scores[1] > scores[0]
+
+
+def test_cosine_ranks_by_angle():
+  score = scorers.cosine(lambda wave: wave[:2], np.array([1.0, 0.0]), lambda x: x.reshape(-1))
+  found = score(None, np.array([[[0.0, 2.0]], [[3.0, 0.0]], [[1.0, 1.0]]]))
+  np.testing.assert_allclose(found, [0, 1, 0.5**0.5])
+  assert not scorers.unranked(print, np.zeros((3, 1, 1))).any()
+
+
+def test_what_cannot_be_made_is_told(pipeline):
+  with pytest.raises(UserError, match="there is no setting tempo"):
+    pipeline(Request(1.0), tempo=3)
+  with pytest.raises(UserError, match="learned sounds of at most 1.0 s"):
+    pipeline(Request(1.0), window_s=2.0)
+  broken = jax.tree.map(lambda x: x * jnp.nan, pipeline.params)
+  with pytest.raises(UserError, match="not finite"):
+    dataclasses.replace(pipeline, params=broken)(Request(1.0))

@@ -1,0 +1,93 @@
+"""From a run of a codec and one of a soundtrack model to files, by the commands that users call."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.data import audio, muxing, video
+from mg_jax.train import experiment
+from mg_jax.train.export_sound import load_soundtrack
+from tests.train import tiny
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """A codec and a soundtrack model of a few steps, on the toy world."""
+  folder = tmp_path_factory.mktemp("runs")
+  codec = tiny.load("dacvae", "tiny,toy")
+  codec.mesh = (1, 1, 1, 1)
+  codec.model.update(channels=2, hidden=4, decoder_channels=16, latent=3)
+  codec.objective.adversarial = codec.objective.features = 0.0
+  codec.optim = codec.optim.autoencoder
+  codec.data.update(cache=str(folder / "data"), clips=4, held_out=2, seconds=0.08, global_batch=2)
+  codec.train.steps = 2
+  codec.eval.update(batch=2, limit=2, previews=0)
+  experiment.run(configs.to_dict(codec), str(folder / "codec"))
+  config = tiny.soundtrack(folder)
+  config["sampling"] |= {"window_s": 1.0, "steps": 2, "candidates": 2}
+  experiment.run(config, str(folder / "soundtrack"))
+  return folder
+
+
+def _generate(runs, *arguments):
+  return subprocess.run(
+    [sys.executable, "launch/generate.py", f"--workdir={runs}/soundtrack", *arguments],
+    cwd=_ROOT, capture_output=True, text=True, timeout=280,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_commands_make_sound_for_a_video_extend_and_fill_it(runs, tmp_path):
+  frames = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), np.uint8)
+  tone = 0.3 * np.sin(np.arange(57_600) / 20).astype(np.float32)
+  muxing.write_clip(tmp_path / "in.mp4", frames, tone, fps=10.0)
+  out = tmp_path / "out.mp4"
+  done = _generate(
+    runs, "--task=soundtrack", f"--video={tmp_path}/in.mp4", f"--out={out}", "--prompt=a bell"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  np.testing.assert_array_equal(
+    video.read_clip(out, start_s=0.0, fps=10.0, frames=12, size=(32, 48)),
+    video.read_clip(tmp_path / "in.mp4", start_s=0.0, fps=10.0, frames=12, size=(32, 48)),
+  )
+  assert len(audio.read_audio(out.with_suffix(".wav"))) == 57_600
+  record = json.loads(out.with_suffix(".json").read_text())
+  assert len(record["scores"]) == 2 and record["origin"].startswith("step 2, ")
+  filled = tmp_path / "filled.mp4"
+  done = _generate(
+    runs, "--task=soundtrack", f"--video={tmp_path}/in.mp4", f"--out={filled}", "--infill=0.4:0.7"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  audio.write_wav(tmp_path / "in.wav", tone)
+  longer = tmp_path / "longer.wav"
+  done = _generate(
+    runs, "--task=sound", f"--sound={tmp_path}/in.wav", f"--out={longer}", "--extend=1.5"
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  wave = audio.read_audio(longer)
+  assert len(wave) == 57_600 + 72_000
+  np.testing.assert_allclose(wave[:57_600], audio.read_audio(tmp_path / "in.wav"), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_runs_that_make_no_sound_are_told(runs):
+  with pytest.raises(UserError, match="no params/model in"):
+    load_soundtrack(runs / "codec")
+  manifest = runs / "soundtrack" / "latents" / "manifest.json"
+  text = manifest.read_text()
+  changed = json.loads(text)
+  changed["metadata"]["fingerprint"] = "0" * 64
+  manifest.write_text(json.dumps(changed))
+  try:
+    with pytest.raises(UserError, match="is not the one that made the latents"):
+      load_soundtrack(runs / "soundtrack")
+  finally:
+    manifest.write_text(text)
