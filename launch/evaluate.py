@@ -1,6 +1,7 @@
-"""Scores a text-to-video run: generates clips of held-out toy prompts and measures what they show.
+"""Scores a generator on the toy world: makes held-out clips, or their sound, and measures them.
 
 python launch/evaluate.py --workdir=runs/t2v --count=100
+python launch/evaluate.py --workdir=runs/soundtrack --condition=video
 """
 
 import logging
@@ -16,7 +17,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.toy import WORLDS
 
 _log = logging.getLogger("mg_jax")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained text-to-video run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of text to video or of sound.")
 _OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/evaluation.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts to use instead.")
@@ -24,19 +25,32 @@ _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the prompts.
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Text guidance; 1 is none.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
+_CONDITION = flags.DEFINE_enum(
+  "condition", "both", ["both", "video", "text"], "What a model of sound is given of a clip."
+)
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if not _WORKDIR.value or _COUNT.value < 1:
-    raise UserError("give --workdir, the folder of a text-to-video run, and a --count of 1 or more")
+    raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.sampling import prompts
-  from mg_jax.train.export import load_text_to_video
+  from mg_jax.train.export import load_text_to_video, stage_of
+  from mg_jax.train.export_sound import load_soundtrack, soundtrack_data
   from mg_jax.train.scoring import score
+  from mg_jax.train.scoring_sound import score_sound
 
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
+  changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
+  if stage_of(_WORKDIR.value) == "soundtrack":
+    heard = score_sound(
+      load_soundtrack(_WORKDIR.value), soundtrack_data(_WORKDIR.value), folder,
+      count=_COUNT.value, condition=_CONDITION.value, seed=_SEED.value, **changes,
+    )  # fmt: skip
+    _log.info("%s\n%s", folder / "scores.json", heard.table)
+    return
   report = score(
     load_text_to_video(_WORKDIR.value),
     folder,
@@ -44,7 +58,7 @@ def main(argv: list[str]) -> None:
     count=_COUNT.value,
     texts=prompts.read(_PROMPTS.value) if _PROMPTS.value else None,
     seed=_SEED.value,
-    **{h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None},
+    **changes,
   )
   _log.info("%s\n%s", folder / "scores.json", report.table)
 

@@ -251,6 +251,22 @@ def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = 
   return Role(params, meta["config"], step, meta["sha256"])
 
 
+def stage_of(workdir: str | os.PathLike[str], *, step: int | None = None) -> str:
+  """What a run trains, as its config says. Raises UserError as `load_role`."""
+  return saved_config(workdir, step=step).get("stage", "")
+
+
+def saved_config(
+  workdir: str | os.PathLike[str], *, step: int | None = None
+) -> dict[str, Any]:
+  """The config of a run. Raises UserError as `load_role`."""
+  reader = Checkpointer(resolve(workdir), read_only=True)
+  try:
+    return reader.meta(reader.pick(step))["config"]
+  finally:
+    reader.close()
+
+
 def latents_folder(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> str:
   """Where the latents of a generator's run lie."""
   return config.get("latents") or os.path.join(workdir, LATENTS)

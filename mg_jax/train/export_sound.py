@@ -25,6 +25,8 @@ from mg_jax.train.export import (
   load_codec,
   load_role,
   read_statistics,
+  saved_config,
+  stage_of,
 )
 from mg_jax.train.workdir import resolve
 
@@ -48,9 +50,9 @@ def load_soundtrack(
       generator learned.
   """
   folder = resolve(workdir)
+  if (stage := stage_of(folder, step=step)) != "soundtrack":
+    raise UserError(f"{folder} is a run of {stage}; give one of soundtrack")
   run = load_role(folder, "model", step=step)
-  if run.config.get("stage") != "soundtrack":
-    raise UserError(f"{folder} is a run of {run.config.get('stage')}; give one of soundtrack")
   statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
   codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
   # The step that made the latents: the codec's run may have gone on since.
@@ -75,3 +77,10 @@ def load_soundtrack(
     vision=FrozenVision(run.config["vision"]) if run.config["vision"] else None,
     origin=f"step {run.step}, {run.digest[:16]}",
   )
+
+
+def soundtrack_data(
+  workdir: str | os.PathLike[str], *, step: int | None = None
+) -> SoundtrackConfig:
+  """The data that a run learned from. Raises UserError as `load_soundtrack`."""
+  return configs.build(SoundtrackConfig, saved_config(workdir, step=step)["data"], where="data")

@@ -78,8 +78,22 @@ def test_commands_make_sound_for_a_video_extend_and_fill_it(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_sounds_of_held_out_clips_are_scored(runs):
+  command = [sys.executable, "launch/evaluate.py", f"--workdir={runs}/soundtrack", "--count=3"]
+  done = subprocess.run(
+    [*command, "--condition=video", f"--out={runs}/scores"], cwd=_ROOT, capture_output=True,
+    text=True, timeout=280,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads((runs / "scores" / "scores.json").read_text())
+  assert set(report["rows"]) == {"made", "codec", "shuffled"} and report["condition"] == "video"
+  assert {"f1", "off_ms", "music", "effect"} <= set(report["rows"]["made"])
+  assert "shuffled" in done.stderr and (runs / "scores" / "02.mp4").exists()
+
+
+@pytest.mark.slow
 def test_runs_that_make_no_sound_are_told(runs):
-  with pytest.raises(UserError, match="no params/model in"):
+  with pytest.raises(UserError, match="is a run of wave_autoencoding; give one of soundtrack"):
     load_soundtrack(runs / "codec")
   manifest = runs / "soundtrack" / "latents" / "manifest.json"
   text = manifest.read_text()

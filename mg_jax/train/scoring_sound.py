@@ -1,0 +1,149 @@
+"""Scores a generator of sound on the toy world: sounds of held-out clips, heard by the oracles.
+
+Three rows: "made" are the sounds that were generated, "codec" the true ones after the codec, the
+most that can be reached, and "shuffled" the generated ones judged by the facts of the next clip:
+what a model would reach that does not look at its own video.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import muxing, toy
+from mg_jax.data.atomic import write_json
+from mg_jax.data.soundtracks import SoundtrackConfig, ToyTakes, toy_recipe
+from mg_jax.sampling import sound_plots
+from mg_jax.sampling.soundtrack import Request, Soundtrack
+from mg_jax.world import oracles_sound, sound_facts
+from mg_jax.world.oracles_onsets import pool
+
+Condition = Literal["both", "video", "text"]
+TOLERANCE_S = 0.08
+SHOWN = 8  # clips written as mp4 and plot
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundReport:
+  """Rows of rates, as a table for people and as data."""
+
+  table: str
+  rows: dict[str, dict[str, float]]
+
+
+def score_sound(
+  pipeline: Soundtrack,
+  data: SoundtrackConfig,
+  folder: str | os.PathLike[str],
+  *,
+  count: int = 64,
+  condition: Condition = "both",
+  seed: int = 0,
+  **changes: Any,
+) -> SoundReport:
+  """Generates and scores sounds; writes scores.json, and the first few as mp4 and plot.
+
+  Args:
+    pipeline: what generates.
+    data: of its run, on the toy world.
+    folder: for the results, made if missing.
+    count: held-out clips.
+    condition: what the model is given of each: its video, its caption, or both.
+    seed: of the first sound; the next ones count up.
+    **changes: settings other than the pipeline's own.
+
+  Raises:
+    UserError: for a run that did not learn the toy world.
+  """
+  if data.source != "toy":
+    raise UserError("the oracles hear the toy world; this run has learned from a folder of files")
+  folder, pictured = pathlib.Path(folder), True
+  recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
+  takes, scenes = ToyTakes(recipe, "validation"), toy.ToySource(recipe, "validation")
+  facts, made, coded = [], [], []
+  for index in tqdm(range(count), "sounds", leave=False, disable=None):
+    take = takes[index]
+    facts.append(sound_facts.sound_facts(scenes.scene(index)))
+    request = Request(
+      len(take.wave) / pipeline.rate,
+      captions=("" if condition == "video" else take.caption,),
+      video=None if condition == "text" else _Frames(take.frames, take.fps),
+      seed=seed + index,
+    )
+    wave = pipeline(request, **changes).wave
+    made.append(oracles_sound.measure(wave))
+    latent = pipeline.codec.encode(take.wave)
+    coded.append(oracles_sound.measure(pipeline.codec.decode(latent, length=len(take.wave))))
+    if index < SHOWN:
+      muxing.write_clip(folder / f"{index:02d}.mp4", take.frames, wave, fps=take.fps)
+      if pictured:
+        try:
+          events = sound_facts.impacts(scenes.scene(index))
+          sound_plots.plot(
+            folder / f"{index:02d}.png", wave, events=events, heard=made[-1].impacts,
+            title=take.caption,
+          )
+        except UserError:  # without matplotlib
+          pictured = False
+  rows = {
+    "made": rates(made, facts), "codec": rates(coded, facts),
+    "shuffled": rates(made, facts[1:] + facts[:1]),
+  }  # fmt: skip
+  report = SoundReport(_table(rows), rows)
+  write_json(
+    folder / "scores.json",
+    {"origin": pipeline.origin, "condition": condition, "count": count, "rows": rows},
+  )
+  return report
+
+
+def rates(
+  heard: list[oracles_sound.SoundMeasurement], facts: list[dict[str, Any]]
+) -> dict[str, float]:
+  """What share is right, by attribute, and how impacts agree in time, within 80 ms.
+
+  Keys: those of `oracles_sound.compare` but "onsets"; "f1", "precision", "recall" of impacts, over
+  all sounds; "late_ms", the median of their signed error, and "off_ms", that of its size.
+  """
+  pairs = list(zip(heard, facts, strict=True))
+  found = oracles_sound.average(
+    [oracles_sound.compare(a, b, tolerance_s=TOLERANCE_S) for a, b in pairs]
+  )
+  del found["onsets"], found["all"]
+  times = pool([oracles_sound.timing(a, b, tolerance_s=TOLERANCE_S) for a, b in pairs])
+  errors = times.errors_ms if len(times.errors_ms) else np.array([math.nan])
+  return {
+    "f1": times.f1, "precision": times.precision, "recall": times.recall,
+    "late_ms": float(np.median(errors)), "off_ms": float(np.median(np.abs(errors))), **found,
+  }  # fmt: skip
+
+
+class _Frames:
+  """Spans of frames that are at hand, as `Request.video` wants them."""
+
+  def __init__(self, frames: np.ndarray, fps: float):
+    self._frames, self._fps = frames, fps
+
+  def __call__(self, start_s: float, end_s: float) -> tuple[np.ndarray, float]:
+    first, last = (math.ceil(t * self._fps - 1e-6) for t in (start_s, end_s))
+    first = min(first, len(self._frames) - 1)
+    return self._frames[first : max(last, first + 1)], self._fps
+
+
+def _table(rows: dict[str, dict[str, float]]) -> str:
+  names = list(dict.fromkeys(name for row in rows.values() for name in row))
+  lines = ["".join(f"{text:>11}" for text in ("", *rows))]
+  for name in names:
+    cells = [
+      "-" if name not in row or math.isnan(row[name])
+      else f"{row[name]:.0f} ms" if name.endswith("_ms")
+      else f"{100 * row[name]:.1f} %"
+      for row in rows.values()
+    ]  # fmt: skip
+    lines.append("".join(f"{text:>11}" for text in (name.removesuffix("_ms"), *cells)))
+  return "\n".join(lines)
