@@ -143,6 +143,11 @@ key = abstract_key().dtype
 real = lambda s: jax.random.key(0) if s.dtype == key else jnp.zeros(s.shape, s.dtype)
 args = jax.tree.map(real, lowered.args_info[0], is_leaf=lambda x: hasattr(x, "shape"))
 jax.block_until_ready(args)
+# What libraries set up at their first product and convolution is none of the program's.
+image = jnp.ones((4, 64, 64, 16))
+jax.block_until_ready(jax.jit(lambda a, b: jax.lax.conv(a, b, (1, 1), "SAME"))(
+  image.transpose(0, 3, 1, 2), jnp.ones((16, 16, 3, 3))))
+jax.block_until_ready(jax.jit(lambda a: a @ a.T)(image.reshape(1024, -1)))
 held = sum(x.nbytes for x in jax.tree.leaves((args[0].params, args[0].opt_state, args[0].ema)))
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 before, seen, done = resident(), [0], []
