@@ -2,6 +2,7 @@
 
 python launch/evaluate.py --workdir=runs/t2v --count=100
 python launch/evaluate.py --workdir=runs/soundtrack --condition=video
+python launch/evaluate.py --workdir=runs/soundtrack --measure=infill   # or seams, of long sounds
 """
 
 import logging
@@ -28,6 +29,9 @@ _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
 _CONDITION = flags.DEFINE_enum(
   "condition", "both", ["both", "video", "text"], "What a model of sound is given of a clip."
 )
+_MEASURE = flags.DEFINE_enum(
+  "measure", "sound", ["sound", "infill", "seams"], "What is judged of a model of sound."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -37,19 +41,24 @@ def main(argv: list[str]) -> None:
     raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.sampling import prompts
+  from mg_jax.train import scoring_context, scoring_sound
   from mg_jax.train.export import load_text_to_video, stage_of
   from mg_jax.train.export_sound import load_soundtrack, soundtrack_data
   from mg_jax.train.scoring import score
-  from mg_jax.train.scoring_sound import score_sound
 
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
   if stage_of(_WORKDIR.value) == "soundtrack":
-    heard = score_sound(
+    given = {} if _MEASURE.value == "seams" else {"condition": _CONDITION.value}
+    measure = {
+      "sound": scoring_sound.score_sound, "infill": scoring_context.score_infill,
+      "seams": scoring_context.score_seams,
+    }[_MEASURE.value]  # fmt: skip
+    heard = measure(
       load_soundtrack(_WORKDIR.value), soundtrack_data(_WORKDIR.value), folder,
-      count=_COUNT.value, condition=_CONDITION.value, seed=_SEED.value, **changes,
+      count=_COUNT.value, seed=_SEED.value, **given, **changes,
     )  # fmt: skip
-    _log.info("%s\n%s", folder / "scores.json", heard.table)
+    _log.info("%s\n%s", folder, heard.table)
     return
   report = score(
     load_text_to_video(_WORKDIR.value),

@@ -200,9 +200,18 @@ def _published(name, kind, shapes):
   time_factor, fields = _PUBLISHED[name]
   module = getattr(diffusers, name)(**fields).eval()
   frames = shapes["frames"] + 1  # causal in time: 1 + 4 k or 1 + 8 k
+  x = torch.randn(shapes["batch"], 3, frames, shapes["side"], shapes["side"])
   if kind == "tae_encode":
-    x = torch.randn(shapes["batch"], 3, frames, shapes["side"], shapes["side"])
     return lambda: module.encode(x), frames
+  if kind == "tae_step":
+    x = x.clamp(-1, 1)
+
+    def step():
+      module.zero_grad()
+      made = module.decode(module.encode(x).latent_dist.mode()).sample
+      (made - x).abs().mean().backward()
+
+    return step, frames
   side = shapes["side"] // 8
   z = torch.randn(shapes["batch"], 16, 1 + shapes["frames"] // time_factor, side, side)
   return lambda: module.decode(z), frames

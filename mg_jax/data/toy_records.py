@@ -5,11 +5,15 @@ facts (JSON object of the scene's ground truth), fps, and index of the scene; in
 also wave int16 (samples,) at 48 kHz and sound_caption. The video is one bytes
 feature without compression of its own (the file compresses), as an integer tensor would be stored
 number by number. Order is scene order: shuffling is the feed's task.
+
+TFDS collects a split in memory before it writes it, and beyond 1 GB goes on with TensorFlow. So a
+split is stored as several of its splits, "train_000" and so on, which `ToyRecords` joins.
 """
 
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import logging
 import os
@@ -20,7 +24,10 @@ import tensorflow_datasets as tfds
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import toy
+from mg_jax.data.audio import RATE
 from mg_jax.data.schema import Clip
+
+PART_BYTES = 2**28  # of pixels and samples in a part of a split
 
 
 @dataclasses.dataclass
@@ -33,7 +40,7 @@ class ToyConfig(tfds.core.BuilderConfig):
 class ToyWorld(tfds.core.GeneratorBasedBuilder):
   """TFDS builder of one `toy.ToyRecipe`, rendered by `processes` processes."""
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
   processes = 1
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -58,35 +65,51 @@ class ToyWorld(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager  # Nothing is downloaded.
-    return {split: self._generate_examples(split) for split in toy.SPLITS}
+    recipe, generators = self.builder_config.recipe, {}
+    for split in toy.SPLITS:
+      # The parts take turns at one stream, which TFDS reads in this order.
+      stream = toy.examples(toy.ToySource(recipe, split), processes=self.processes)
+      for name, count in _parts(recipe, split):
+        generators[name] = enumerate(itertools.islice(stream, count))
+    return generators
 
-  def _generate_examples(self, split: str) -> Any:
-    source = toy.ToySource(self.builder_config.recipe, split)
-    yield from enumerate(toy.examples(source, processes=self.processes))
+  def _generate_examples(self) -> Any:
+    raise NotImplementedError  # Abstract in TFDS; `_split_generators` gives its own.
+
+
+def _parts(recipe: toy.ToyRecipe, split: str) -> list[tuple[str, int]]:
+  """Names and lengths of the parts of a split; all but the last are equally long."""
+  size = recipe.frames * recipe.height * recipe.width * 3
+  if recipe.world.sound is not None:
+    size += round(2 * RATE * recipe.world.duration_s[1])
+  most, total = max(1, PART_BYTES // size), recipe.size(split)
+  return [
+    (f"{split}_{number:03d}", min(most, total - first))
+    for number, first in enumerate(range(0, total, most))
+  ]
 
 
 class ToyRecords:
   """Random access to the clips of a built split. Picklable."""
 
   def __init__(self, recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], split: str):
-    size = recipe.size(split)
+    parts = _parts(recipe, split)
     builder = _builder(recipe, data_dir)
     if not builder.is_prepared():
       raise UserError(f"{data_dir} holds no toy data of recipe {recipe.name}; build it first.")
-    self._examples = builder.as_data_source(split)
-    if len(self._examples) != size:
+    self._parts = [builder.as_data_source(name) for name, _ in parts]
+    self._longest, self._size = parts[0][1], recipe.size(split)
+    if [len(part) for part in self._parts] != [count for _, count in parts]:
       raise UserError(
-        f"{data_dir}: the {split} split holds {len(self._examples)} clips instead of {size}; "
-        "remove it and build it again."
+        f"{data_dir}: the {split} split holds {sum(map(len, self._parts))} clips instead of "
+        f"{self._size}; remove it and build it again."
       )
 
   def __len__(self) -> int:
-    return len(self._examples)
+    return self._size
 
   def __getitem__(self, index: int) -> Clip:
-    if not 0 <= index < len(self):
-      raise IndexError(f"clip {index} of {len(self)}")
-    example = self._examples[index]
+    example = self._example(index)
     heard = {}
     if "wave" in example:
       heard["wave"] = toy.from_levels(example["wave"])
@@ -102,9 +125,15 @@ class ToyRecords:
       **heard,
     )
 
+  def _example(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < len(self):
+      raise IndexError(f"clip {index} of {len(self)}")
+    part, place = divmod(index, self._longest)
+    return self._parts[part][place]
+
   def facts(self, index: int) -> dict[str, Any]:
     """Returns what is true of clip `index`."""
-    return json.loads(self._examples[index]["facts"])
+    return json.loads(self._example(index)["facts"])
 
 
 def prepare(recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], *, processes: int) -> str:

@@ -17,9 +17,11 @@ from mg_jax.data import atomic, fitting
 from mg_jax.data.video import write_frames
 from mg_jax.metrics.fidelity import WINDOW, Fidelity
 from mg_jax.models.tiling import TiledAutoencoder
+from mg_jax.train import plots, profile
 
 _log = logging.getLogger(__name__)
 GAIN = 4  # of the difference that is shown, which a good reconstruction leaves too dark to see
+MARKS = 128  # of the curve of memory, at most
 
 
 def reconstruct(
@@ -33,6 +35,8 @@ def reconstruct(
 ) -> dict[str, Any]:
   """Writes original, reconstruction and their difference side by side, and a `.json` beside it.
 
+  Where matplotlib is installed there is a `.png` as well: the process's peak memory over the video.
+
   Args:
     autoencoder: what reconstructs.
     path: the video.
@@ -41,7 +45,8 @@ def reconstruct(
     seconds: stops after this time.
 
   Returns:
-    What the JSON holds: {"video", "frames", "fps", "height", "width", "psnr", "ssim", "notice"}.
+    What the JSON holds: {"video", "frames", "fps", "height", "width", "psnr", "ssim", "notice",
+    "memory": pairs of frames that were done and GiB of the process at most until then}.
 
   Raises:
     UserError: when the video cannot be read or `out` not be written.
@@ -59,15 +64,49 @@ def reconstruct(
     )
   if how.notice:
     _log.warning("%s", how.notice)
-  fidelity = Fidelity()
-  pairs = _pairs(autoencoder, fitting.read(path, how, seconds=seconds))
+  fidelity, memory = Fidelity(), _Memory()
+  pairs = memory.watch(_pairs(autoencoder, fitting.read(path, how, seconds=seconds)))
   write_frames(out, _rows(pairs, fidelity), fps=how.fps)
   report = {
     "video": str(path), "fps": how.fps, "height": how.size[0], "width": how.size[1],
-    "notice": how.notice, **fidelity.compute(),
+    "notice": how.notice, **fidelity.compute(), "memory": memory.marks,
   }  # fmt: skip
   atomic.write_json(out.with_suffix(".json"), report)
+  try:
+    _plot(report, out.with_suffix(".png"))
+  except UserError as e:
+    _log.warning("no picture: %s", e)
   return report
+
+
+class _Memory:
+  """Peak memory of this process while frames pass, at no more than MARKS places."""
+
+  def __init__(self) -> None:
+    self.marks: list[list[float]] = []
+    self._every = 1
+
+  def watch(self, frames: Iterator[Any]) -> Iterator[Any]:
+    for number, frame in enumerate(frames, 1):
+      yield frame
+      if number % self._every == 0:
+        self.marks.append([number, profile.memory_gib()])
+        if len(self.marks) > MARKS:
+          self.marks, self._every = self.marks[1::2], 2 * self._every
+
+
+def _plot(report: dict[str, Any], path: pathlib.Path) -> None:
+  """Memory over the seconds of the video. Raises UserError without matplotlib."""
+  pyplot = plots.pyplot()
+  figure, axis = pyplot.subplots(figsize=(6, 3), layout="constrained")
+  frames, gib = zip(*report["memory"], strict=True)
+  axis.plot([frame / report["fps"] for frame in frames], gib, marker=".")
+  title = f"{report['height']}x{report['width']} at {report['fps']:g} frames a second"
+  axis.set(xlabel="seconds of video", ylabel="peak memory, GiB", title=title)
+  axis.set_ylim(bottom=0)
+  axis.grid(alpha=0.3)
+  figure.savefig(path, dpi=80)
+  pyplot.close(figure)
 
 
 def _pairs(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.data import muxing, toy
 from mg_jax.data.atomic import write_json
-from mg_jax.data.soundtracks import SoundtrackConfig, ToyTakes, toy_recipe
+from mg_jax.data.soundtracks import SoundtrackConfig, Take, ToyTakes, toy_recipe
 from mg_jax.sampling import sound_plots
 from mg_jax.sampling.soundtrack import Request, Soundtrack
 from mg_jax.world import oracles_sound, sound_facts
@@ -69,12 +69,7 @@ def score_sound(
   for index in tqdm(range(count), "sounds", leave=False, disable=None):
     take = takes[index]
     facts.append(sound_facts.sound_facts(scenes.scene(index)))
-    request = Request(
-      len(take.wave) / pipeline.rate,
-      captions=("" if condition == "video" else take.caption,),
-      video=None if condition == "text" else _Frames(take.frames, take.fps),
-      seed=seed + index,
-    )
+    request = request_of(take, condition, rate=pipeline.rate, seed=seed + index)
     wave = pipeline(request, **changes).wave
     made.append(oracles_sound.measure(wave))
     latent = pipeline.codec.encode(take.wave)
@@ -121,6 +116,17 @@ def rates(
     "f1": times.f1, "precision": times.precision, "recall": times.recall,
     "late_ms": float(np.median(errors)), "off_ms": float(np.median(np.abs(errors))), **found,
   }  # fmt: skip
+
+
+def request_of(take: Take, condition: Condition, *, rate: int, seed: int) -> Request:
+  """The sound of a take, `rate` samples a second, given its video, its caption, or both."""
+  seen = condition != "text" and len(take.frames) > 0
+  return Request(
+    len(take.wave) / rate,
+    captions=("" if condition == "video" else take.caption,),
+    video=_Frames(take.frames, take.fps) if seen else None,
+    seed=seed,
+  )
 
 
 class _Frames:

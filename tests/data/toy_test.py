@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -72,6 +73,22 @@ def test_stored_clips_are_the_rendered_ones(built):
       assert (a.caption, a.variants, a.fps) == (b.caption, b.variants, b.fps)
       assert stored.facts(index)["colour"] == drawn.scene(index).objects[0].colour
   np.testing.assert_array_equal(pickle.loads(pickle.dumps(stored))[index].video, b.video)
+
+
+def test_more_than_tfds_holds_in_memory_is_stored_without_tensorflow(tmp_path, monkeypatch):
+  """Beyond its buffer TFDS goes on with TensorFlow, which is not installed."""
+  clip = 4 * 16 * 24 * 3
+  monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 5 * clip)
+  monkeypatch.setattr(toy_records, "PART_BYTES", 2 * clip)
+  recipe = dataclasses.replace(SMALL, train=7)
+  toy.build(recipe, tmp_path, processes=1)
+  stored, drawn = toy.open_split(recipe, tmp_path, "train"), ToySource(recipe)
+  assert len(stored) == 7
+  for index in range(7):
+    np.testing.assert_array_equal(stored[index].video, drawn[index].video)
+    assert stored.facts(index)["colour"] == drawn.scene(index).objects[0].colour
+  with pytest.raises(IndexError):
+    stored[7]
 
 
 def test_building_again_keeps_what_is_there(built):

@@ -25,8 +25,6 @@ def runs(tmp_path_factory):
   codec = tiny.load("dacvae", "tiny,toy")
   codec.mesh = (1, 1, 1, 1)
   codec.model.update(channels=2, hidden=4, decoder_channels=16, latent=3)
-  codec.objective.adversarial = codec.objective.features = 0.0
-  codec.optim = codec.optim.autoencoder
   codec.data.update(cache=str(folder / "data"), clips=4, held_out=2, seconds=0.08, global_batch=2)
   codec.train.steps = 2
   codec.eval.update(batch=2, limit=2, previews=0)

@@ -1,5 +1,6 @@
 """Reconstruction of video files: what is written, what is measured, what is refused."""
 
+import importlib.util
 import json
 
 import av
@@ -72,6 +73,17 @@ def test_frames_stay_in_step_across_tiles(tmp_path):
   tiling = Tiling(frames=16, overlap=8, side=16, border=8)
   report = reconstruct(autoencoder(tiling=tiling), path, tmp_path / "out.mp4")
   assert report["psnr"] > 55 and report["ssim"] > 0.999 and report["frames"] == 75
+
+
+def test_memory_is_told_over_the_whole_video_at_few_places(tmp_path, monkeypatch):
+  monkeypatch.setattr("mg_jax.train.reconstruct.MARKS", 8)
+  path = moving(tmp_path / "in.mp4", 75)
+  report = reconstruct(autoencoder(), path, tmp_path / "out.mp4")
+  frames, gib = zip(*report["memory"], strict=True)
+  assert 4 <= len(frames) <= 8 and 64 <= frames[-1] <= 75
+  assert len(set(np.diff(frames))) == 1 and list(gib) == sorted(gib) and gib[0] > 0.01
+  if importlib.util.find_spec("matplotlib"):
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_odd_sizes_are_cut_and_that_is_told(tmp_path, caplog):

@@ -1,0 +1,166 @@
+"""Scores what a generator of sound makes around given sound, and where its windows meet [MG 6.2].
+
+Both need no oracle, so runs on folders of files are scored as those on the toy world are.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import audio
+from mg_jax.data.atomic import write_json
+from mg_jax.data.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
+from mg_jax.metrics import seams
+from mg_jax.metrics.audio import SoundFidelity
+from mg_jax.sampling.soundtrack import Request, Soundtrack
+from mg_jax.train.scoring_sound import Condition, SoundReport, request_of
+
+LEAST_SIDE_S = 0.5  # of given sound, on each side of a gap
+SHOWN = 8  # sounds that are kept
+
+
+def held_out(data: SoundtrackConfig, *, rate: int) -> list[Callable[[], Take]]:
+  """Readers of the held-out takes of a run's data, those with pictures first."""
+  sources = open_takes(data, "validation", rate=rate)
+  return [
+    functools.partial(sources[kind].__getitem__, i)
+    for kind in KINDS if kind in sources
+    for i in range(len(sources[kind]))
+  ]  # fmt: skip
+
+
+def score_infill(
+  pipeline: Soundtrack,
+  data: SoundtrackConfig,
+  folder: str | os.PathLike[str],
+  *,
+  count: int = 64,
+  condition: Condition = "both",
+  seed: int = 0,
+  gap_s: float = 1.0,
+  **changes: Any,
+) -> SoundReport:
+  """Fills a gap in the middle of held-out sounds, and compares it with what was there.
+
+  The columns are "made"; "silence", and "repetition" of what precedes the gap, which it has to
+  beat; and "codec", the true sound coded, the most that can be reached. Distances are those of
+  `SoundFidelity`, over the gaps alone. Writes infill.json and the first few filled sounds.
+
+  Args:
+    pipeline: what generates.
+    data: of its run.
+    folder: for the results, made if missing.
+    count: held-out sounds; those that are too short or silent are passed over.
+    condition: what the model is given beside the sound around the gap.
+    seed: of the first sound; the next ones count up.
+    gap_s: length of the gap.
+    **changes: settings other than the pipeline's own.
+
+  Raises:
+    UserError: when no held-out sound is long enough.
+  """
+  folder, rate = pathlib.Path(folder), pipeline.rate
+  takes, gap = held_out(data, rate=rate), round(gap_s * rate)
+  rows = {name: SoundFidelity(rate=rate) for name in ("made", "silence", "repetition", "codec")}
+  used = 0
+  for index, read in enumerate(tqdm(takes, "gaps", leave=False, disable=None)):
+    if used == count:
+      break
+    take = read()
+    begin = (len(take.wave) - gap) // 2
+    end, true = begin + gap, take.wave[begin : begin + gap]
+    if begin < LEAST_SIDE_S * rate or audio.is_silent(true):
+      continue
+    seconds = len(take.wave) / rate
+    request = dataclasses.replace(
+      request_of(take, condition, rate=rate, seed=seed + index),
+      known=take.wave, keep=((0.0, begin / rate), (end / rate, seconds)),
+    )  # fmt: skip
+    wave = pipeline(request, **changes).wave
+    coded = pipeline.codec.decode(pipeline.codec.encode(take.wave), length=len(take.wave))
+    before = take.wave[max(0, begin - gap) : begin]
+    tries = {
+      "made": wave[begin:end], "silence": np.zeros_like(true), "codec": coded[begin:end],
+      "repetition": np.resize(before, gap),
+    }  # fmt: skip
+    for name, found in tries.items():
+      rows[name].add(np.asarray(found, np.float32), true)
+      rows[name].end()
+    if used < SHOWN:
+      audio.write_wav(folder / f"infill_{used:02d}.wav", wave, rate=rate)
+    used += 1
+  if not used:
+    raise UserError(
+      f"no held-out sound is heard in a gap of {gap_s:g} s with {LEAST_SIDE_S:g} s around it"
+    )
+  found = {name: row.compute() for name, row in rows.items()}
+  kept = {name: {k: row[k] for k in ("mel", "stft", "si_sdr")} for name, row in found.items()}
+  about = {"gap_s": gap_s, "condition": condition, "count": used}
+  return _report(folder / "infill.json", kept, about | {"origin": pipeline.origin})
+
+
+def score_seams(
+  pipeline: Soundtrack,
+  data: SoundtrackConfig,
+  folder: str | os.PathLike[str],
+  *,
+  count: int = 16,
+  seed: int = 0,
+  seconds: float = 30.0,
+  **changes: Any,
+) -> SoundReport:
+  """Makes long sounds from held-out captions alone, in windows, and looks for the seams.
+
+  The columns are shares of places where the detector of `metrics.seams` raises an alarm: at
+  "seams", where windows begin and end; "elsewhere" in the same sounds; in the "true" sounds of the
+  takes. "low" and "high" are the 95 % interval. Writes seams.json and the first few sounds.
+
+  Args:
+    pipeline, data, folder, seed, **changes: as `score_infill`.
+    count: sounds.
+    seconds: length of each.
+
+  Raises:
+    UserError: when the sounds have no seams, being of one window.
+  """
+  folder, rate = pathlib.Path(folder), pipeline.rate
+  spans = pipeline.spans(seconds, **changes)
+  ends = sorted({t for span in spans for t in span if 0.1 < t < seconds - 0.1})
+  if not ends:
+    raise UserError(f"{seconds:g} s are made in one window; ask for more --seconds")
+  takes = held_out(data, rate=rate)
+  at: dict[str, list[np.ndarray]] = {"seams": [], "elsewhere": [], "true": []}
+  for index, read in enumerate(tqdm(takes[:count], "sounds", leave=False, disable=None)):
+    take, rng = read(), np.random.default_rng((seed, index))
+    request = Request(seconds, captions=(take.caption,), seed=seed + index)
+    wave = pipeline(request, **changes).wave
+    at["seams"].append(seams.alarms(wave, ends, rate=rate))
+    others = seams.places(seconds, rng, count=4 * len(ends), away_from=ends)
+    at["elsewhere"].append(seams.alarms(wave, others, rate=rate))
+    others = seams.places(len(take.wave) / rate, rng, count=4 * len(ends))
+    at["true"].append(seams.alarms(take.wave, others, rate=rate))
+    if index < SHOWN:
+      audio.write_wav(folder / f"seams_{index:02d}.wav", wave, rate=rate)
+  rows = {}
+  for name, found in at.items():
+    share = seams.rate_of(found)
+    rows[name] = {"alarms": share.rate, "low": share.low, "high": share.high}
+  about = {"seconds": seconds, "seams_s": ends, "count": min(count, len(takes))}
+  return _report(folder / "seams.json", rows, about | {"origin": pipeline.origin})
+
+
+def _report(path: pathlib.Path, rows: dict[str, dict[str, float]], about: dict) -> SoundReport:
+  write_json(path, about | {"rows": rows})
+  names = next(iter(rows.values()))
+  lines = ["".join(f"{text:>12}" for text in ("", *rows))]
+  lines += [
+    f"{name:>12}" + "".join(f"{row[name]:12.3f}" for row in rows.values()) for name in names
+  ]
+  return SoundReport("\n".join(lines), rows)
