@@ -147,6 +147,8 @@ def train(
     saver = Checkpointer(
       folder, name=config.experiment, keep=config.keep, keep_every=config.keep_every
     )
+    closing = stack.enter_context(contextlib.ExitStack())
+    closing.callback(saver.close)
     interrupt = stack.enter_context(Interrupt())
     feed = Feed(data, mesh, preprocess)
     stack.callback(feed.close)
@@ -167,7 +169,7 @@ def train(
     try:
       result = run.go(step, start.state, start.step, rng.stream(key, "train"), flops)
     finally:
-      saver.close()
+      closing.close()  # While an interrupt still waits.
     writer.say(run.sentence(result, folder))
     return result
 

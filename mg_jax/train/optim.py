@@ -156,7 +156,10 @@ def build_optimizers(
   if isinstance(optim, OptimConfig):
     optim = dict.fromkeys(roles, optim)
   if set(optim) != set(roles):
-    raise UserError(f"optimizers are for {sorted(optim)}, the objective trains {sorted(roles)}")
+    raise UserError(
+      f"optimizers are for {sorted(optim)}, the objective trains {sorted(roles)}; let config.optim be "
+      "one section for all, or one for each of those"
+    )
   return {role: build_optimizer(optim[role]) for role in roles}
 
 

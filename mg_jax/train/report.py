@@ -85,7 +85,7 @@ class Reporter:
       values["time/mfu"] = rates.mfu
     self._writer.write(step, values)
     if self._bar is None:
-      left = min((self._steps - step) / rates.steps_per_second, seconds_left)
+      left = max(0.0, min((self._steps - step) / rates.steps_per_second, seconds_left))
       mfu = "" if rates.mfu is None else f" | MFU {rates.mfu:.1%}"
       self._writer.say(
         f"step {step}/{self._steps} | {_loss(values)} | {rates.steps_per_second:.3g} steps/s | "
