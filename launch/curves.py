@@ -1,4 +1,4 @@
-"""Draws metrics of one or more runs over their steps.
+"""Draws metrics of one or more runs over their steps, and keeps the numbers and configs beside it.
 
 python launch/curves.py --workdirs=runs/tae --names=autoencoder/loss,eval/psnr --out=curves.png
 """

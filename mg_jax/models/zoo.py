@@ -130,11 +130,11 @@ def soundtrack(name: str) -> dict[str, Any]:
     text = {"width": 128, "layers": 2, "heads": 4, "head_dim": 32, "mlp_dim": 256}
     tower = {"width": 96, "layers": 2, "heads": 4, "mlp_dim": 256, "projection": 96}
     features = {"text": text["width"], "video": tower["projection"], "context": 32}
-    sizes, encoders = (6, 256, 704, 4), {
+    sizes, encoders = (4, 192, 512, 3), {
       "text": module_fields(T5Encoder, **text),
       "video": module_fields(VisionTower, **tower, size=32, patch=8, activation="gelu"),
     }  # fmt: skip
-    rest = {"max_thw": (100, 1, 1), "qk_norm": True, "unroll": 6}
+    rest = {"max_thw": (100, 1, 1), "qk_norm": True, "unroll": 4}
   elif name in _SOUNDTRACKS:
     features, sizes, encoders = _SOUND_FEATURES, _SOUNDTRACKS[name], {}
     rest = {"max_thw": (_MAX_LATENTS, 1, 1), "dtype": "bfloat16"}

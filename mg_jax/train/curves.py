@@ -1,11 +1,15 @@
-"""Curves of runs: what their metrics.jsonl holds, over steps, as one picture."""
+"""Curves of runs: what their metrics.jsonl holds, over steps, as a picture and as numbers."""
 
 import os
 import pathlib
 from collections.abc import Sequence
 
 from mg_jax.core.errors import UserError
+from mg_jax.data import atomic
+from mg_jax.train import export, plots
 from mg_jax.train.writer import read_metrics
+
+DIGITS = 5  # of the numbers that are kept
 
 
 def read(workdir: str | os.PathLike[str], name: str) -> tuple[list[int], list[float]]:
@@ -30,18 +34,15 @@ def read(workdir: str | os.PathLike[str], name: str) -> tuple[list[int], list[fl
 def plot(
   workdirs: Sequence[str | os.PathLike[str]], names: Sequence[str], out: str | os.PathLike[str]
 ) -> None:
-  """Writes a picture with a panel per metric and a line per run.
+  """Writes a picture with a panel per metric and a line per run, and beside it the numbers.
+
+  For `out.png` there is `out.json`: of each run its config, None where it has kept no checkpoint
+  yet, and of each metric {"steps", "values"}.
 
   Raises:
     UserError: as `read`, and without matplotlib.
   """
-  try:
-    import matplotlib
-  except ImportError as e:
-    raise UserError("curves need matplotlib: pip install mg_jax[plot]") from e
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  pyplot, out = plots.pyplot(), pathlib.Path(out)
   lines = {name: [read(workdir, name) for workdir in workdirs] for name in names}
   size = (5 * len(names), 3.6)
   figure, axes = pyplot.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
@@ -51,6 +52,25 @@ def plot(
     axis.set(title=name, xlabel="step")
     axis.grid(alpha=0.3)
   axes[0][0].legend(fontsize="small")
-  pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+  out.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(out, dpi=100)
   pyplot.close(figure)
+  kept = {}
+  for number, workdir in enumerate(workdirs):
+    metrics = {
+      name: {"steps": runs[number][0], "values": [_short(x) for x in runs[number][1]]}
+      for name, runs in lines.items()
+    }
+    kept[os.fspath(workdir)] = {"config": _config(workdir), "metrics": metrics}
+  atomic.write_json(out.with_suffix(".json"), kept)
+
+
+def _config(workdir: str | os.PathLike[str]) -> dict | None:
+  try:
+    return export.saved_config(workdir)
+  except UserError:
+    return None
+
+
+def _short(value: float) -> float:
+  return float(f"{value:.{DIGITS}g}")

@@ -1,5 +1,7 @@
 """Curves of runs."""
 
+import json
+
 import pytest
 
 from mg_jax.core.errors import UserError
@@ -43,3 +45,15 @@ def test_the_picture_has_a_panel_for_each_metric(run, tmp_path):
   one, two = (image.imread(tmp_path / name) for name in ("one.png", "new/two.png"))
   assert two.shape[1] == 2 * one.shape[1] and two.shape[0] == one.shape[0]
   assert one.std() > 0.01
+
+
+def test_the_numbers_are_kept_with_the_config_that_made_them(run, tmp_path, monkeypatch):
+  pytest.importorskip("matplotlib", reason="needs pip install mg_jax[plot]")
+  out = tmp_path / "two.png"
+  curves.plot([run], ["model/loss", "eval/psnr"], out)
+  kept = json.loads(out.with_suffix(".json").read_text())[str(run)]
+  assert kept["metrics"]["model/loss"] == {"steps": [1, 3], "values": [1.0, 0.33333]}
+  assert kept["metrics"]["eval/psnr"]["values"] == [20.5] and kept["config"] is None
+  monkeypatch.setattr(curves.export, "saved_config", lambda workdir: {"optim": {"lr": 0.1}})
+  curves.plot([run], ["model/loss"], out)
+  assert json.loads(out.with_suffix(".json").read_text())[str(run)]["config"]["optim"]["lr"] == 0.1
