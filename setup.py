@@ -36,7 +36,7 @@ REQUIRES = [
 EXTRAS = {
   "tpu": ["jax[tpu]>=0.10.2,<0.13"],
   "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
-  "aot": ["libtpu>=0.0.42"],
+  "aot": ["jax[tpu]>=0.10.2,<0.13"],  # which pins the compiler that goes with it
   "aot-cuda": [
     "jax-cuda13-plugin>=0.10.2,<0.13", "jax-cuda13-pjrt>=0.10.2,<0.13", "nvidia-cudnn-cu13>=9.10"
   ],

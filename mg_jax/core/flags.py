@@ -24,18 +24,20 @@ _DATA_PARALLEL = {  # of slices: their all-reduce goes over the data-centre netw
   "xla_tpu_enable_data_parallel_all_reduce_opt": "true",
   "xla_tpu_data_parallel_opt_different_sized_ops": "true",
 }
+# From libtpu 0.0.52 on, the compiler refuses all-gathers within fusions on all chips but v5e.
+_NO_FUSED_GATHER = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 # These chips have SparseCores, which then run collectives instead of the TensorCore. All-reduces
 # stay: with them there too, libtpu 0.0.42 ends its process at the paper's model on both chips.
 _SPARSE_CORE = {
   **_TPU,
-  "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false",
+  **_NO_FUSED_GATHER,
   "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
   "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
 }
 
 TPU_FLAGS: dict[str, dict[str, str]] = {
   "v5e": {**_TPU, **_DATA_PARALLEL},
-  "v5p": {**_TPU, **_DATA_PARALLEL},
+  "v5p": {**_TPU, **_NO_FUSED_GATHER, **_DATA_PARALLEL},
   "v6e": {**_SPARSE_CORE, **_DATA_PARALLEL, "xla_tpu_scoped_vmem_limit_kib": "98304"},
   "tpu7x": {**_SPARSE_CORE, **_DATA_PARALLEL, "xla_tpu_scoped_vmem_limit_kib": "65536"},
 }

@@ -41,6 +41,9 @@ class WaveWeights:
     l1: of the waveform itself, which DAC leaves out.
     stft: of the spectral distances, which DAC only measures.
     mel_scales: windows in samples and how many mel bins each.
+    mel_floor: smallest mel magnitude that is heard. DAC's is
+      below any recording's noise; beside digital silence the loss would see little but whether
+      silence is perfect, so synthetic sound wants 3e-4, about -60 dB.
   """
 
   mel: float = 15.0
@@ -50,11 +53,14 @@ class WaveWeights:
   l1: float = 0.0
   stft: float = 0.0
   mel_scales: tuple[tuple[int, int], ...] = audio.MEL_SCALES
+  mel_floor: float = audio.CLAMP
 
   def __post_init__(self):
     for name in ("mel", "features", "adversarial", "kl", "l1", "stft"):
       if not 0 <= getattr(self, name) < math.inf:
         raise UserError(f"objective.{name} is {getattr(self, name)}; it must not be negative")
+    if not 0 < self.mel_floor < math.inf:
+      raise UserError(f"objective.mel_floor is {self.mel_floor}; it must be positive")
     for scale in self.mel_scales:
       if len(scale) != 2 or scale[0] < 4 or scale[0] % 4 or scale[1] < 1:
         raise UserError(
@@ -99,9 +105,12 @@ class WaveAutoencoding:
     wave, mean, logvar = self.encode(params, batch)
     noise = jax.random.normal(stream(key, "posterior"), mean.shape)
     decoded = self._decode(params, mean + jnp.exp(0.5 * logvar) * noise, wave.shape[1])
-    rate, scales = self.model.sample_rate, self.weights.mel_scales
+    mel = audio.mel_distance(
+      decoded, wave, rate=self.model.sample_rate, scales=self.weights.mel_scales,
+      floor=self.weights.mel_floor,
+    )  # fmt: skip
     terms = {
-      "mel": jnp.mean(audio.mel_distance(decoded, wave, rate=rate, scales=scales)),
+      "mel": jnp.mean(mel),
       "kl": losses.kl(mean, logvar),
       "l1": losses.l1(decoded, wave),
     }

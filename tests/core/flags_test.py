@@ -7,8 +7,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mg_jax.core import flags
 from mg_jax.core.errors import UserError
@@ -43,6 +44,25 @@ def test_the_tpu_compiler_takes_every_flag(chip):
 def test_a_flag_that_is_none_is_refused():
   with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
     _lower("v5e").compile(compiler_options={"xla_tpu_is_none": "true"})
+
+
+@needs_libtpu
+@pytest.mark.parametrize("chip", flags.TPU_FLAGS)
+def test_gathered_weights_are_compiled_with_all_flags(chip):
+  """Some flags are refused only where a program has what they are about."""
+  mesh = Mesh(np.array(tpu_devices(f"{chip}:{_TOPOLOGIES[chip]}")), "x")
+  place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
+
+  def loss(weights, x):
+    layer = lambda x, w: (jnp.tanh(x @ w), None)  # noqa: E731
+    return jax.lax.scan(layer, x, weights)[0].astype(jnp.float32).sum()
+
+  shapes = (
+    jax.ShapeDtypeStruct((4, 1024, 1024), jnp.bfloat16, sharding=place(None, "x")),
+    jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=place("x")),
+  )
+  compiled = jax.jit(jax.grad(loss)).lower(*shapes).compile(compiler_options=flags.TPU_FLAGS[chip])
+  assert "all-gather" in compiled.as_text()
 
 
 def _start(**env):

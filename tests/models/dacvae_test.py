@@ -62,18 +62,22 @@ def reach(fn, x, row, of=lambda y, row: y[row]):
   return seen[0], seen[-1]
 
 
-def test_contexts_are_what_the_network_sees(params):
-  hop, count = SMALL.hop, 61
-  encode = lambda w: SMALL.apply({"params": params}, w[None], method="encode")[0][0]  # noqa: E731
+@pytest.mark.parametrize("patch", [1, 4])
+def test_contexts_are_what_the_network_sees(patch, awaken):
+  model = SMALL.clone(patch=patch)
+  hop, count = model.hop, 61
+  assert hop == patch * SMALL.hop
+  params = awaken(jax.eval_shape(model.init, jax.random.key(0), wave_of(hop))["params"])
+  encode = lambda w: model.apply({"params": params}, w[None], method="encode")[0][0]  # noqa: E731
   first, last = reach(encode, wave_of(count * hop)[0], 30)
   before, after = 30 - first // hop, last // hop - 30
-  assert max(before, after) == SMALL.encoder_context
+  assert max(before, after) == model.encoder_context
 
-  decode = lambda z: SMALL.apply({"params": params}, z[None], method="decode")[0]  # noqa: E731
+  decode = lambda z: model.apply({"params": params}, z[None], method="decode")[0]  # noqa: E731
   latent = np.random.default_rng(1).standard_normal((count, 3)).astype(np.float32)
   block = lambda y, row: y[row * hop : (row + 1) * hop]  # noqa: E731
   first, last = reach(decode, latent, 30, block)
-  assert max(30 - first, last - 30) == SMALL.decoder_context
+  assert max(30 - first, last - 30) == model.decoder_context
   assert (DACVAE().encoder_context, DACVAE().decoder_context) == (6, 8)
 
 
@@ -87,6 +91,7 @@ def test_what_cannot_be_is_told(params):
     ({"rates": (2, 3)}, r"rates \(2, 3\); give even ones"),
     ({"rates": ()}, "give even ones"),
     ({"decoder_channels": 6}, "6 decoder_channels; give a multiple of 4"),
+    ({"patch": 0}, "patch 0; give at least 1"),
   ):
     with pytest.raises(UserError, match=message):
       jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), wave)

@@ -11,8 +11,8 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data import audio, muxing, video
-from mg_jax.train import experiment
-from mg_jax.train.export_sound import load_soundtrack
+from mg_jax.train import experiment, scoring_context
+from mg_jax.train.export_sound import load_soundtrack, soundtrack_data
 from tests.train import tiny
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +87,28 @@ def test_sounds_of_held_out_clips_are_scored(runs):
   assert set(report["rows"]) == {"made", "codec", "shuffled"} and report["condition"] == "video"
   assert {"f1", "off_ms", "music", "effect"} <= set(report["rows"]["made"])
   assert "shuffled" in done.stderr and (runs / "scores" / "02.mp4").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measure, rows", [
+  ("infill", {"made", "silence", "repetition", "codec"}), ("seams", {"seams", "elsewhere", "true"}),
+])  # fmt: skip
+def test_gaps_and_seams_are_scored(runs, measure, rows):
+  command = [sys.executable, "launch/evaluate.py", f"--workdir={runs}/soundtrack", "--count=2"]
+  if measure == "infill":
+    # The takes of this run last a second.
+    pipeline, data = load_soundtrack(runs / "soundtrack"), soundtrack_data(runs / "soundtrack")
+    report = scoring_context.score_infill(pipeline, data, runs / measure, count=2, gap_s=0.4)
+    assert set(report.rows) == rows and report.rows["codec"]["mel"] < report.rows["silence"]["mel"]
+    command.append("--measure=infill")
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 2 and "gap of 1 s with 0.5 s around it" in done.stderr
+    return
+  command += [f"--measure={measure}", f"--out={runs}/{measure}"]
+  done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=280)
+  assert done.returncode == 0, done.stderr[-2000:]
+  report = json.loads((runs / measure / f"{measure}.json").read_text())
+  assert set(report["rows"]) == rows and report["count"] == 2 and len(report["seams_s"]) > 20
 
 
 @pytest.mark.slow
