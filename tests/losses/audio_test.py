@@ -56,6 +56,15 @@ def test_equal_sounds_have_no_distance_and_silence_no_nan():
     assert jnp.isfinite(slope).all()
 
 
+def test_below_the_floor_nothing_is_heard():
+  wave, hiss = 0.1 * noise(2000, seed=1), 1e-4 * noise(2000, seed=2)
+  silence = jnp.zeros_like(wave)
+  distance = lambda a, b, floor: audio.mel_distance(a, b, rate=48_000, floor=floor)  # noqa: E731
+  np.testing.assert_array_equal(distance(hiss, silence, 3e-3), 0.0)
+  assert np.all(distance(hiss, silence, 1e-5) > 0.5)
+  assert np.all(distance(wave, silence, 3e-3) > 0.5)
+
+
 def test_rows_are_measured_alone():
   a, b = noise(300, rows=3, seed=1), noise(300, rows=3, seed=2)
   whole = audio.mel_distance(a, b, rate=48_000, scales=SMALL)

@@ -67,6 +67,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(generator):
   assert all(jnp.any(g != 0) for g in jax.tree.leaves(slopes)), "every parameter learns"
 
 
+def test_a_floor_leaves_out_what_is_too_quiet_to_be_heard(params):
+  def mel(floor):
+    weights = WaveWeights(mel_scales=SCALES, adversarial=0.0, mel_floor=floor)
+    objective = WaveAutoencoding(MODEL, weights)
+    loss = jax.jit(lambda: objective.loss("autoencoder", params, BATCH, jax.random.key(0), 0, {}))
+    return float(loss()[1][0]["mel"])
+
+  assert mel(1e-5) > mel(1e-2) > 1e-3 and mel(10.0) < 1e-6
+
+
 def test_the_latent_is_sampled(params):
   key = lambda i: jax.random.key(i)  # noqa: E731
   run = jax.jit(lambda k: PLAIN.loss("autoencoder", params, BATCH, k, jnp.int32(0), {})[0])
@@ -134,6 +144,7 @@ def test_silence_and_single_samples_have_finite_losses(params, samples, level):
   [
     ({"mel": -1.0}, "objective.mel is -1.0"),
     ({"kl": float("inf")}, "objective.kl is inf"),
+    ({"mel_floor": 0.0}, "objective.mel_floor is 0.0"),
     ({"mel_scales": ((30, 5),)}, r"has \(30, 5\)"),
     ({"mel_scales": ((32, 0),)}, r"has \(32, 0\)"),
   ],
