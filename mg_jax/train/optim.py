@@ -157,8 +157,8 @@ def build_optimizers(
     optim = dict.fromkeys(roles, optim)
   if set(optim) != set(roles):
     raise UserError(
-      f"optimizers are for {sorted(optim)}, the objective trains {sorted(roles)}; let config.optim be "
-      "one section for all, or one for each of those"
+      f"optimizers are for {sorted(optim)}, the objective trains {sorted(roles)}; let config.optim "
+      "be one section for all, or one for each of those"
     )
   return {role: build_optimizer(optim[role]) for role in roles}
 
