@@ -81,7 +81,7 @@ class DACVAE(nn.Module):
     latent: latent channels C.
     sample_rate: of the waveform in Hz.
     patch: samples of a row: all layers but a reshape work at `sample_rate / patch`. 1 is the
-      published codec; 16 makes a small one ten times as fast on a CPU.
+      published codec; 16 makes a small one several times as fast on a CPU.
   """
 
   channels: int = 64

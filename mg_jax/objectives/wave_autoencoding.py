@@ -41,9 +41,9 @@ class WaveWeights:
     l1: of the waveform itself, which DAC leaves out.
     stft: of the spectral distances, which DAC only measures.
     mel_scales: windows in samples and how many mel bins each.
-    mel_floor: smallest mel magnitude that is heard. DAC's is
-      below any recording's noise; beside digital silence the loss would see little but whether
-      silence is perfect, so synthetic sound wants 3e-4, about -60 dB.
+    mel_floor: smallest mel magnitude that is heard. DAC's is below any recording's noise; beside
+      digital silence the loss would see little but whether silence is perfect, so synthetic sound
+      wants 3e-4, about -60 dB.
   """
 
   mel: float = 15.0
