@@ -65,7 +65,7 @@ def tiny(config: ConfigDict) -> None:
 def toy(config: ConfigDict) -> None:
   """The codec of the toy world, which sees the wave in patches of a third of a millisecond.
 
-  Without critics, which take as much time as the rest: nothing there is too fine for the mel loss.
+  Without critics, which take nearly as much time as the rest; nothing is too fine for the mel loss.
   """
   config.model.update(channels=32, hidden=256, decoder_channels=256, patch=16, rates=(2, 6, 10))
   config.objective.update(adversarial=0.0, features=0.0, mel_floor=3e-4)

@@ -55,7 +55,7 @@ def tiny(config: ConfigDict) -> None:
   config.mesh = (-1, 1, 1, 1)
   # Words, as numbers are facts here: the likelihood of music is one.
   config.text = ConfigDict({"text": vars(TextConfig(tokenizer="words", length=64))})
-  # Four draws share the frames and the caption of a clip, as towers cost half of a draw.
+  # Four draws share the frames and the caption of a clip, as towers cost more than one.
   config.objective.update(time="stratified", draws=4)
   config.data.update(
     source="toy", clips=4000, held_out=256, chunks=((4.0, 1),), size=32, global_batch=8

@@ -24,7 +24,7 @@ _DATA_PARALLEL = {  # of slices: their all-reduce goes over the data-centre netw
   "xla_tpu_enable_data_parallel_all_reduce_opt": "true",
   "xla_tpu_data_parallel_opt_different_sized_ops": "true",
 }
-# From libtpu 0.0.52 on, the compiler refuses all-gathers within fusions on all chips but v5e.
+# libtpu 0.0.52 refuses all-gathers within fusions on v5p: it names v5e as the chip for them.
 _NO_FUSED_GATHER = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 # These chips have SparseCores, which then run collectives instead of the TensorCore. All-reduces
 # stay: with them there too, libtpu 0.0.42 ends its process at the paper's model on both chips.

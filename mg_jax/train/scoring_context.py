@@ -20,10 +20,9 @@ from mg_jax.data.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
 from mg_jax.sampling.soundtrack import Request, Soundtrack
-from mg_jax.train.scoring_sound import Condition, SoundReport, request_of
+from mg_jax.train.scoring_sound import SHOWN, Condition, SoundReport, request_of
 
 LEAST_SIDE_S = 0.5  # of given sound, on each side of a gap
-SHOWN = 8  # sounds that are kept
 
 
 def held_out(data: SoundtrackConfig, *, rate: int) -> list[Callable[[], Take]]:
@@ -54,14 +53,11 @@ def score_infill(
   `SoundFidelity`, over the gaps alone. Writes infill.json and the first few filled sounds.
 
   Args:
-    pipeline: what generates.
-    data: of its run.
-    folder: for the results, made if missing.
+    pipeline, folder, seed, **changes: as `scoring_sound.score_sound`.
+    data: of the run, on toys or on files.
     count: held-out sounds; those that are too short or silent are passed over.
     condition: what the model is given beside the sound around the gap.
-    seed: of the first sound; the next ones count up.
     gap_s: length of the gap.
-    **changes: settings other than the pipeline's own.
 
   Raises:
     UserError: when no held-out sound is long enough.
@@ -134,7 +130,7 @@ def score_seams(
   spans = pipeline.spans(seconds, **changes)
   ends = sorted({t for span in spans for t in span if 0.1 < t < seconds - 0.1})
   if not ends:
-    raise UserError(f"{seconds:g} s are made in one window; ask for more --seconds")
+    raise UserError(f"{seconds:g} s are made in one window; give a longer sound")
   takes = held_out(data, rate=rate)
   at: dict[str, list[np.ndarray]] = {"seams": [], "elsewhere": [], "true": []}
   for index, read in enumerate(tqdm(takes[:count], "sounds", leave=False, disable=None)):
