@@ -1,4 +1,4 @@
-"""Short-time Fourier transform of waveforms, and mel filters over its magnitudes. [MG 6.2]
+"""Short-time Fourier transform of waveforms, mel filters over its magnitudes, MDCT. [MG 6.2]
 
 The usual one of audio networks: periodic Hann windows, frames centred on multiples of the hop, the
 ends of the sound reflected, no scaling. Frames are put together from blocks of one hop, so that
@@ -43,6 +43,38 @@ def magnitude(
 ) -> Float[Array, "B frames bins"]:
   """Absolute values of `stft`, with a finite gradient in silence too."""
   return jnp.sqrt(jnp.sum(jnp.square(stft(wave_BT, window=window, hop=hop)), axis=-1) + _FLOOR)
+
+
+def mdct(wave_BT: Float[Array, "B T"], *, hop: int) -> Float[Array, "B rows hop"]:
+  """Modified discrete cosine transform: T / hop rows, `imdct` of which is the wave again.
+
+  Frames of two hops under a sine window, each around the hop that its row stands for (Princen and
+  Bradley 1986). Zeros surround the wave, so half a hop at either end comes back fainter.
+
+  Raises:
+    ValueError: when hop is odd or the wave no multiple of it.
+  """
+  if hop < 2 or hop % 2 or wave_BT.shape[1] % hop:
+    raise ValueError(f"mdct() takes whole hops, even ones; {wave_BT.shape[1]} samples, hop {hop}")
+  padded = jnp.pad(wave_BT, ((0, 0), (hop // 2, hop // 2)))
+  blocks = padded.reshape(len(wave_BT), -1, hop)
+  return jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ _cosines(hop)
+
+
+def imdct(rows_BRC: Float[Array, "B rows hop"]) -> Float[Array, "B T"]:
+  """The wave of its `mdct`."""
+  hop = rows_BRC.shape[-1]
+  left, right = jnp.split(rows_BRC @ _cosines(hop).T, 2, axis=-1)
+  blocks = jnp.pad(left, ((0, 0), (0, 1), (0, 0))) + jnp.pad(right, ((0, 0), (1, 0), (0, 0)))
+  return blocks.reshape(len(blocks), -1)[:, hop // 2 : -(hop // 2)]
+
+
+@functools.lru_cache(maxsize=8)
+def _cosines(hop: int) -> np.ndarray:
+  """(2 hop, hop): windowed cosines, orthonormal together with those of the frames around."""
+  n, k = np.arange(2 * hop)[:, None] + 0.5, np.arange(hop) + 0.5
+  cosines = np.cos(np.pi / hop * (n + hop / 2) * k)
+  return (np.sqrt(2 / hop) * np.sin(np.pi * n / (2 * hop)) * cosines).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=32)

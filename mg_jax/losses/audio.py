@@ -19,8 +19,8 @@ CLAMP = 1e-5  # what logarithms are taken of at least
 _EPS = 1e-8
 
 
-def _log(x: Array, floor: float = CLAMP) -> Array:
-  return jnp.log10(jnp.maximum(x, floor))
+def _log(x: Array) -> Array:
+  return jnp.log10(jnp.maximum(x, CLAMP))
 
 
 def _per_row(x: Array) -> Array:
@@ -33,17 +33,18 @@ def mel_distance(
   *,
   rate: int,
   scales: Sequence[tuple[int, int]] = MEL_SCALES,
-  floor: float = CLAMP,
+  floor: float = 0.0,
+  power: float = 1.0,
 ) -> Float[Array, "B"]:
-  """Mean |difference| of log10 mel magnitudes, of `floor` at least, summed over the scales."""
+  """Mean |difference| ** power of log10 mel magnitudes + floor, summed over the scales."""
   total = jnp.zeros(len(prediction_BT))
   for window, bins in scales:
     filters = mel_filters(rate=rate, window=window, bins=bins)
     a, b = (
-      _log(magnitude(wave, window=window, hop=window // 4) @ filters, floor)
+      _log(magnitude(wave, window=window, hop=window // 4) @ filters + floor)
       for wave in (prediction_BT, target_BT)
     )
-    total += _per_row(jnp.abs(a - b))
+    total += _per_row(jnp.abs(a - b) ** power)
   return total
 
 

@@ -41,9 +41,12 @@ class WaveWeights:
     l1: of the waveform itself, which DAC leaves out.
     stft: of the spectral distances, which DAC only measures.
     mel_scales: windows in samples and how many mel bins each.
-    mel_floor: smallest mel magnitude that is heard. DAC's is below any recording's noise; beside
-      digital silence the loss would see little but whether silence is perfect, so synthetic sound
-      wants 3e-4, about -60 dB.
+    mel_floor: added to mel magnitudes, so that little more than what exceeds it is heard. DAC has
+      none, and cuts off below any recording's noise; beside digital silence the loss would see
+      little but whether silence is perfect, so synthetic sound wants 3e-4, about -60 dB. A cut
+      there would have no gradient: what the codec does not play yet it would never learn.
+    mel_power: of the differences of log mels; DAC's 1 favours what is right most of the time, 2
+      also hears what is seldom there.
   """
 
   mel: float = 15.0
@@ -53,14 +56,15 @@ class WaveWeights:
   l1: float = 0.0
   stft: float = 0.0
   mel_scales: tuple[tuple[int, int], ...] = audio.MEL_SCALES
-  mel_floor: float = audio.CLAMP
+  mel_floor: float = 0.0
+  mel_power: float = 1.0
 
   def __post_init__(self):
-    for name in ("mel", "features", "adversarial", "kl", "l1", "stft"):
+    for name in ("mel", "features", "adversarial", "kl", "l1", "stft", "mel_floor"):
       if not 0 <= getattr(self, name) < math.inf:
         raise UserError(f"objective.{name} is {getattr(self, name)}; it must not be negative")
-    if not 0 < self.mel_floor < math.inf:
-      raise UserError(f"objective.mel_floor is {self.mel_floor}; it must be positive")
+    if not 1 <= self.mel_power <= 4:
+      raise UserError(f"objective.mel_power is {self.mel_power}; give 1 to 4")
     for scale in self.mel_scales:
       if len(scale) != 2 or scale[0] < 4 or scale[0] % 4 or scale[1] < 1:
         raise UserError(
@@ -107,7 +111,7 @@ class WaveAutoencoding:
     decoded = self._decode(params, mean + jnp.exp(0.5 * logvar) * noise, wave.shape[1])
     mel = audio.mel_distance(
       decoded, wave, rate=self.model.sample_rate, scales=self.weights.mel_scales,
-      floor=self.weights.mel_floor,
+      floor=self.weights.mel_floor, power=self.weights.mel_power,
     )  # fmt: skip
     terms = {
       "mel": jnp.mean(mel),

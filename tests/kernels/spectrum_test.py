@@ -1,11 +1,11 @@
-"""Spectra against scipy, and mel filters against a second writing of them."""
+"""Spectra against scipy, mel filters against a second writing of them, and the MDCT's inverse."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.kernels.spectrum import magnitude, mel_filters, stft
+from mg_jax.kernels.spectrum import imdct, magnitude, mdct, mel_filters, stft
 
 
 def noise(samples, rows=2, seed=0):
@@ -79,3 +79,32 @@ def test_windows_that_cannot_be_cut_are_refused():
   for window, hop in ((33, 11), (32, 0), (32, 12)):
     with pytest.raises(ValueError, match="even windows of whole hops"):
       stft(noise(100), window=window, hop=hop)
+
+
+@pytest.mark.parametrize("hop", [2, 16, 48])
+def test_a_cosine_transform_comes_back_but_for_half_a_hop_at_the_ends(hop):
+  wave = noise(10 * hop)
+  rows = jax.jit(lambda w: mdct(w, hop=hop))(wave)
+  assert rows.shape == (2, 10, hop)
+  again = imdct(rows)
+  inside = slice(hop // 2, -(hop // 2))
+  np.testing.assert_allclose(again[:, inside], wave[:, inside], atol=1e-5)
+  # What the window left of them, at least half: nothing is mirrored into it.
+  ends = np.asarray(again)[:, : hop // 2] / np.asarray(wave)[:, : hop // 2]
+  assert np.all((ends > 0.5) & (ends < 1.0))
+
+
+def test_a_tone_lies_in_its_band_of_the_cosine_transform():
+  hop, rate, hertz = 96, 48_000, 7000.0
+  wave = jnp.sin(2 * np.pi * hertz * jnp.arange(100 * hop) / rate)[None]
+  power = np.square(mdct(wave, hop=hop)[0, 1:-1]).sum(axis=0)
+  middle = int(hertz / (rate / 2 / hop))
+  assert power[middle - 1 : middle + 2].sum() > 0.98 * power.sum()
+  # Orthonormal: as much power as in the wave.
+  assert power.sum() == pytest.approx(float(jnp.square(wave[0, hop:-hop]).sum()), rel=0.01)
+
+
+@pytest.mark.parametrize("samples, hop", [(30, 3), (30, 4), (8, 0)])
+def test_a_cosine_transform_takes_whole_even_hops(samples, hop):
+  with pytest.raises(ValueError, match="whole hops, even ones"):
+    mdct(noise(samples), hop=hop)

@@ -56,13 +56,28 @@ def test_equal_sounds_have_no_distance_and_silence_no_nan():
     assert jnp.isfinite(slope).all()
 
 
-def test_below_the_floor_nothing_is_heard():
+def test_what_is_far_below_the_floor_is_hardly_heard_yet_can_be_learned():
   wave, hiss = 0.1 * noise(2000, seed=1), 1e-4 * noise(2000, seed=2)
   silence = jnp.zeros_like(wave)
   distance = lambda a, b, floor: audio.mel_distance(a, b, rate=48_000, floor=floor)  # noqa: E731
-  np.testing.assert_array_equal(distance(hiss, silence, 3e-3), 0.0)
-  assert np.all(distance(hiss, silence, 1e-5) > 0.5)
-  assert np.all(distance(wave, silence, 3e-3) > 0.5)
+  loud, quiet = distance(wave, silence, 3e-3), distance(hiss, silence, 3e-3)
+  assert np.all(quiet < 0.05 * loud)
+  assert np.all(distance(hiss, silence, 0.0) > 10 * quiet)
+  # From far below the floor there still is a way to what should be heard: a cut has none.
+  slope = jax.grad(lambda w: distance(w, wave, 3e-3).sum())(1e-6 * noise(2000, seed=3))
+  assert float(jnp.linalg.norm(slope)) > 0.1
+
+
+def test_squares_hear_what_is_seldom():
+  """One loud click in silence: beside a steady error of equal mean, only squares tell it apart."""
+  silence = jnp.zeros((1, 4000))
+  click = silence.at[:, 2000].set(0.5)
+  steady = 2e-3 * noise(4000, rows=1)
+  ratio = lambda power: float(  # noqa: E731
+    audio.mel_distance(silence, click, rate=48_000, scales=SMALL, floor=1e-3, power=power)[0]
+    / audio.mel_distance(silence, steady, rate=48_000, scales=SMALL, floor=1e-3, power=power)[0]
+  )
+  assert ratio(2.0) > 1.5 * ratio(1.0)
 
 
 def test_rows_are_measured_alone():

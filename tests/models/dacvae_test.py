@@ -91,7 +91,7 @@ def test_what_cannot_be_is_told(params):
     ({"rates": (2, 3)}, r"rates \(2, 3\); give even ones"),
     ({"rates": ()}, "give even ones"),
     ({"decoder_channels": 6}, "6 decoder_channels; give a multiple of 4"),
-    ({"patch": 0}, "patch 0; give at least 1"),
+    ({"patch": 3}, "patch 3; give 1 or an even number"),
   ):
     with pytest.raises(UserError, match=message):
       jax.eval_shape(SMALL.clone(**fields).init, jax.random.key(0), wave)

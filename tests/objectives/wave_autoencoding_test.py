@@ -74,7 +74,20 @@ def test_a_floor_leaves_out_what_is_too_quiet_to_be_heard(params):
     loss = jax.jit(lambda: objective.loss("autoencoder", params, BATCH, jax.random.key(0), 0, {}))
     return float(loss()[1][0]["mel"])
 
-  assert mel(1e-5) > mel(1e-3) > 1e-3 and mel(10.0) < 1e-6
+  assert mel(0.0) > mel(1e-3) > 1e-3 and mel(1e3) < 1e-3
+
+
+def test_the_power_is_that_of_the_differences(params):
+  weights = WaveWeights(mel_scales=SCALES, adversarial=0.0, mel_floor=1e-3, mel_power=2.0)
+  run = jax.jit(lambda: WaveAutoencoding(MODEL, weights).loss(
+    "autoencoder", params, BATCH, jax.random.key(0), 0, {}))  # fmt: skip
+  loss, (terms, _) = run()
+  decoded = jax.jit(lambda: FULL.loss(
+    "autoencoder", params, BATCH, jax.random.key(0), 0, {}))()[1][1]["reconstruction"]  # fmt: skip
+  wave = jnp.asarray(BATCH["wave"] / np.float32(2**15))
+  want = audio.mel_distance(decoded, wave, rate=8000, scales=SCALES, floor=1e-3, power=2.0).mean()
+  np.testing.assert_allclose(terms["mel"], want, rtol=1e-5)
+  assert float(loss) >= 15 * float(want)
 
 
 def test_the_latent_is_sampled(params):
@@ -144,7 +157,8 @@ def test_silence_and_single_samples_have_finite_losses(params, samples, level):
   [
     ({"mel": -1.0}, "objective.mel is -1.0"),
     ({"kl": float("inf")}, "objective.kl is inf"),
-    ({"mel_floor": 0.0}, "objective.mel_floor is 0.0"),
+    ({"mel_floor": -1e-3}, "objective.mel_floor is -0.001"),
+    ({"mel_power": 0.5}, "objective.mel_power is 0.5; give 1 to 4"),
     ({"mel_scales": ((30, 5),)}, r"has \(30, 5\)"),
     ({"mel_scales": ((32, 0),)}, r"has \(32, 0\)"),
   ],
