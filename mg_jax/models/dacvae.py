@@ -6,8 +6,8 @@ activations. A waveform is reflected at its end up to a whole number of latents;
 surplus. Array for array the published network (`models.published`) without its watermark: that
 branch of the decoder is no part of the codec and is not built. Kernels are plain where the
 published ones are normalised; training with plain ones works, as Snake needs no norm of them. Small
-codecs may see the wave through a cosine transform: there, high tones are as easy as low ones, which
-patches of samples made them learn last if at all.
+codecs may see the wave through a cosine transform, on a logarithmic scale: there, high and quiet
+tones are as easy as low and loud ones, which they otherwise learn last if at all.
 
 wave (B, T) in [-1, 1] at 48 kHz  <->  latent (B, L, C), L = ceil(T / 1920), C = 128
 """
@@ -31,6 +31,18 @@ _STD_FLOOR = 1e-4
 # Power that a residual branch adds, and that the last layer passes on, when training starts. With
 # as much as comes in, 24 units and no norm between them made the first sounds noise at full scale.
 _BRANCH_GAIN, _LAST_GAIN = 0.1, 0.01
+# Of an MDCT: the level below which the scale is linear, the nepers of a step of 1, and the most.
+_QUIET, _NEPERS, _LOUDEST = 1e-3, 4.0, 3.0
+
+
+def _compress(x):
+  """Levels of coefficients on a logarithmic scale, with their sign."""
+  return jnp.arcsinh(x / _QUIET) / _NEPERS
+
+
+def _expand(x):
+  """The inverse of `_compress`, up to a level above full scale."""
+  return _QUIET * jnp.sinh(_NEPERS * jnp.clip(x, -_LOUDEST, _LOUDEST))
 
 
 class Unit(nn.Module):
@@ -82,8 +94,8 @@ class DACVAE(nn.Module):
     decoder_channels: width at the latents' rate in the decoder; each level halves it.
     latent: latent channels C.
     sample_rate: of the waveform in Hz.
-    patch: samples of a row, even: the network sees and makes an MDCT of this hop. 1, the published
-      codec, is the wave itself.
+    patch: samples of a row, even: the network sees and makes an MDCT of this hop, on a logarithmic
+      scale. 1, the published codec, is the wave itself.
   """
 
   channels: int = 64
@@ -169,7 +181,7 @@ class DACVAE(nn.Module):
     """Waveform in [-1, 1] to (mean, logvar), each (B, ceil(T / hop), C)."""
     surplus = -wave_BT.shape[1] % self.hop
     x = jnp.pad(wave_BT, ((0, 0), (0, surplus)), mode="reflect")
-    rows = x[..., None] if self.patch == 1 else mdct(x, hop=self.patch)
+    rows = x[..., None] if self.patch == 1 else _compress(mdct(x, hop=self.patch))
     x = self.encoder_in(rows.astype(self.dtype))
     for level in self.encoder_levels:
       x = level(x)
@@ -191,7 +203,7 @@ class DACVAE(nn.Module):
     for level in self.decoder_levels:
       x = level(x)
     rows = self.decoder_out(self.decoder_snake(x)).astype(jnp.float32)
-    wave = rows[..., 0] if self.patch == 1 else imdct(rows)
+    wave = rows[..., 0] if self.patch == 1 else imdct(_expand(rows))
     return jnp.tanh(wave[:, :length])
 
   def __call__(self, wave_BT):
