@@ -27,12 +27,14 @@ _DATA_PARALLEL = {  # of slices: their all-reduce goes over the data-centre netw
 # libtpu 0.0.52 refuses all-gathers within fusions on v5p: it names v5e as the chip for them.
 _NO_FUSED_GATHER = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 # These chips have SparseCores, which then run collectives instead of the TensorCore. All-reduces
-# stay: with them there too, libtpu 0.0.42 ends its process at the paper's model on both chips.
+# stay, which tpu7x has to be told: with them there too, libtpu 0.0.42 ends its process at the
+# paper's model on both chips.
 _SPARSE_CORE = {
   **_TPU,
   **_NO_FUSED_GATHER,
   "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
   "xla_tpu_enable_sparse_core_collective_offload_reduce_scatter": "true",
+  "xla_tpu_enable_sparse_core_collective_offload_all_reduce": "false",
 }
 
 TPU_FLAGS: dict[str, dict[str, str]] = {
