@@ -36,7 +36,10 @@ def mel_distance(
   floor: float = 0.0,
   power: float = 1.0,
 ) -> Float[Array, "B"]:
-  """Mean |difference| ** power of log10 mel magnitudes + floor, summed over the scales."""
+  """Mean |difference| ** power of log10(mel magnitude + floor), summed over the scales.
+
+  DAC has no floor and a power of 1.
+  """
   total = jnp.zeros(len(prediction_BT))
   for window, bins in scales:
     filters = mel_filters(rate=rate, window=window, bins=bins)

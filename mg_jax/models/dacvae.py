@@ -117,6 +117,11 @@ class DACVAE(nn.Module):
     return math.prod(self.rates)
 
   @property
+  def _around(self) -> int:
+    """Rows on each side that the outermost convolution sees, of seven taps, and any MDCT's own."""
+    return 3 + (self.patch > 1)
+
+  @property
   def latent_rate(self) -> float:
     """Latents a second."""
     return self.sample_rate / self.hop
@@ -135,14 +140,13 @@ class DACVAE(nn.Module):
     for rate in reversed(self.rates):
       first = first * rate - rate // 2 - _UNITS
       last = last * rate + 3 * rate // 2 - 1 + _UNITS
-    around = 3 + (self.patch > 1)
+    around = self._around
     return math.ceil(max(around - first, last + around - (self._rows - 1)) / self._rows)
 
   @property
   def decoder_context(self) -> int:
     """Latents, on each side of the one that stands for a sample, that can change the sample."""
-    around = 3 + (self.patch > 1)
-    first, last = -around, self._rows - 1 + around
+    first, last = -self._around, self._rows - 1 + self._around
     for rate in self.rates:
       first, last = first - _UNITS, last + _UNITS
       first, last = -(-(first + rate // 2 - 2 * rate + 1) // rate), (last + rate // 2) // rate
