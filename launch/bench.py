@@ -37,17 +37,21 @@ def main(argv: list[str]) -> None:
     raise UserError("--runs and --threads must be at least 1")
   about = report.machine(_THREADS.value)
   _log.info("%s", ", ".join(f"{name} {value}" for name, value in about.items() if value))
-  rows = driver.run(
+  rows = []
+  for measured in driver.run(
     driver.choose(_SUITES.value, _SIZE.value),
     size=_SIZE.value,
     runs=_RUNS.value,
     threads=_THREADS.value,
     peers=_PEERS.value,
     log=_log.info,
-  )
-  print(report.table(rows))
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(report.document(rows, about), indent=2) + "\n")
+  ):
+    rows += measured
+    # At once, so that nothing measured is lost when a later suite is stopped.
+    print(report.table(measured), flush=True)
+    if _JSON.value:
+      document = json.dumps(report.document(rows, about), indent=2)
+      pathlib.Path(_JSON.value).write_text(document + "\n")
 
 
 if __name__ == "__main__":

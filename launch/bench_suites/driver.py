@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from launch.bench_suites.suites import PUBLISHED, SAME_WORK, SUITES, Suite
@@ -141,8 +141,8 @@ def run(
   threads: int,
   log: Callable[[str], None],
   peers: bool = True,
-) -> list[Row]:
-  """Measures suites, one after the other.
+) -> Iterator[list[Row]]:
+  """Measures suites, one after the other, and yields the rows of each when it is done.
 
   Args:
     suites: from `choose`.
@@ -152,7 +152,6 @@ def run(
     log: takes lines of progress.
     peers: whether the peers are timed too; they run on the CPU.
   """
-  rows = []
   with Side("ours", threads) as ours, Side("torch", threads) as torch:
     for suite in suites:
       programs = [(ours, Row(suite.name, OURS, unit=suite.unit))]
@@ -161,8 +160,7 @@ def run(
         row.note = "" if installed(variant) else _MISSING
         programs.append((torch, row))
       _suite(suite, size, programs, runs, log)
-      rows += [row for _, row in programs]
-  return rows
+      yield [row for _, row in programs]
 
 
 def _suite(suite, size, programs, runs, log) -> None:

@@ -22,17 +22,14 @@ from mg_jax.kernels.platform import current, partitioned
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Choices below were measured on two cores of an AVX-512 Xeon in float32, on shapes of the toy
-# autoencoder: forward and backward took, against autodiff of the same forward, 0.8 to 0.9 times for
-# 3 x 3 kernels on 16 x 16 x 96 and 64 x 64 x 32 (but 1.1 times on 8 x 8 x 192, hence _SMALL_FRAME),
-# 0.5 to 0.7 times for temporal ones; folding the nearest-neighbour upsampling into the kernel took
-# 0.4 to 0.7 times what repeating first does. bfloat16 gains nothing without matrix units.
-
-# Positions of the output whose taps are laid side by side at once for a weight gradient.
-_POSITIONS = 1024
+# Choices below were measured on one and two cores of an AVX-512 Xeon in float32, on shapes of the toy
+# autoencoder: weight gradients written out took, against XLA's own, 0.3 to 0.6 times for 3 x 3
+# kernels on frames of 8 x 8 x 192 to 128 x 128 x 32 (but 1.7 times on 4 x 4 x 192, hence
+# _SMALL_FRAME), 0.3 times for temporal ones; folding the nearest-neighbour upsampling into the kernel
+# took 0.4 to 0.7 times what repeating first does. bfloat16 gains nothing without matrix units.
 
 # Frames of up to so many positions leave the weight gradient to XLA, on CPUs too.
-_SMALL_FRAME = 8 * 8
+_SMALL_FRAME = 4 * 4
 
 
 def over_batch(fn, *args: Array, whole: int, total: bool = False) -> Array:
@@ -70,19 +67,6 @@ def outer(a: Array, b: Array) -> Array:
   return lax.dot_general(a, b, ((lead, lead), ((), ())), preferred_element_type=jnp.float32)
 
 
-def _taps(x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Padding) -> list[Array]:
-  """For every kernel position, the values of x that it met, each of the shape of g."""
-  rows, columns = g.shape[1:3]
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  return [
-    x[:, i : i + (rows - 1) * strides[0] + 1 : strides[0]][
-      :, :, j : j + (columns - 1) * strides[1] + 1 : strides[1]
-    ]
-    for i in range(kernel[0])
-    for j in range(kernel[1])
-  ]
-
-
 def _plain(strides, padding: _Padding):
   return functools.partial(
     lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=_LAYOUT
@@ -98,23 +82,55 @@ def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -
   def native(x, g):
     return _native_weight_gradient(x, w, g, strides, padding)
 
-  def frame_by_frame(x, g):
-    taps = functools.partial(_taps, kernel=w.shape[:2], strides=strides, padding=padding)
-    frames = max(1, min(x.shape[0], _POSITIONS // (g.shape[1] * g.shape[2])))
-    while x.shape[0] % frames:
-      frames -= 1
+  def by_frames(x, g):
+    products = _strided_products if max(strides) > 1 else _products
 
-    def add(total, group):
-      return total + outer(group[1], jnp.concatenate(taps(*group), axis=-1)), None
+    def add(total, frame):
+      return total + products(*frame, w.shape[:2], strides, padding), None
 
-    groups = jax.tree.map(lambda t: t.reshape(-1, frames, *t.shape[1:]), (x, g))
-    start = jnp.zeros((w.shape[3], w.size // w.shape[3]), jnp.float32)
-    dw, _ = lax.scan(add, start, groups)
-    return dw.T.reshape(w.shape)
+    return lax.scan(add, jnp.zeros(w.shape, jnp.float32), (x, g))[0]
 
   small = g.shape[1] * g.shape[2] <= _SMALL_FRAME
-  local = native if small or current() != "cpu" else frame_by_frame
+  local = native if small or current() != "cpu" else by_frames
   return over_batch(local, x, g, whole=0, total=True).astype(w.dtype)
+
+
+def _products(x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Padding) -> Array:
+  """The weight gradient (h, w, I, O) of one frame at stride 1, as one matrix product.
+
+  Taps along a row lie side by side in x, taps along a column in g: a third of what is written if
+  all taps of a 3 x 3 kernel lie side by side in one of them.
+  """
+  del strides
+  (rows, columns), ((low, high), sides) = kernel, padding
+  x = jnp.pad(x, ((0, 0), sides, (0, 0)))
+  g = jnp.pad(g, ((rows - 1 - low, rows - 1 - high), (0, 0), (0, 0)))
+  height, width = x.shape[0], g.shape[1]
+  along = jnp.concatenate([x[:, j : j + width] for j in range(columns)], axis=-1)
+  # Row r of x met tap i in row r - i + low of the output.
+  across = jnp.concatenate([g[i : i + height] for i in reversed(range(rows))], axis=-1)
+  dw = outer(_flat(across), _flat(along)).reshape(rows, -1, columns, x.shape[-1])
+  return dw.transpose(0, 2, 3, 1)
+
+
+def _strided_products(
+  x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Padding
+) -> Array:
+  """As `_products`, at any strides: the values of x that each tap met, side by side."""
+  (rows, columns), x = g.shape[:2], jnp.pad(x, (*padding, (0, 0)))
+  met = [
+    x[i : i + (rows - 1) * strides[0] + 1 : strides[0]][
+      :, j : j + (columns - 1) * strides[1] + 1 : strides[1]
+    ]
+    for i in range(kernel[0])
+    for j in range(kernel[1])
+  ]
+  dw = outer(_flat(g), _flat(jnp.concatenate(met, axis=-1)))
+  return dw.T.reshape(*kernel, x.shape[-1], g.shape[-1])
+
+
+def _flat(x: Array) -> Array:
+  return x.reshape(-1, x.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -281,12 +297,36 @@ def _temporal(x_BTPC: Array, w_TIO: Array, stride: int) -> Array:
   return _lax_conv(x, w_TIO[:, None], (stride, 1), ((0, 0), (0, 0)))
 
 
+def _temporal_weight_gradient(x: Array, g: Array, taps: int, stride: int) -> Array:
+  """(taps, I, O) in float32, of x (B, T, P, I) and g (B, T2, P, O)."""
+  pad, length, out = taps // 2, x.shape[1], g.shape[1]
+
+  def at_once(x, g):
+    padded = _replicate(x, pad)
+    met = [padded[:, i : i + (out - 1) * stride + 1 : stride] for i in range(taps)]
+    return jnp.stack([outer(tap, g) for tap in met])
+
+  def by_frames(x, g):
+    frames, outputs = (t.reshape(-1, *t.shape[2:]) for t in (x, g))
+
+    def add(total, k):
+      first, t = k // out * length, k % out * stride - pad
+      met = [frames[first + jnp.clip(t + i, 0, length - 1)] for i in range(taps)]
+      return total + outer(outputs[k], jnp.concatenate(met, axis=-1)), None
+
+    start = jnp.zeros((g.shape[-1], taps * x.shape[-1]), jnp.float32)
+    dw, _ = lax.scan(add, start, jnp.arange(len(outputs)))
+    return dw.T.reshape(taps, x.shape[-1], -1)
+
+  if current() != "cpu":
+    return at_once(x, g)
+  return over_batch(by_frames, x, g, whole=0, total=True)
+
+
 def _temporal_backward(stride, saved, g):
   x, w = saved
   taps, pad, length = w.shape[0], w.shape[0] // 2, x.shape[1]
-  padded = _replicate(x, pad)
-  met = [padded[:, i : i + (g.shape[1] - 1) * stride + 1 : stride] for i in range(taps)]
-  dw = jnp.stack([outer(tap, g) for tap in met])
+  dw = _temporal_weight_gradient(x, g, taps, stride)
   if stride > 1:
     # Zeros between the output frames turn the strided case into the plain one.
     g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (0, 0, stride - 1), (0, 0, 0), (0, 0, 0)))

@@ -1,7 +1,9 @@
 """A generator: the flow transformer with the encoders that are trained together with it.
 
 An encoder reads the condition of its name. That of an "add" route is a vision tower: images become
-one vector each, which the latents that they are nearest to share [MG 6.2]. All others read text.
+one vector each, which the latents that they are nearest to share [MG 6.2]. Unlike the frozen tower
+of the paper, it sees an image between the one before and the one after it, their colours stacked,
+so that a turn of something moving is in one vector. All others read text.
 Conditions that arrive as token ids or images go through their encoder, conditions that arrive as
 features (cached, or of a frozen encoder) straight to their route. A sampler encodes once with
 `apply(params, cond, method="encode")` and passes the features at every step. Nulls are chosen
@@ -95,9 +97,11 @@ def _read(encoder: T5Encoder, entry: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _see(tower: VisionTower, entry: Mapping[str, Any]) -> Float[Array, "B L E"]:
-  """Every image once, then each latent the vector of its image."""
-  image = entry["image"]
-  pixels = normalise(image.reshape(-1, *image.shape[2:]).astype(jnp.float32) / 255)
-  features_BTE = tower(pixels).pooled.reshape(*image.shape[:2], -1)
+  """Every image once, beside its neighbours, then each latent the vector of its image."""
+  pixels_BTHWC = normalise(entry["image"].astype(jnp.float32) / 255)
+  padded = jnp.pad(pixels_BTHWC, ((0, 0), (1, 1)) + ((0, 0),) * 3, mode="edge")
+  stacked = jnp.concatenate([padded[:, :-2], pixels_BTHWC, padded[:, 2:]], axis=-1)
+  pooled = tower(stacked.reshape(-1, *stacked.shape[2:])).pooled
+  features_BTE = pooled.reshape(*stacked.shape[:2], -1)
   features_BLE = jnp.take_along_axis(features_BTE, entry["at"][..., None], axis=1)
   return features_BLE * entry["mask"][..., None].astype(features_BLE.dtype)

@@ -133,13 +133,14 @@ def heard():
   return model, params, x, cond
 
 
-def test_each_latent_gets_the_vector_of_its_image(heard):
+def test_each_latent_gets_the_vector_of_its_image_beside_its_neighbours(heard):
   model, params, _, cond = heard
   out = jax.jit(lambda c: model.apply(params, c, method="encode"))(cond)["video"]
   tower = VisionTower(**TOWER)
   for row in range(2):
     pixels = normalise(cond["video"]["image"][row].astype(jnp.float32) / 255)
-    alone = tower.apply({"params": params["params"]["encoder_video"]}, pixels).pooled
+    stacked = jnp.concatenate([pixels[[0, 0, 1]], pixels, pixels[[1, 2, 2]]], axis=-1)
+    alone = tower.apply({"params": params["params"]["encoder_video"]}, stacked).pooled
     wanted = alone[cond["video"]["at"][row]] * cond["video"]["mask"][row][:, None]
     np.testing.assert_allclose(out[row], wanted, atol=1e-5)
   assert not out[0, 4].any() and out[1].any(-1).all()
