@@ -22,11 +22,12 @@ from mg_jax.kernels.platform import current, partitioned
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Choices below were measured on one and two cores of an AVX-512 Xeon in float32, on shapes of the toy
-# autoencoder: weight gradients written out took, against XLA's own, 0.3 to 0.6 times for 3 x 3
-# kernels on frames of 8 x 8 x 192 to 128 x 128 x 32 (but 1.7 times on 4 x 4 x 192, hence
-# _SMALL_FRAME), 0.3 times for temporal ones; folding the nearest-neighbour upsampling into the kernel
-# took 0.4 to 0.7 times what repeating first does. bfloat16 gains nothing without matrix units.
+# Choices below were measured on an AVX-512 Xeon in float32, on shapes of the toy autoencoder:
+# weight gradients written out took, against XLA's own, 0.3 to 0.6 times for 3 x 3 kernels on frames
+# of 8 x 8 x 192 to 128 x 128 x 32 (but 1.7 times on 4 x 4 x 192, hence _SMALL_FRAME); temporal ones
+# frame by frame 0.3 to 0.5 times what all at once takes; folding the nearest-neighbour upsampling
+# into the kernel 0.4 to 0.7 times what repeating first does. bfloat16 gains nothing without matrix
+# units.
 
 # Frames of up to so many positions leave the weight gradient to XLA, on CPUs too.
 _SMALL_FRAME = 4 * 4
