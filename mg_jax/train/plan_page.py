@@ -55,6 +55,7 @@ def _rows(section: str, config: str, *pairs: tuple[str, str], common: str = "") 
 
 _BATCH = "--config.data.global_batch="
 _FULL = "--remat=full"
+_AUTOENCODERS = "Autoencoders, a training step"
 
 ROWS: tuple[Row, ...] = (
   *_rows(
@@ -99,11 +100,15 @@ ROWS: tuple[Row, ...] = (
     ("tpu7x:4x4x4", f"--mesh=1,128,1,1 {_BATCH}768"),
     common=_FULL,
   ),
+  *_rows(
+    _AUTOENCODERS, "tae_image.py", ("h200:8", ""), ("v5p:2x4x4", ""), ("v6e:4x8", "")
+  ),
   *(
     row
-    for config in ("tae_image.py", "tae.py", "tae_gan.py")
+    for config in ("tae.py", "tae_gan.py")
     for row in _rows(
-      "Autoencoders, a training step", config, ("h200:8", ""), ("v5p:2x4x4", ""), ("v6e:4x8", "")
+      _AUTOENCODERS, config, ("h200:8", "--config.train.accumulate=8"), ("v5p:2x4x4", ""),
+      ("v6e:4x8", "--config.train.accumulate=2"),
     )
   ),
   *_rows(
@@ -112,8 +117,8 @@ ROWS: tuple[Row, ...] = (
   ),
   *_rows(
     "Sound for video, 30 s: 750 tokens", "soundtrack.py",
-    ("h200:64", f"--mesh=1,64,1,1 {_BATCH}256"),
-    ("h200:256", f"--mesh=1,256,1,1 {_BATCH}1024"),
+    ("h200:64", "--mesh=1,64,1,1 --config.train.accumulate=3"),
+    ("h200:256", f"--mesh=1,256,1,1 {_BATCH}2048"),
     ("v5p:4x4x4", f"--mesh=1,64,1,1 {_BATCH}256"),
     ("v5p:4x4x4", "--mesh=1,64,1,1 --config.train.accumulate=4"),
     ("v6e:16x16", f"--mesh=1,256,1,1 {_BATCH}1536"),

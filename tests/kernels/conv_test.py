@@ -170,6 +170,7 @@ def temporal(x, w):
     (half, "cpu"),
     (conv.nearest2_spatial_conv, "cpu"),
     (temporal, "cpu"),
+    (temporal, "tpu"),
   ],
 )
 @pytest.mark.parametrize(
