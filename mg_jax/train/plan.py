@@ -29,6 +29,9 @@ from mg_jax.train.plan_training import training
 from mg_jax.train.roofline import CHIPS, Bound, bound, check_price
 
 _QUICK = {"exec_time_optimization_effort": -1.0}
+# With a card, XLA measures which products Triton is to compute; without one it guesses, and ends
+# with these words where Triton cannot tile a product (heads split from a length of 750).
+_UNTILED, _NO_TRITON = "Couldn't find output tile sizes", {"xla_gpu_enable_triton_gemm": False}
 WHAT = ("train", "sample", "encode", "decode")
 
 
@@ -218,6 +221,8 @@ def _compile(
   try:
     return lowered.compile(compiler_options={**options, **(_QUICK if quick else {})}), ""
   except jax.errors.JaxRuntimeError as e:
+    if _UNTILED in str(e) and not _NO_TRITON.items() <= options.items():
+      return _compile(lowered, {**options, **_NO_TRITON}, quick)
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]

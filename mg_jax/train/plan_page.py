@@ -117,8 +117,8 @@ ROWS: tuple[Row, ...] = (
   ),
   *_rows(
     "Sound for video, 30 s: 750 tokens", "soundtrack.py",
-    ("h200:64", "--mesh=1,64,1,1 --config.train.accumulate=3"),
-    ("h200:256", f"--mesh=1,256,1,1 {_BATCH}2048"),
+    ("h200:64", f"--mesh=1,64,1,1 {_BATCH}512"),
+    ("h200:256", f"--mesh=4,64,1,1 {_BATCH}2048"),
     ("v5p:4x4x4", f"--mesh=1,64,1,1 {_BATCH}256"),
     ("v5p:4x4x4", "--mesh=1,64,1,1 --config.train.accumulate=4"),
     ("v6e:16x16", f"--mesh=1,256,1,1 {_BATCH}1536"),

@@ -12,6 +12,7 @@ from experiments import t2v_256, t2v_768, tae
 from mg_jax.core.cuda_target import installed
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import Pod, gpu_pod, tpu_pod
+from mg_jax.train import plan as plan_module
 from mg_jax.train import plan_report
 from mg_jax.train.plan import check, plan
 
@@ -89,6 +90,21 @@ def test_what_the_compiler_refuses_does_not_fit():
   assert not p.fits and p.bound is None and p.memory.peak is None
   assert "RESOURCE_EXHAUSTED" in p.refusal
   assert "does not fit: " in plan_report.verdict(p.to_dict())
+
+
+def test_products_that_triton_cannot_tile_are_left_to_others():
+  class Lowered:
+    def compile(self, compiler_options):
+      if able and compiler_options.get("xla_gpu_enable_triton_gemm") is False:
+        return compiler_options
+      raise jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes that satisfy")
+
+  able = True
+  options, refusal = plan_module._compile(Lowered(), {"a": 1}, quick=False)
+  assert options["a"] == 1 and not refusal
+  able = False
+  with pytest.raises(jax.errors.JaxRuntimeError, match="tile sizes"):
+    plan_module._compile(Lowered(), {"a": 1}, quick=False)
 
 
 @needs_libtpu
