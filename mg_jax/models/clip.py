@@ -168,8 +168,8 @@ class VisionTower(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image_BHWC: Float[Array, "B H W 3"]) -> Features:
-    """Features of images that `normalise` prepared.
+  def __call__(self, image_BHWC: Float[Array, "B H W C"]) -> Features:
+    """Features of images that `normalise` prepared; C is 3, or more where several are stacked.
 
     Raises:
       UserError: when the images have another size.
@@ -179,7 +179,7 @@ class VisionTower(nn.Module):
         f"images are {image_BHWC.shape[1]}x{image_BHWC.shape[2]}, the tower takes "
         f"{self.size}x{self.size}"
       )
-    # Values of a patch run row, column, colour: a kernel (rows, columns, 3, D), flattened.
+    # Values of a patch run row, column, colour: a kernel (rows, columns, C, D), flattened.
     x = patchify(image_BHWC[:, None].astype(self.dtype), (1, self.patch, self.patch))[:, 0]
     x_BLD = Linear(self.width, logical=("patch", "embed"), dtype=self.dtype, name="patch_embed")(x)
     init = partitioned(nn.initializers.normal(self.width**-0.5), "embed")
