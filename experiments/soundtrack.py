@@ -58,9 +58,9 @@ def tiny(config: ConfigDict) -> None:
   # Four draws share the frames and the caption of a clip, as towers cost more than one.
   config.objective.update(time="stratified", draws=4)
   config.data.update(
-    source="toy", clips=4000, held_out=256, chunks=((4.0, 1),), size=32, global_batch=8
+    source="toy", clips=3000, held_out=256, chunks=((4.0, 1),), size=32, global_batch=8
   )
   config.optim.update(lr=1e-3, warmup=100, schedule="linear", weight_decay=0.01)
-  config.train.update(steps=6000, ema=0.99, checkpoint_every=500)
+  config.train.update(steps=4000, ema=0.99, checkpoint_every=500)
   config.eval.update(every=500)
   config.sampling.update(window_s=4.0, steps=16, candidates=1)
