@@ -139,7 +139,8 @@ def test_each_latent_gets_the_vector_of_its_image_beside_its_neighbours(heard):
   tower = VisionTower(**TOWER)
   for row in range(2):
     pixels = normalise(cond["video"]["image"][row].astype(jnp.float32) / 255)
-    stacked = jnp.concatenate([pixels[[0, 0, 1]], pixels, pixels[[1, 2, 2]]], axis=-1)
+    before, after = pixels[jnp.array([0, 0, 1])], pixels[jnp.array([1, 2, 2])]
+    stacked = jnp.concatenate([before, pixels, after], axis=-1)
     alone = tower.apply({"params": params["params"]["encoder_video"]}, stacked).pooled
     wanted = alone[cond["video"]["at"][row]] * cond["video"]["mask"][row][:, None]
     np.testing.assert_allclose(out[row], wanted, atol=1e-5)
