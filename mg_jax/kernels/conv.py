@@ -84,10 +84,10 @@ def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -
     return _native_weight_gradient(x, w, g, strides, padding)
 
   def by_frames(x, g):
-    products = _strided_products if max(strides) > 1 else _products
+    products = functools.partial(_strided_products, strides) if max(strides) > 1 else _products
 
     def add(total, frame):
-      return total + products(*frame, w.shape[:2], strides, padding), None
+      return total + products(*frame, w.shape[:2], padding), None
 
     return lax.scan(add, jnp.zeros(w.shape, jnp.float32), (x, g))[0]
 
@@ -96,13 +96,13 @@ def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -
   return over_batch(local, x, g, whole=0, total=True).astype(w.dtype)
 
 
-def _products(x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Padding) -> Array:
+def _products(x: Array, g: Array, kernel: tuple[int, int], padding: _Padding) -> Array:
   """The weight gradient (h, w, I, O) of one frame at stride 1, as one matrix product.
 
-  Taps along a row lie side by side in x, taps along a column in g: a third of what is written if
-  all taps of a 3 x 3 kernel lie side by side in one of them.
+  x is (H, W, I), g the gradient (H2, W2, O) of the output. Taps along a row lie side by side in x,
+  taps along a column in g: with as many channels in as out, two thirds of what is written if all
+  nine taps of a 3 x 3 kernel lie side by side in x.
   """
-  del strides
   (rows, columns), ((low, high), sides) = kernel, padding
   x = jnp.pad(x, ((0, 0), sides, (0, 0)))
   g = jnp.pad(g, ((rows - 1 - low, rows - 1 - high), (0, 0), (0, 0)))
@@ -115,7 +115,7 @@ def _products(x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Pa
 
 
 def _strided_products(
-  x: Array, g: Array, kernel: tuple[int, int], strides, padding: _Padding
+  strides: tuple[int, int], x: Array, g: Array, kernel: tuple[int, int], padding: _Padding
 ) -> Array:
   """As `_products`, at any strides: the values of x that each tap met, side by side."""
   (rows, columns), x = g.shape[:2], jnp.pad(x, (*padding, (0, 0)))
