@@ -56,6 +56,7 @@ def _rows(section: str, config: str, *pairs: tuple[str, str], common: str = "") 
 _BATCH = "--config.data.global_batch="
 _FULL = "--remat=full"
 _AUTOENCODERS = "Autoencoders, a training step"
+_SOUND = "Sound for video, 30 s: 750 tokens"
 
 ROWS: tuple[Row, ...] = (
   *_rows(
@@ -111,18 +112,24 @@ ROWS: tuple[Row, ...] = (
       ("v6e:4x8", "--config.train.accumulate=2"),
     )
   ),
+  *_rows(_AUTOENCODERS, "dacvae.py", ("h200:8", ""), ("v5p:2x2x1", ""), ("v6e:2x4", "")),
   *_rows(
     "CLIP with long prompts, a training step", "clip_long.py",
     ("h200:64", "--config.train.accumulate=8"), ("v5p:4x4x8", "--config.train.accumulate=4"),
   ),
   *_rows(
-    "Sound for video, 30 s: 750 tokens", "soundtrack.py",
+    _SOUND, "soundtrack.py",
     ("h200:64", f"--mesh=1,64,1,1 {_BATCH}512"),
     ("h200:256", f"--mesh=4,64,1,1 {_BATCH}2048"),
     ("v5p:4x4x4", f"--mesh=1,64,1,1 {_BATCH}256"),
     ("v5p:4x4x4", "--mesh=1,64,1,1 --config.train.accumulate=4"),
     ("v6e:16x16", f"--mesh=1,256,1,1 {_BATCH}1536"),
     ("tpu7x:4x4x4", f"--mesh=1,128,1,1 {_BATCH}512"),
+    common=_FULL,
+  ),
+  *_rows(
+    _SOUND, "soundtrack_finetune.py",
+    ("h200:64", "--mesh=1,64,1,1"), ("v5p:4x4x4", "--mesh=1,64,1,1 --config.train.accumulate=4"),
     common=_FULL,
   ),
   *_rows(
@@ -169,7 +176,8 @@ def render(folder: pathlib.Path, intro: str, rows: Sequence[Row] = ROWS) -> str:
       heading = row.section
       columns = plan_report.ROW_HEAD.count("|") - 1
       lines += ["", f"## {heading}", "", f"{plan_report.ROW_HEAD}", "|---" * columns + "|"]
-    lines.append(_line(plan, row))
+    several = any(r.config != row.config for r in rows if r.section == row.section)
+    lines.append(_line(plan, row, named=several))
   left = missing(folder, rows)
   if left:
     lines += ["", "## Not planned yet", ""]
@@ -177,10 +185,10 @@ def render(folder: pathlib.Path, intro: str, rows: Sequence[Row] = ROWS) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _line(plan: dict[str, Any], row: Row) -> str:
+def _line(plan: dict[str, Any], row: Row, *, named: bool) -> str:
   text = plan_report.row(plan)
-  if plan["what"] in ("encode", "decode") or "Autoencoders" in row.section:
-    which = row.config.removesuffix(".py")
-    which += "" if plan["what"] == "train" else f", {plan['what']}"
-    return text.replace(f"| {plan['topology']}", f"| {which} on {plan['topology']}", 1)
-  return text
+  coded = plan["what"] in ("encode", "decode")
+  if not (named or coded):
+    return text
+  which = row.config.removesuffix(".py") + (f", {plan['what']}" if coded else "")
+  return text.replace(f"| {plan['topology']}", f"| {which} on {plan['topology']}", 1)

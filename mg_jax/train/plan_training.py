@@ -36,7 +36,7 @@ from mg_jax.train.experiment import optim_config, role_loss
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import Optimizer, build_optimizers
 from mg_jax.train.plan_program import Program, check_divides, device_bytes, row_bytes, section
-from mg_jax.train.stages import STAGES, abstract_sound
+from mg_jax.train.stages import STAGES, abstract_sound, wave_objective
 from mg_jax.train.state import abstract_key, abstract_params, abstract_state
 from mg_jax.train.step import build_step
 
@@ -79,11 +79,11 @@ def abstract_training(
 ) -> tuple[Objective, dict[str, Any], tuple[int, int, int]]:
   """(objective, shapes of its largest batch, (frames, height, width) of a sample).
 
-  A soundtrack has its latents as frames, each of one pixel.
+  Of sound, latents are frames of one pixel each; to its codec, samples are.
   """
   stages = {
     "flow_matching": _flow_matching, "autoencoding": _autoencoding, "contrastive": _contrastive,
-    "soundtrack": _soundtrack,
+    "soundtrack": _soundtrack, "wave_autoencoding": _wave_autoencoding,
   }  # fmt: skip
   if config.get("stage") not in stages or not config.get("model"):
     raise UserError(
@@ -127,6 +127,12 @@ def _autoencoding(config, data):
   rows, shape = data.global_batch, jax.ShapeDtypeStruct
   batch = {"video": shape((rows, *clip, 3), jnp.uint8), "frames": shape((rows,), jnp.int32)}
   return objective, batch, clip
+
+
+def _wave_autoencoding(config, data):
+  samples = data.samples("train")
+  batch = {"wave": jax.ShapeDtypeStruct((data.global_batch, samples), jnp.int16)}
+  return wave_objective(config, data), batch, (samples, 1, 1)
 
 
 def _contrastive(config, data):

@@ -130,18 +130,7 @@ def held_out_clips(
 
 
 def _wave_autoencoding(config, data, evals, workdir, mesh) -> Experiment:
-  model = build_section(DACVAE, config, "model")
-  if model.sample_rate != data.rate:
-    raise UserError(
-      f"model.sample_rate is {model.sample_rate} and data.rate {data.rate}; make them equal"
-    )
-  weights = build_section(WaveWeights, config, "objective")
-  critics = WaveCritics()
-  # Configs without an adversarial loss need no such section.
-  if weights.adversarial:
-    check_dtypes(section(config, "critics"))
-    critics = build_section(WaveCritics, config, "critics")
-  objective = WaveAutoencoding(model, weights, critics)
+  objective = wave_objective(config, data)
   shape = (data.global_batch, data.samples("train"))
   _check_model(objective, {"wave": jax.ShapeDtypeStruct(shape, jnp.int16)})
   source = sound_recipe.open_source(data, "validation")
@@ -155,6 +144,28 @@ def _wave_autoencoding(config, data, evals, workdir, mesh) -> Experiment:
     show = sound_previews.SoundReconstructions(objective, batches, workdir, evals.previews)
     hooks.append(Hook("preview", evals.every, show))
   return Experiment(objective, sound_recipe.wave_feed(data), tuple(hooks))
+
+
+def wave_objective(
+  config: Mapping[str, Any], data: sound_recipe.SoundConfig
+) -> WaveAutoencoding:
+  """The objective of an audio codec's config.
+
+  Raises:
+    UserError: the codec and its data are of different rates.
+  """
+  model = build_section(DACVAE, config, "model")
+  if model.sample_rate != data.rate:
+    raise UserError(
+      f"model.sample_rate is {model.sample_rate} and data.rate {data.rate}; make them equal"
+    )
+  weights = build_section(WaveWeights, config, "objective")
+  critics = WaveCritics()
+  # Configs without an adversarial loss need no such section.
+  if weights.adversarial:
+    check_dtypes(section(config, "critics"))
+    critics = build_section(WaveCritics, config, "critics")
+  return WaveAutoencoding(model, weights, critics)
 
 
 def _codec_hooks(objective, batches, config, evals, workdir, mesh) -> list[Hook]:

@@ -70,6 +70,23 @@ def test_backward_products_take_the_type_of_x():
     assert equation.outvars[0].aval.dtype == jnp.float32
 
 
+def test_devices_add_up_activations_in_their_own_type_and_gradients_of_weights_in_float32():
+  x, w = normal(0, (4, 4), jnp.bfloat16), normal(1, (4, 4), jnp.bfloat16)
+  with use_mesh(make_mesh((1, 1, 1, 8))):
+    types = [str(equation.outvars[0].aval.dtype) for equation in products(x, w)]
+  assert types == ["bfloat16", "bfloat16", "float32"]
+
+
+def test_each_device_accumulates_in_float32():
+  # 1 + 255 * 2^-9 on each device, of which sums in bfloat16 would keep 1.
+  x = jnp.full((1, 2048), 2.0**-9, jnp.bfloat16).at[0, ::256].set(1)
+  mesh = make_mesh((1, 1, 1, 8))
+  place = lambda a, *spec: jax.device_put(a, jax.NamedSharding(mesh, jax.P(*spec)))  # noqa: E731
+  with use_mesh(mesh):
+    got = jax.jit(dense)(place(x, None, "tensor"), place(jnp.ones((2048, 1), x.dtype), "tensor"))
+  assert float(got[0, 0]) == pytest.approx(8 + 255 / 64, rel=2**-7)
+
+
 @pytest.mark.parametrize("mesh_shape", [(8, 1, 1, 1), (1, 2, 2, 2)], ids=str)
 def test_sharded_equals_whole(mesh_shape):
   x, w, ct = normal(0, (8, 4, 16)), normal(1, (16, 12)), normal(2, (8, 4, 12))
