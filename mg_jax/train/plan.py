@@ -28,8 +28,9 @@ from mg_jax.train.plan_program import Program, plan_mesh, section
 from mg_jax.train.plan_training import training
 from mg_jax.train.roofline import CHIPS, Bound, bound, check_price
 
-# At -0.5 and below, libtpu 0.0.42 ends its process at some programs.
-_QUICK = {"exec_time_optimization_effort": -0.2}
+_QUICK = {"exec_time_optimization_effort": -1.0}
+# With so little effort libtpu 0.0.42 ends its process at some fusions of reduce-scatters.
+_QUICK_TPU = {**_QUICK, "xla_tpu_decompose_every_reduce_scatters_hlos": "true"}
 # With a card, XLA measures which products Triton is to compute; without one it guesses, and ends
 # with these words where Triton cannot tile a product (heads split from a length of 750).
 _UNTILED, _NO_TRITON = "Couldn't find output tile sizes", {"xla_gpu_enable_triton_gemm": False}
@@ -148,7 +149,10 @@ def plan(
   begin = time.monotonic()
   with platform(pod.platform):
     program = _program(config, place, what, size)
-    compiled, refusal = _compile(program.lower(), flags.compiler_options(pod.chip), quick)
+    options = flags.compiler_options(pod.chip)
+    if quick:
+      options |= _QUICK_TPU if pod.platform == "tpu" else _QUICK
+    compiled, refusal = _compile(program.lower(), options)
   memory = _memory(program, compiled, pod.memory_gib)
   sent, limit = (), None
   if compiled is not None:
@@ -216,14 +220,14 @@ def _program(
 
 
 def _compile(
-  lowered: jax.stages.Lowered, options: Mapping[str, Any], quick: bool
+  lowered: jax.stages.Lowered, options: Mapping[str, Any]
 ) -> tuple[jax.stages.Compiled | None, str]:
   """The program, or the compiler's words on why it does not fit."""
   try:
-    return lowered.compile(compiler_options={**options, **(_QUICK if quick else {})}), ""
+    return lowered.compile(compiler_options=dict(options)), ""
   except jax.errors.JaxRuntimeError as e:
     if _UNTILED in str(e) and not _NO_TRITON.items() <= options.items():
-      return _compile(lowered, {**options, **_NO_TRITON}, quick)
+      return _compile(lowered, {**options, **_NO_TRITON})
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]

@@ -100,11 +100,11 @@ def test_products_that_triton_cannot_tile_are_left_to_others():
       raise jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes that satisfy")
 
   able = True
-  options, refusal = plan_module._compile(Lowered(), {"a": 1}, quick=False)
+  options, refusal = plan_module._compile(Lowered(), {"a": 1})
   assert options["a"] == 1 and not refusal
   able = False
   with pytest.raises(jax.errors.JaxRuntimeError, match="tile sizes"):
-    plan_module._compile(Lowered(), {"a": 1}, quick=False)
+    plan_module._compile(Lowered(), {"a": 1})
 
 
 @needs_libtpu
