@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import clip_long, soundtrack, t2v_256, t2v_768, tae, tae_gan
+from experiments import clip_long, dacvae, soundtrack, t2v_256, t2v_768, tae, tae_gan
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
@@ -92,6 +92,20 @@ def test_every_stage_has_a_batch():
   assert critic.roles == ("autoencoder", "discriminator")
   _, pairs, still = abstract_training(configs.to_dict(clip_long.get_config()))
   assert pairs["text"]["ids"].shape == (32768, 256) and still == (1, 224, 224)
+
+
+def test_a_codec_of_sound_is_planned_with_its_critics():
+  config = configs.to_dict(dacvae.get_config())
+  objective, batch, clip = abstract_training(config)
+  assert objective.roles == ("autoencoder", "critics")
+  assert clip == (19_200, 1, 1) and batch["wave"].shape == (72, 19_200)
+  config["data"]["rate"] = 44_100
+  with pytest.raises(UserError, match="make them equal"):
+    abstract_training(config)
+  program = training(configs.to_dict(dacvae.get_config("tiny")), make_mesh((4, 1, 1, 1)))
+  assert program.tokens == 0 and program.rows == 4 and program.formula_flops is None
+  # Of the codec and of its critics: little of it is computed twice.
+  assert program.model_flops == pytest.approx(program.hardware_flops, rel=0.05)
 
 
 def test_soundtracks_are_planned_at_their_longest_chunk():
