@@ -51,6 +51,8 @@ _HOPPER = {
   "xla_gpu_all_gather_combine_threshold_bytes": _GIB,
   "xla_gpu_reduce_scatter_combine_threshold_bytes": _GIB,
   "xla_gpu_enable_while_loop_double_buffering": "true",
+  # One over NVLink beside one over InfiniBand: with one at a time, weights came late.
+  "xla_gpu_experimental_parallel_collective_overlap_limit": "2",
 }
 # As options of a compilation the compiler of jax 0.11 no longer knows them.
 if jax.__version_info__ < (0, 11):
