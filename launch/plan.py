@@ -34,7 +34,7 @@ _SIZE = {
 }
 _MESH = flags.DEFINE_list("mesh", [], "data,fsdp,context,tensor, instead of the config's.")
 _REMAT = flags.DEFINE_string("remat", "", "Rematerialisation policy, instead of the config's.")
-_QUICK = flags.DEFINE_bool("quick", False, "Half the time; overlap is then not known.")
+_QUICK = flags.DEFINE_bool("quick", False, "Half the time; overlap and its memory are not known.")
 _SEARCH = flags.DEFINE_bool("search", False, "Try meshes and policies, and rank those that fit.")
 _BUDGET = flags.DEFINE_integer("budget", 6, "Plans that a search compiles.")
 _PRICE = flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of a step.")
