@@ -134,9 +134,9 @@ def plan(
     remat: policy instead of the config's.
     size: frames, height and width of a clip that is sampled or coded, instead of the config's.
     price: of a chip-hour.
-    quick: has the compiler try less hard: half the time, of autoencoders on TPUs a sixth. Less is
-      kept for overlap, so that the peak was up to a fifth smaller; TPU schedules then overlap
-      nothing, so that part of the bound is left out.
+    quick: has the compiler try less hard: half the time, of autoencoders on TPUs a sixth. The
+      peak then differs, from what overlap takes (15.0 for 18.8 GiB in one case), and TPU schedules
+      overlap nothing, so that part of the bound is left out.
 
   Raises:
     UserError: on what cannot be planned, in a sentence with the nearest valid choice.
