@@ -193,13 +193,15 @@ def _same_run(workdir, other, steps):
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
 
 
-def _wait_for(workdir, step, processes):
-  """Until a run has written the metrics of a step."""
+def _wait_for(workdir, step, processes, *, saved=None):
+  """Until a run has written the metrics of a step, and the checkpoint of another."""
   deadline = time.monotonic() + 90
   while time.monotonic() < deadline and all(process.poll() is None for process in processes):
     file = workdir / "metrics.jsonl"
     if file.exists() and f'"step": {step},' in file.read_text():
-      return
+      # A checkpoint gets its name when it is complete.
+      if saved is None or (workdir / "checkpoints" / str(saved)).is_dir():
+        return
     time.sleep(0.05)
   outcomes = _outcomes(processes, timeout=1)
   raise AssertionError(f"the run did not come to step {step}: {outcomes[0][2][-2000:]}")
@@ -289,7 +291,7 @@ def test_a_killed_process_ends_the_others_and_a_restart_resumes(toy, launch, tmp
   heartbeat = 10
   args = {"checkpoint_every": 4, "heartbeat": heartbeat}
   processes = launch(30, pause=0.2, **args)
-  _wait_for(tmp_path / "run", 6, processes)
+  _wait_for(tmp_path / "run", 6, processes, saved=4)
   processes[victim].kill()
   begin = time.monotonic()
   other = processes[1 - victim]
