@@ -165,7 +165,7 @@ def plan(
   return Plan(
     what=what, experiment=config["train"]["experiment"], topology=pod.name, chip=pod.chip,
     slices=pod.slices, devices=place.size, mesh=dict(place.shape), remat=dit.get("remat", ""),
-    scheme=dit.get("context", "") if place.shape["context"] > 1 else "", rows=program.rows,
+    scheme=dit.get("context_parallel", "") if place.shape["context"] > 1 else "", rows=program.rows,
     accumulate=program.accumulate, calls=program.calls, clip=program.clip, tokens=program.tokens,
     parameters=program.parameters, block_parameters=program.block_parameters, quick=quick,
     fits=memory.peak is not None and memory.peak <= memory.limit, refusal=refusal, memory=memory,

@@ -29,7 +29,7 @@ from mg_jax.sampling.pipeline import Settings
 from mg_jax.sampling.solvers import integrate
 from mg_jax.train import flops
 from mg_jax.train.plan_program import Program, check_divides, device_bytes, row_bytes, section
-from mg_jax.train.plan_training import abstract_clips, generator_objective, generator_tokens
+from mg_jax.train.plan_training import abstract_clips, generator_objective, latent_tokens
 from mg_jax.train.state import abstract_batch, abstract_key, as_abstract
 
 
@@ -53,9 +53,9 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   clip, dit = (settings.frames, settings.height, settings.width), config["model"]["dit"]
   model = generator_objective(config).model
   branches = cfg.chain((tuple(config["text"]), float(settings.guidance)))
-  rows, tokens = len(branches), generator_tokens(dit, clip)
-  check_divides(mesh, rows=rows, tokens=tokens, heads=dit["heads"], what="branches of guidance")
   latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
+  rows, tokens = len(branches), latent_tokens(dit, latent[:3])
+  check_divides(mesh, rows=rows, tokens=tokens, heads=dit["heads"], what="branches of guidance")
   cond = abstract_clips(config, rows, latent)
   cond = {name: _features(cond[name], dit["routes"][name]["features"]) for name in config["text"]}
   params = _placed(

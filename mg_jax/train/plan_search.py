@@ -17,11 +17,11 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import GIB, Pod
 from mg_jax.core.tree import count_params
+from mg_jax.kernels.context import Scheme
 from mg_jax.models import zoo
-from mg_jax.models.dit import VideoDiT
 from mg_jax.train import plan_report
 from mg_jax.train.plan import Plan, check, plan
-from mg_jax.train.plan_training import abstract_training, generator_tokens
+from mg_jax.train.plan_training import abstract_training, latent_tokens
 from mg_jax.train.roofline import CHIPS, GB, TERA
 from mg_jax.train.state import abstract_params
 
@@ -31,6 +31,8 @@ POLICIES = ("none", "mlp", "attention", "full")
 # 8 / 3 as wide as the model.
 _KEPT = {"none": 34.0, "mlp": 6.0, "attention": 4.0, "full": 1.0}
 _AGAIN = {"none": 0.0, "mlp": 0.4, "attention": 0.6, "full": 1.0}
+# Of what gathering keys and values sends, see `kernels.context`.
+_SENT = {"ulysses": 0.2, "ring": 2.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Choice:
   Attributes:
     mesh: sizes of (data, fsdp, context, tensor).
     remat: policy.
-    scheme: how attention is split over "context", "" where there is one way only.
+    scheme: how attention is split over "context", "" where nothing is.
     memory: estimated bytes on a device; seconds: estimated least time.
   """
 
@@ -68,53 +70,59 @@ class Work:
 
 def work_of(config: Mapping[str, Any]) -> Work:
   """The sizes of a generator's step. Raises UserError on a config without a generator."""
-  if not check(config, what="train"):
+  dit = check(config, what="train")
+  if not dit:
     raise UserError(
       f"stage {config.get('stage')!r} has no generator; --search splits one of "
-      "experiments/t2i_256.py, t2v_256.py or t2v_768.py"
+      "experiments/t2i_256.py, t2v_256.py, t2v_768.py or soundtrack.py"
     )
-  objective, batch, clip = abstract_training(config)
-  params, dit = abstract_params(objective, batch), config["model"]["dit"]
+  objective, batch, _ = abstract_training(config)
+  params = abstract_params(objective, batch)
   return Work(
-    dit["layers"], dit["width"], dit["heads"], generator_tokens(dit, clip),
+    dit["layers"], dit["width"], dit["heads"], latent_tokens(dit, batch["latent"].shape[1:4]),
     config["data"]["global_batch"], config["train"]["accumulate"], count_params(params),
     zoo.block_parameters(params), config["train"]["ema"] > 0,
   )  # fmt: skip
 
 
-def schemes() -> tuple[str, ...]:
-  """Ways to split attention over "context" that the generator has, ("",) for one without a name."""
-  field = {f.name: f for f in dataclasses.fields(VideoDiT)}.get("context")
-  return typing.get_args(field.type) if field is not None else ("",)
-
-
 def choices(work: Work, pod: Pod) -> list[Choice]:
   """All splits that divide and are estimated to fit, the fastest estimate first."""
   found = [
-    Choice(mesh, remat, scheme, *estimate(work, pod, mesh, remat))
+    Choice(mesh, remat, scheme, *estimate(work, pod, mesh, remat, scheme))
     for mesh in meshes(work, len(pod.devices), slices=pod.slices)
     for remat in POLICIES
-    for scheme in (schemes() if mesh[2] > 1 else ("",))
+    for scheme in schemes(work, mesh)
   ]
   return sorted(
     (c for c in found if c.memory <= pod.memory_gib * GIB), key=lambda c: (c.seconds, c.memory)
   )
 
 
+def schemes(work: Work, mesh: Sequence[int]) -> tuple[str, ...]:
+  """Ways to split attention over "context" that the mesh allows, ("",) where nothing is split."""
+  _, _, context, tensor = mesh
+  if context == 1:
+    return ("",)
+  known = typing.get_args(Scheme)
+  return tuple(s for s in known if s != "ulysses" or work.heads % (context * tensor) == 0)
+
+
 def meshes(work: Work, devices: int, *, slices: int) -> Iterator[tuple[int, int, int, int]]:
-  """Meshes that take all devices and divide heads, tokens and rows; slices lie along "data"."""
+  """Meshes that take all devices and divide heads, tokens and rows.
+
+  Slices lie along "data"; one slice may be split along it too, so that weights have less far to go.
+  """
   sizes = [n for n in range(1, 33) if devices % n == 0]
-  for context, tensor in itertools.product(sizes, sizes):
-    rest, odd = divmod(devices, slices * context * tensor)
-    ways = slices * rest * work.accumulate
-    if odd or not rest or work.heads % tensor or work.tokens % (context * tensor):
+  for data, context, tensor in itertools.product(sizes if slices == 1 else [slices], sizes, sizes):
+    fsdp, odd = divmod(devices, data * context * tensor)
+    if odd or not fsdp or work.heads % tensor or work.tokens % (context * tensor):
       continue
-    if work.rows % ways == 0:
-      yield slices, rest, context, tensor
+    if work.rows % (data * fsdp * work.accumulate) == 0:
+      yield data, fsdp, context, tensor
 
 
 def estimate(
-  work: Work, pod: Pod, mesh: Sequence[int], remat: str
+  work: Work, pod: Pod, mesh: Sequence[int], remat: str, scheme: str = ""
 ) -> tuple[float, float]:
   """(bytes on a device, seconds of a step at least)."""
   data, fsdp, context, tensor = mesh
@@ -134,22 +142,26 @@ def estimate(
   compute = forward * (3 + _AGAIN[remat]) / len(pod.devices) / (chip.tflops * TERA / chip.devices)
   passes = 2 + (_AGAIN[remat] > 0)  # weights are gathered forward, backward and to recompute
   weights = passes * work.blocks * 2 / tensor * (fsdp - 1) / fsdp * work.accumulate
+  if fsdp == len(pod.devices) and pod.name.count("x") == 2:
+    weights *= 2  # Over all of a three-dimensional torus they are gathered by sums.
   gradients = work.blocks * 4 / tensor * (fsdp - 1) / fsdp * work.accumulate
   stream = work.rows / (data * fsdp) * work.tokens / context * work.width * 2 * work.layers
   # Two gathers and two scatters of the stream forward, and as many backward.
   along_tensor = stream * (4 * passes + 2) * (tensor - 1) / tensor
-  along_context = stream * 2 * (passes + 1) * (context - 1) / tensor
+  along_context = stream * 2 * (passes + 1) * (context - 1) / tensor * _SENT.get(scheme, 1.0)
   reach = 8 if pod.platform == "cuda" else math.inf  # devices that the fast network joins
+  if pod.slices > 1:
+    reach = min(reach, fsdp * context * tensor)
+  along_data = 2 * work.parameters * 4 / (fsdp * tensor) * (data - 1) / data
   fast = slow = 0.0
   stride = 1
   for size, sent in ((tensor, along_tensor), (context, along_context),
-                     (fsdp, weights + gradients)):  # fmt: skip
+                     (fsdp, weights + gradients), (data, along_data)):  # fmt: skip
     stride *= size
     if stride <= reach:
       fast += sent
     else:
       slow += sent
-  slow += 2 * work.parameters * 4 / (fsdp * tensor) * (data - 1) / data
   part = 1 / chip.devices
   seconds = max(compute, fast / (chip.ici_gb_s * GB * part), slow / (chip.dcn_gb_s * GB * part))
   return memory, seconds
@@ -192,7 +204,7 @@ def search(
   for choice in found[:budget]:
     tried = copy.deepcopy(config)
     if choice.scheme:
-      tried["model"]["dit"]["context"] = choice.scheme
+      tried["model"]["dit"]["context_parallel"] = choice.scheme
     # Only the compiler for TPUs is slow enough to be asked for less.
     quick = pod.platform == "tpu"
     plans.append(

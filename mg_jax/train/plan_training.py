@@ -50,7 +50,7 @@ def training(config: Mapping[str, Any], mesh: Mesh) -> Program:
   objective, batch, clip = abstract_training(config)
   settings = configs.build(TrainConfig, section(config, "train"), where="train")
   rows, dit = jax.tree.leaves(batch)[0].shape[0], config["model"].get("dit", {})
-  tokens = math.prod(patches.grid(batch["latent"].shape[1:4], tuple(dit["patch"]))) if dit else 0
+  tokens = latent_tokens(dit, batch["latent"].shape[1:4]) if dit else 0
   check_divides(mesh, rows=rows, accumulate=settings.accumulate, tokens=tokens,
                 heads=dit.get("heads", 0))  # fmt: skip
   optimizers = build_optimizers(optim_config(config), objective.roles)
@@ -145,10 +145,9 @@ def _contrastive(config, data):
   return objective, {"image": image, "text": text}, (1, data.height, data.width)
 
 
-def generator_tokens(dit: Mapping[str, Any], clip: Sequence[int]) -> int:
-  """Video tokens of a clip."""
-  latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
-  return math.prod(patches.grid(latent[:3], tuple(dit["patch"])))
+def latent_tokens(dit: Mapping[str, Any], latent: Sequence[int]) -> int:
+  """Tokens of a latent of (frames, height, width)."""
+  return math.prod(patches.grid(tuple(latent), tuple(dit["patch"])))
 
 
 def largest_clip(data: DataConfig) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ import math
 import jax
 import pytest
 
-from experiments import t2v_256, t2v_768, tae
+from experiments import soundtrack, t2v_256, t2v_768, tae
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import Pod
@@ -61,11 +61,27 @@ def test_what_does_not_fit_by_far_is_not_compiled():
   assert not choices(WORK, _pod(128, memory=5.0))
 
 
-def test_ways_to_split_attention_are_tried_where_there_are_any(monkeypatch):
-  monkeypatch.setattr(plan_search, "schemes", lambda: ("gather", "ring"))
+def test_every_way_to_split_attention_is_tried_that_the_heads_allow():
   found = choices(WORK, _pod(128))
-  assert {c.scheme for c in found if c.mesh[2] > 1} == {"gather", "ring"}
+  assert {c.scheme for c in found if c.mesh[2:] == (2, 8)} == {"gather", "ulysses", "ring"}
+  # 48 heads do not divide over 4 x 8.
+  assert {c.scheme for c in found if c.mesh[2:] == (4, 8)} == {"gather", "ring"}
   assert {c.scheme for c in found if c.mesh[2] == 1} == {""}
+  sent = [
+    estimate(WORK, _pod(128, chip="h200", platform="cuda"), (1, 2, 8, 8), "full", scheme)[1]
+    for scheme in ("ulysses", "gather", "ring")
+  ]
+  assert sent == sorted(sent) and sent[0] < sent[2]
+
+
+def test_weights_need_not_be_split_over_all_of_a_torus():
+  rows = dataclasses.replace(WORK, tokens=256, rows=128)  # few, so that it waits for weights
+  found = list(meshes(rows, 128, slices=1))
+  assert (8, 16, 1, 1) in found and (1, 128, 1, 1) in found
+  torus = dataclasses.replace(_pod(128), name="v5p:4x4x8")
+  far, near = (estimate(rows, torus, mesh, "full")[1] for mesh in ((1, 128, 1, 1), (8, 16, 1, 1)))
+  flat = estimate(rows, dataclasses.replace(torus, name="v6e:8x16"), (1, 128, 1, 1), "full")[1]
+  assert near < far and flat < far
 
 
 def test_the_best_of_the_budget_comes_first(monkeypatch):
@@ -82,7 +98,8 @@ def test_the_best_of_the_budget_comes_first(monkeypatch):
   monkeypatch.setattr(plan_search, "plan", fake)
   monkeypatch.setattr(plan_search, "work_of", lambda config: WORK)
   monkeypatch.setattr(plan_search.plan_report, "row", lambda plan: "row")
-  ranked = search({}, _pod(128), budget=3, show=lines.append)
+  config = {"model": {"dit": {}}}
+  ranked = search(config, _pod(128), budget=3, show=lines.append)
   assert tried == [(c.mesh, c.remat) for c in choices(WORK, _pod(128))[:3]]
   assert [p.bound.overlapped_s for p in ranked] == [8.0, 9.0] and lines.count("row") == 3
   with pytest.raises(UserError, match="at least 1 plan"):
@@ -95,6 +112,8 @@ def test_the_sizes_are_those_of_the_config():
   work = work_of(configs.to_dict(t2v_768.get_config()))
   assert (work.tokens, work.rows, work.heads, work.layers) == (73_920, 1536, 48, 48)
   assert 28e9 < work.blocks < work.parameters < 30e9 and work.ema
+  sound = work_of(configs.to_dict(soundtrack.get_config()))
+  assert (sound.tokens, sound.rows) == (750, 1536) and sound.blocks > 12e9
   tiny = work_of(configs.to_dict(t2v_256.get_config("tiny")))
   assert tiny.rows == 16 and tiny.blocks < tiny.parameters < 1e8
   with pytest.raises(UserError, match="has no generator; --search splits"):

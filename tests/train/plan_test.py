@@ -74,10 +74,11 @@ def _agrees(p, sizes):
 
 @needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(1, 2, 1, 2), (4, 1, 1, 1)])
+@pytest.mark.parametrize("sizes", [(1, 2, 1, 2), (4, 1, 1, 1), (1, 2, 2, 1)])
 def test_a_plan_agrees_with_itself(sizes):
   p = plan(_tiny(), tpu_pod("v5p:2x2x1"), mesh=sizes, price=4.0)
   _agrees(p, sizes)
+  assert p.scheme == ("gather" if sizes[2] > 1 else "")
   assert {c.network for c in p.collectives} == {"ici"}
 
 
