@@ -5,9 +5,9 @@ in x_BLD with w_DNK. Products accumulate in float32 whatever the inputs are. Aut
 "accumulate in float32, then cast" would hand float32 cotangents to the two backward products and
 so leave the fast low-precision path; here all three products have operands of the type of x.
 
-Where devices share a contracted dimension, the compiler adds up what a product gives before any
-cast. Activations are then added in their own type, which sends half the bytes of float32 for
-bfloat16 and is what tensor parallelism elsewhere does; gradients of weights in float32.
+Where devices of a tensor group share a contracted dimension, the compiler adds up what a product
+gives before any cast. Activations are then added in their own type, which sends half the bytes of
+float32 for bfloat16 and is what tensor parallelism elsewhere does; gradients of weights in float32.
 """
 
 import functools
@@ -30,8 +30,8 @@ def _product(
 
 
 def _activation(a: Array, b: Array, a_dims: tuple[int, ...], b_dims: tuple[int, ...]) -> Array:
-  """A product of the type of `a`, added up in it between devices."""
-  dtype = a.dtype if partitioned() else jnp.float32
+  """A product of the type of `a`, added up in it between devices of a tensor group."""
+  dtype = a.dtype if partitioned("tensor") else jnp.float32
   return _product(a, b, a_dims, b_dims, dtype).astype(a.dtype)
 
 

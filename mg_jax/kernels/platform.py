@@ -39,7 +39,13 @@ def current() -> str:
   return "cuda" if name == "gpu" else name
 
 
-def partitioned() -> bool:
-  """Whether the compiler will split the operations traced now over several devices."""
+def partitioned(axis: str | None = None) -> bool:
+  """Whether the compiler will split the operations traced now over several devices.
+
+  Args:
+    axis: along this axis of the mesh; None is any.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and mesh.size > 1 and not mesh.are_all_axes_manual
+  if mesh.empty or mesh.are_all_axes_manual:
+    return False
+  return (mesh.size if axis is None else mesh.shape.get(axis, 1)) > 1

@@ -72,9 +72,14 @@ def test_backward_products_take_the_type_of_x():
 
 def test_devices_add_up_activations_in_their_own_type_and_gradients_of_weights_in_float32():
   x, w = normal(0, (4, 4), jnp.bfloat16), normal(1, (4, 4), jnp.bfloat16)
-  with use_mesh(make_mesh((1, 1, 1, 8))):
-    types = [str(equation.outvars[0].aval.dtype) for equation in products(x, w)]
-  assert types == ["bfloat16", "bfloat16", "float32"]
+
+  def types(*mesh):
+    with use_mesh(make_mesh(mesh)):
+      return [str(equation.outvars[0].aval.dtype) for equation in products(x, w)]
+
+  assert types(1, 1, 1, 8) == ["bfloat16", "bfloat16", "float32"]
+  # Nothing is added up between other devices.
+  assert types(2, 2, 2, 1) == ["float32"] * 3
 
 
 def test_each_device_accumulates_in_float32():
