@@ -131,7 +131,7 @@ ROWS: tuple[Row, ...] = (
   ),
   *_rows(
     _SOUND, "soundtrack_finetune.py",
-    ("h200:64", "--mesh=1,64,1,1"), ("v5p:4x4x4", "--mesh=4,16,1,1 --config.train.accumulate=4"),
+    ("h200:64", "--mesh=1,64,1,1"), ("v5p:4x4x4", "--mesh=4,16,1,1"),
     common=_FULL,
   ),
   *_rows(
