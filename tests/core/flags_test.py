@@ -100,5 +100,5 @@ def test_options_of_a_compilation_are_the_flags_of_the_environment():
   assert flags.compiler_options("v5p") == flags.TPU_FLAGS["v5p"]
   gpu = flags.compiler_options("h200")
   assert gpu.keys() == flags.GPU_FLAGS["h200"].keys()
-  assert gpu["xla_gpu_enable_pipelined_all_gather"] is True
+  assert gpu["xla_gpu_enable_latency_hiding_scheduler"] is True
   assert gpu["xla_gpu_all_gather_combine_threshold_bytes"] == 1 << 30
