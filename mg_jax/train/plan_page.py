@@ -104,20 +104,25 @@ ROWS: tuple[Row, ...] = (
     common=_FULL,
   ),
   *_rows(
-    _AUTOENCODERS, "tae_image.py", ("h200:8", ""), ("v5p:2x4x4", ""), ("v6e:4x8", "")
+    _AUTOENCODERS, "tae_image.py",
+    ("h200:8", ""), ("v5p:2x4x4", ""), ("v6e:4x8", ""), ("tpu7x:2x2x4", ""),
   ),
   *(
     row
     for config in ("tae.py", "tae_gan.py")
     for row in _rows(
       _AUTOENCODERS, config, ("h200:8", "--config.train.accumulate=8"), ("v5p:2x4x4", ""),
-      ("v6e:4x8", "--config.train.accumulate=2"),
+      ("v6e:4x8", "--config.train.accumulate=2"), ("tpu7x:2x2x4", ""),
     )
   ),
-  *_rows(_AUTOENCODERS, "dacvae.py", ("h200:8", ""), ("v5p:2x2x1", ""), ("v6e:2x4", "")),
+  *_rows(
+    _AUTOENCODERS, "dacvae.py",
+    ("h200:8", ""), ("v5p:2x2x1", ""), ("v6e:2x4", ""), ("tpu7x:2x2x1", ""),
+  ),
   *_rows(
     "CLIP with long prompts, a training step", "clip_long.py",
     ("h200:64", "--config.train.accumulate=8"), ("v5p:4x4x8", "--config.train.accumulate=4"),
+    ("v6e:16x16", "--config.train.accumulate=8"), ("tpu7x:4x4x4", "--config.train.accumulate=4"),
   ),
   *_rows(
     _SOUND, "soundtrack.py",
@@ -132,6 +137,7 @@ ROWS: tuple[Row, ...] = (
   *_rows(
     _SOUND, "soundtrack_finetune.py",
     ("h200:64", "--mesh=1,64,1,1"), ("v5p:4x4x4", "--mesh=4,16,1,1"),
+    ("v6e:16x16", "--mesh=1,256,1,1"), ("tpu7x:4x4x4", "--mesh=8,16,1,1"),
     common=_FULL,
   ),
   *_rows(
