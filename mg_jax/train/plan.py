@@ -134,8 +134,8 @@ def plan(
     remat: policy instead of the config's.
     size: frames, height and width of a clip that is sampled or coded, instead of the config's.
     price: of a chip-hour.
-    quick: has the compiler try less hard: half the time, of autoencoders on TPUs a sixth. The
-      peak then differs, from what overlap takes (15.0 for 18.8 GiB in one case), and TPU schedules
+    quick: has the compiler try less hard: about half the time, less of convolutions on TPUs. The
+      peak then differs by what overlap takes (15.0 for 18.8 GiB in one case), and TPU schedules
       overlap nothing, so that part of the bound is left out.
 
   Raises:

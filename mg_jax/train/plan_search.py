@@ -15,7 +15,7 @@ from typing import Any
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.core.topology import GIB, Pod
+from mg_jax.core.topology import GIB, Pod, parse_topology
 from mg_jax.core.tree import count_params
 from mg_jax.kernels.context import Scheme
 from mg_jax.models import zoo
@@ -142,7 +142,8 @@ def estimate(
   compute = forward * (3 + _AGAIN[remat]) / len(pod.devices) / (chip.tflops * TERA / chip.devices)
   passes = 2 + (_AGAIN[remat] > 0)  # weights are gathered forward, backward and to recompute
   weights = passes * work.blocks * 2 / tensor * (fsdp - 1) / fsdp * work.accumulate
-  if fsdp == len(pod.devices) and pod.name.count("x") == 2:
+  solid = pod.platform == "tpu" and sum(n > 1 for n in parse_topology(pod.name)[1]) == 3
+  if solid and fsdp == len(pod.devices):
     weights *= 2  # Over all of a three-dimensional torus they are gathered by sums.
   gradients = work.blocks * 4 / tensor * (fsdp - 1) / fsdp * work.accumulate
   stream = work.rows / (data * fsdp) * work.tokens / context * work.width * 2 * work.layers
