@@ -131,9 +131,11 @@ def open_sources(config: DataConfig, split: Split) -> dict[str, Source]:
     UserError: when the data are missing or unusable.
   """
   if config.source == "toy":
+    from mg_jax.data import toy_records  # TFDS takes seconds to import.
+
     recipe = toy_recipe(config)
-    toy.build(recipe, config.cache)
-    return {_name(config): toy.open_split(recipe, config.cache, split)}
+    toy_records.build(recipe, config.cache)
+    return {_name(config): toy_records.ToyRecords(recipe, config.cache, split)}
   index = scan_folder(config)
   return {bucket.name: folder.FolderSource(index, bucket, split) for bucket in index.buckets(split)}
 

@@ -1,10 +1,10 @@
 """The toy world as training data: clips drawn on the fly or built once as a TFDS data set.
 
-`ToySource` renders scene i when asked for clip i: uint8 (T, H, W, 3) with its caption. `build`
-renders a whole split in several processes and stores it (see `toy_records`); both give the same
-clips for the same recipe. A world with sound gives each clip its wave, in steps of 16 bits, and a
-caption of it. Training and validation use disjoint ranges of scene indices whatever
-their sizes, so a validation scene is never trained on, nor is the word on its sign.
+`ToySource` renders scene i when asked for clip i: uint8 (T, H, W, 3) with its caption. `examples`
+renders a whole split in several processes, for `toy_records` to store; both give the same clips for
+the same recipe. A world with sound gives each clip its wave, in steps of 16 bits, and a caption of
+it. Training and validation use disjoint ranges of scene indices whatever their sizes, so a
+validation scene is never trained on, nor is the word on its sign.
 """
 
 import concurrent.futures
@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -204,32 +203,6 @@ def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:
       if len(waiting) < len(chunks):
         waiting.append(pool.submit(_chunk, source, chunks[len(waiting)]))
       yield from ready
-
-
-def build(
-  recipe: ToyRecipe, data_dir: str | os.PathLike[str], *, processes: int | None = None
-) -> str:
-  """Renders and stores both splits under `data_dir` unless they are there; returns their folder.
-
-  Args:
-    recipe: what to build.
-    data_dir: root of TFDS data sets; a half-built one is never taken for a whole one.
-    processes: renderers, by default one per core.
-  """
-  from mg_jax.data import toy_records
-
-  return toy_records.prepare(recipe, data_dir, processes=processes or os.cpu_count() or 1)
-
-
-def open_split(recipe: ToyRecipe, data_dir: str | os.PathLike[str], split: Split = "train") -> Any:
-  """Opens a split built by `build` as a source of clips.
-
-  Raises:
-    UserError: it has not been built.
-  """
-  from mg_jax.data import toy_records
-
-  return toy_records.ToyRecords(recipe, data_dir, split)
 
 
 def _chunk(source: ToySource, indices: range) -> list[dict[str, Any]]:

@@ -90,9 +90,15 @@ def _parts(recipe: toy.ToyRecipe, split: str) -> list[tuple[str, int]]:
 
 
 class ToyRecords:
-  """Random access to the clips of a built split. Picklable."""
+  """Random access to the clips of a split that `build` stored. Picklable.
 
-  def __init__(self, recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], split: str):
+  Raises:
+    UserError: the split has not been built, or not in full.
+  """
+
+  def __init__(
+    self, recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], split: toy.Split = "train"
+  ):
     parts = _parts(recipe, split)
     builder = _builder(recipe, data_dir)
     if not builder.is_prepared():
@@ -136,10 +142,18 @@ class ToyRecords:
     return json.loads(self._example(index)["facts"])
 
 
-def prepare(recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], *, processes: int) -> str:
-  """See `toy.build`."""
+def build(
+  recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], *, processes: int | None = None
+) -> str:
+  """Renders and stores both splits under `data_dir` unless they are there; returns their folder.
+
+  Args:
+    recipe: what to build.
+    data_dir: root of TFDS data sets; a half-built one is never taken for a whole one.
+    processes: renderers, by default one per core.
+  """
   builder = _builder(recipe, data_dir)
-  builder.processes = processes
+  builder.processes = processes or os.cpu_count() or 1
   tfds.disable_progress_bar()
   # Its report speaks of a download, and there is none.
   with contextlib.redirect_stdout(io.StringIO()):

@@ -21,7 +21,7 @@ SMALL = ToyRecipe(frames=4, height=16, width=24, train=6, validation=3, variants
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
   folder = tmp_path_factory.mktemp("toy")
-  toy.build(SMALL, folder, processes=1)
+  toy_records.build(SMALL, folder, processes=1)
   return folder
 
 
@@ -65,7 +65,7 @@ def test_frames_spread_over_scenes_of_any_length():
 
 def test_stored_clips_are_the_rendered_ones(built):
   for split in toy.SPLITS:
-    stored, drawn = toy.open_split(SMALL, built, split), ToySource(SMALL, split)
+    stored, drawn = toy_records.ToyRecords(SMALL, built, split), ToySource(SMALL, split)
     assert len(stored) == len(drawn)
     for index in range(len(drawn)):
       a, b = stored[index], drawn[index]
@@ -81,8 +81,8 @@ def test_more_than_tfds_holds_in_memory_is_stored_without_tensorflow(tmp_path, m
   monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 5 * clip)
   monkeypatch.setattr(toy_records, "PART_BYTES", 2 * clip)
   recipe = dataclasses.replace(SMALL, train=7)
-  toy.build(recipe, tmp_path, processes=1)
-  stored, drawn = toy.open_split(recipe, tmp_path, "train"), ToySource(recipe)
+  toy_records.build(recipe, tmp_path, processes=1)
+  stored, drawn = toy_records.ToyRecords(recipe, tmp_path, "train"), ToySource(recipe)
   assert len(stored) == 7
   for index in range(7):
     np.testing.assert_array_equal(stored[index].video, drawn[index].video)
@@ -93,7 +93,7 @@ def test_more_than_tfds_holds_in_memory_is_stored_without_tensorflow(tmp_path, m
 
 def test_building_again_keeps_what_is_there(built):
   files = {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
-  toy.build(SMALL, built, processes=1)
+  toy_records.build(SMALL, built, processes=1)
   assert files == {path: path.stat().st_mtime_ns for path in built.rglob("*") if path.is_file()}
 
 
@@ -102,27 +102,27 @@ def test_what_another_process_has_built_first_is_taken(tmp_path, monkeypatch):
 
   def slow(self, dl_manager):
     monkeypatch.setattr(toy_records.ToyWorld, "_split_generators", generate)
-    toy.build(SMALL, tmp_path, processes=1)
+    toy_records.build(SMALL, tmp_path, processes=1)
     return generate(self, dl_manager)
 
   monkeypatch.setattr(toy_records.ToyWorld, "_split_generators", slow)
-  toy.build(SMALL, tmp_path, processes=1)
-  assert len(toy.open_split(SMALL, tmp_path)) == 6
+  toy_records.build(SMALL, tmp_path, processes=1)
+  assert len(toy_records.ToyRecords(SMALL, tmp_path)) == 6
 
 
 def test_other_recipe_is_not_taken_for_this_one(built):
   other = ToyRecipe(frames=4, height=16, width=24, train=6, validation=3, seed=1)
   assert other.name != SMALL.name
   with pytest.raises(UserError, match="build it first"):
-    toy.open_split(other, built)
+    toy_records.ToyRecords(other, built)
 
 
 BARE = """
 import sys
-from mg_jax.data import toy
+from mg_jax.data import toy, toy_records
 recipe = toy.ToyRecipe(frames=2, height=8, width=8, train=2, validation=1)
-toy.build(recipe, sys.argv[1], processes=1)
-print(toy.open_split(recipe, sys.argv[1])[0].video.shape, "tensorflow" in sys.modules)
+toy_records.build(recipe, sys.argv[1], processes=1)
+print(toy_records.ToyRecords(recipe, sys.argv[1])[0].video.shape, "tensorflow" in sys.modules)
 """
 
 
@@ -143,7 +143,7 @@ def test_processes_change_nothing(monkeypatch):
 
 
 def test_stored_clips_feed_images_and_videos(built):
-  clips = toy.open_split(SMALL, built)
+  clips = toy_records.ToyRecords(SMALL, built)
   entries = (
     pipeline.Entry("video", clips, transforms.VideoRow(), weight=2),
     pipeline.Entry("image", clips, transforms.VideoRow(frames=1), weight=1),
@@ -179,8 +179,8 @@ def test_stills_show_their_middle_and_tell_no_motion():
 def test_stored_sound_is_the_drawn_one(tmp_path, fps):
   world = toy.world("orchestra") if fps is None else toy.world("sounds")
   recipe = ToyRecipe(frames=8, height=16, width=16, fps=fps, train=6, validation=1, world=world)
-  toy.build(recipe, tmp_path, processes=1)
-  stored, drawn = toy.open_split(recipe, tmp_path), ToySource(recipe)
+  toy_records.build(recipe, tmp_path, processes=1)
+  stored, drawn = toy_records.ToyRecords(recipe, tmp_path), ToySource(recipe)
   heard = 0
   for index in range(6):
     a, b = stored[index], drawn[index]

@@ -25,11 +25,11 @@ def _python(folder, program):
 def test_data_are_built_by_processes_and_read_by_threads(tmp_path):
   out = _python(tmp_path, """
     from absl import flags
-    from mg_jax.data import recipe, toy
+    from mg_jax.data import recipe, toy, toy_records
 
     toy._WORTH_PIXELS = 0  # start processes even for a handful of clips
     config = recipe.DataConfig(clips=5, held_out=2, frames=2, height=16, width=16, global_batch=2)
-    stored = toy.build(recipe.toy_recipe(config), "data", processes=2)
+    stored = toy_records.build(recipe.toy_recipe(config), "data", processes=2)
     train = recipe.open_sources(config, "train")["2x16x16"]
     stream = recipe.clip_feed(config).stream(threads=2)
     shapes = {next(stream)["video"].shape for _ in range(6)}
