@@ -28,6 +28,9 @@ from mg_jax.train.plan_program import Program, plan_mesh, section
 from mg_jax.train.plan_training import training
 from mg_jax.train.roofline import CHIPS, Bound, bound, check_price
 
+# VMEM that a fusion may use, in place of what chips are told to give: the more, the longer libtpu
+# weighs ways to cut a product. HBM and communication hardly change, see `plan`.
+_TPU = {"xla_tpu_scoped_vmem_limit_kib": "16384"}
 _QUICK = {"exec_time_optimization_effort": -1.0}
 # With so little effort libtpu 0.0.42 ends its process at some fusions of reduce-scatters.
 _QUICK_TPU = {**_QUICK, "xla_tpu_decompose_every_reduce_scatters_hlos": "true"}
@@ -125,6 +128,9 @@ def plan(
 ) -> Plan:
   """Plans one call of an experiment's program.
 
+  It is compiled with the flags of the chip but one: a TPU's fusions are given 16 MiB of VMEM. On
+  v6e and tpu7x that takes a third of the time, and peaks were within 2 % where both were tried.
+
   Args:
     config: of the experiment.
     pod: the devices, see `core.topology`.
@@ -151,8 +157,10 @@ def plan(
   with platform(pod.platform):
     program = _program(config, place, what, size)
     options = flags.compiler_options(pod.chip)
-    if quick:
-      options |= _QUICK_TPU if pod.platform == "tpu" else _QUICK
+    if pod.platform == "tpu":
+      options |= {**_TPU, **(_QUICK_TPU if quick else {})}
+    elif quick:
+      options |= _QUICK
     compiled, refusal = _compile(program.lower(), options)
   memory = _memory(program, compiled, pod.memory_gib)
   sent, limit = (), None

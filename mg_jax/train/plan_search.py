@@ -43,7 +43,8 @@ class Choice:
     mesh: sizes of (data, fsdp, context, tensor).
     remat: policy.
     scheme: how attention is split over "context", "" where nothing is.
-    memory: estimated bytes on a device; seconds: estimated least time.
+    memory: estimated bytes on a device.
+    seconds: estimated least time, all communication hidden; serial: with none hidden.
   """
 
   mesh: tuple[int, int, int, int]
@@ -51,6 +52,7 @@ class Choice:
   scheme: str
   memory: float
   seconds: float
+  serial: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +88,23 @@ def work_of(config: Mapping[str, Any]) -> Work:
 
 
 def choices(work: Work, pod: Pod) -> list[Choice]:
-  """All splits that divide and are estimated to fit, the fastest estimate first."""
+  """Splits that divide and are estimated to fit, the best first.
+
+  Most are bound by the matrix unit alike. Of those, what sends least is most likely to hide it, and
+  what keeps least is most likely to fit; of those that differ in data and fsdp alone, one is left.
+  """
   found = [
     Choice(mesh, remat, scheme, *estimate(work, pod, mesh, remat, scheme))
     for mesh in meshes(work, len(pod.devices), slices=pod.slices)
     for remat in POLICIES
     for scheme in schemes(work, mesh)
   ]
-  return sorted(
-    (c for c in found if c.memory <= pod.memory_gib * GIB), key=lambda c: (c.seconds, c.memory)
-  )
+  found.sort(key=lambda c: (c.seconds, round(c.serial / c.seconds, 2), c.memory))
+  best: dict[tuple, Choice] = {}
+  for choice in found:
+    if choice.memory <= pod.memory_gib * GIB:
+      best.setdefault((choice.mesh[2:], choice.remat, choice.scheme), choice)
+  return list(best.values())
 
 
 def schemes(work: Work, mesh: Sequence[int]) -> tuple[str, ...]:
@@ -123,8 +132,8 @@ def meshes(work: Work, devices: int, *, slices: int) -> Iterator[tuple[int, int,
 
 def estimate(
   work: Work, pod: Pod, mesh: Sequence[int], remat: str, scheme: str = ""
-) -> tuple[float, float]:
-  """(bytes on a device, seconds of a step at least)."""
+) -> tuple[float, float, float]:
+  """(bytes on a device, seconds of a step at least, seconds with no communication hidden)."""
   data, fsdp, context, tensor = mesh
   rows = work.rows // (data * fsdp * work.accumulate)
   local = work.tokens / (context * tensor)
@@ -164,8 +173,8 @@ def estimate(
     else:
       slow += sent
   part = 1 / chip.devices
-  seconds = max(compute, fast / (chip.ici_gb_s * GB * part), slow / (chip.dcn_gb_s * GB * part))
-  return memory, seconds
+  fast, slow = fast / (chip.ici_gb_s * GB * part), slow / (chip.dcn_gb_s * GB * part)
+  return memory, max(compute, fast, slow), compute + fast + slow
 
 
 def search(
@@ -181,7 +190,8 @@ def search(
   Args:
     config: of a generator.
     pod: the devices.
-    budget: plans that are compiled.
+    budget: plans that are compiled. Where one does not fit, none that is estimated to need more
+      is compiled after it.
     price: of a chip-hour.
     show: takes a line of the table.
 
@@ -198,11 +208,15 @@ def search(
       f"no split of {pod.name} x {pod.slices} is estimated to fit; give more devices, a smaller "
       "--config.data.global_batch or a larger --config.train.accumulate"
     )
-  show(f"{len(found)} splits are estimated to fit; planning the best {min(budget, len(found))}")
+  show(f"{len(found)} splits are estimated to fit; planning up to {budget} of them")
   show(plan_report.ROW_HEAD)
   show("|---" * plan_report.ROW_HEAD.count(" | ") + "|---|")
-  plans = []
-  for choice in found[:budget]:
+  plans, limit = [], math.inf
+  for choice in found:
+    if len(plans) == budget:
+      break
+    if choice.memory >= limit:
+      continue
     tried = copy.deepcopy(config)
     if choice.scheme:
       tried["model"]["dit"]["context_parallel"] = choice.scheme
@@ -212,7 +226,10 @@ def search(
       plan(tried, pod, mesh=choice.mesh, remat=choice.remat, price=price, quick=quick)
     )
     show(plan_report.row(plans[-1].to_dict()))
-  return sorted((p for p in plans if p.fits), key=lambda p: (p.bound.overlapped_s, p.memory.peak))
+    if not plans[-1].fits:
+      limit = choice.memory
+  fit = [p for p in plans if p.fits]
+  return sorted(fit, key=lambda p: (p.bound.overlapped_s, p.bound.serial_s))
 
 
 def main(config: Mapping[str, Any], pod: Pod, *, budget: int, price: float | None) -> int:
@@ -221,7 +238,7 @@ def main(config: Mapping[str, Any], pod: Pod, *, budget: int, price: float | Non
   if not ranked:
     print("none of them fits; a larger --budget tries more")
     return 1
-  print("\nranked by the bound with communication hidden, then by memory:")
+  print("\nranked by the bound with communication hidden, then with none hidden:")
   for p in ranked:
     print(plan_report.row(p.to_dict()))
   print()

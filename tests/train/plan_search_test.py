@@ -1,6 +1,7 @@
 """The search: what divides, what an estimate says fits, and the order in which splits are tried."""
 
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -36,7 +37,7 @@ def test_the_estimate_of_memory_is_that_of_a_plan():
   # Plans of docs/plans.md: 24.8 GiB on 64 H200 and 18.0 GiB on 256.
   for devices, peak in ((64, 24.8), (256, 18.0)):
     work = dataclasses.replace(WORK, rows=devices // 8)
-    memory, _ = estimate(work, _pod(devices), (1, devices // 8, 1, 8), "full")
+    memory, *_ = estimate(work, _pod(devices), (1, devices // 8, 1, 8), "full")
     assert 0.6 * peak < memory / 2**30 < 1.6 * peak
 
 
@@ -91,28 +92,51 @@ def test_weights_need_not_be_split_over_all_of_a_torus():
   assert flat < far
 
 
-def test_the_best_of_the_budget_comes_first(monkeypatch):
+def test_of_splits_bound_alike_what_sends_least_comes_first():
+  found = choices(WORK, _pod(128))
+  for one, other in itertools.pairwise(found):
+    assert one.seconds <= other.seconds
+    if one.seconds == other.seconds:
+      assert one.serial < other.serial + 0.01 * one.seconds
+  alike = [(c.mesh[2:], c.remat, c.scheme) for c in found]
+  assert len(set(alike)) == len(alike)
+
+
+def _search(monkeypatch, budget, fits):
+  """Searches with plans that fit as told, in turn; (choices that were planned, ranked, lines)."""
   tried, lines = [], []
 
   def fake(config, pod, *, mesh, remat, price, quick):
-    tried.append((mesh, remat))
-    bound = type("B", (), {"overlapped_s": 10.0 - len(tried)})
-    memory = type("M", (), {"peak": 1.0})
-    fits = len(tried) != 3
-    fields = {"fits": fits, "bound": bound, "memory": memory, "to_dict": lambda self: {}}
+    scheme = config["model"]["dit"].get("context_parallel", "")
+    bound = type("B", (), {"overlapped_s": 10.0 - len(tried), "serial_s": 11.0})
+    fields = {"fits": fits(len(tried)), "bound": bound, "to_dict": lambda self: {}}
+    tried.append((mesh, remat, scheme))
     return type("P", (), fields)()
 
   monkeypatch.setattr(plan_search, "plan", fake)
   monkeypatch.setattr(plan_search, "work_of", lambda config: WORK)
   monkeypatch.setattr(plan_search.plan_report, "row", lambda plan: "row")
   config = {"model": {"dit": {}}}
-  ranked = search(config, _pod(128), budget=3, show=lines.append)
-  assert tried == [(c.mesh, c.remat) for c in choices(WORK, _pod(128))[:3]]
-  assert [p.bound.overlapped_s for p in ranked] == [8.0, 9.0] and lines.count("row") == 3
+  return tried, search(config, _pod(128), budget=budget, show=lines.append), lines
+
+
+def test_the_best_of_the_budget_comes_first(monkeypatch):
+  tried, ranked, lines = _search(monkeypatch, 3, lambda turn: turn != 2)
+  assert tried == [(c.mesh, c.remat, c.scheme) for c in choices(WORK, _pod(128))[:3]]
+  assert [p.bound.overlapped_s for p in ranked] == [9.0, 10.0] and lines.count("row") == 3
   with pytest.raises(UserError, match="at least 1 plan"):
     search({}, _pod(128), budget=0)
   with pytest.raises(UserError, match="is estimated to fit; give more devices"):
     search({}, _pod(128, memory=5.0), budget=1)
+
+
+def test_what_needs_more_than_a_refused_split_is_not_planned(monkeypatch):
+  found = choices(WORK, _pod(128))
+  smaller = [c for c in found if c.memory < found[0].memory]
+  assert found[1].memory > found[0].memory
+  tried, ranked, _ = _search(monkeypatch, 4, lambda turn: turn > 0)
+  assert tried == [(c.mesh, c.remat, c.scheme) for c in (found[0], *smaller[:3])]
+  assert len(ranked) == 3
 
 
 def test_the_sizes_are_those_of_the_config():
