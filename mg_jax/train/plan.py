@@ -28,12 +28,14 @@ from mg_jax.train.plan_program import Program, plan_mesh, section
 from mg_jax.train.plan_training import training
 from mg_jax.train.roofline import CHIPS, Bound, bound, check_price
 
-# VMEM that a fusion may use, in place of what chips are told to give: the more, the longer libtpu
-# weighs ways to cut a product. HBM and communication hardly change, see `plan`.
-_TPU = {"xla_tpu_scoped_vmem_limit_kib": "16384"}
 _QUICK = {"exec_time_optimization_effort": -1.0}
-# With so little effort libtpu 0.0.42 ends its process at some fusions of reduce-scatters.
-_QUICK_TPU = {**_QUICK, "xla_tpu_decompose_every_reduce_scatters_hlos": "true"}
+_QUICK_TPU = {
+  **_QUICK,
+  # With so little effort libtpu 0.0.42 ends its process at some fusions of reduce-scatters.
+  "xla_tpu_decompose_every_reduce_scatters_hlos": "true",
+  # The more VMEM a fusion may use, the longer libtpu weighs ways to cut its products.
+  "xla_tpu_scoped_vmem_limit_kib": "16384",
+}
 # With a card, XLA measures which products Triton is to compute; without one it guesses, and ends
 # with these words where Triton cannot tile a product (heads split from a length of 750).
 _UNTILED, _NO_TRITON = "Couldn't find output tile sizes", {"xla_gpu_enable_triton_gemm": False}
@@ -128,9 +130,6 @@ def plan(
 ) -> Plan:
   """Plans one call of an experiment's program.
 
-  It is compiled with the flags of the chip but one: a TPU's fusions are given 16 MiB of VMEM. On
-  v6e and tpu7x that takes a third of the time, and peaks were within 2 % where both were tried.
-
   Args:
     config: of the experiment.
     pod: the devices, see `core.topology`.
@@ -140,9 +139,10 @@ def plan(
     remat: policy instead of the config's.
     size: frames, height and width of a clip that is sampled or coded, instead of the config's.
     price: of a chip-hour.
-    quick: has the compiler try less hard: about half the time, less of convolutions on TPUs. The
-      peak then differs by what overlap takes (15.0 for 18.8 GiB in one case), and TPU schedules
-      overlap nothing, so that part of the bound is left out.
+    quick: has the compiler try less hard: about half the time, a fifth on v6e and tpu7x, where
+      fusions are given less VMEM as well. The peak then differs by what overlap takes (15.0 for
+      18.8 GiB in one case) and so may the collectives; TPU schedules overlap nothing, so that part
+      of the bound is left out.
 
   Raises:
     UserError: on what cannot be planned, in a sentence with the nearest valid choice.
@@ -157,10 +157,8 @@ def plan(
   with platform(pod.platform):
     program = _program(config, place, what, size)
     options = flags.compiler_options(pod.chip)
-    if pod.platform == "tpu":
-      options |= {**_TPU, **(_QUICK_TPU if quick else {})}
-    elif quick:
-      options |= _QUICK
+    if quick:
+      options |= _QUICK_TPU if pod.platform == "tpu" else _QUICK
     compiled, refusal = _compile(program.lower(), options)
   memory = _memory(program, compiled, pod.memory_gib)
   sent, limit = (), None
