@@ -140,7 +140,8 @@ ROW_HEAD = (
 
 def row(plan: Mapping[str, Any]) -> str:
   """The plan as a row of a Markdown table, under ROW_HEAD; of `Plan.to_dict()`."""
-  mesh, b, memory = ",".join(map(str, plan["mesh"].values())), plan["bound"], plan["memory"]
+  b, memory = plan["bound"], plan["memory"]
+  mesh = ",".join(map(str, plan["mesh"].values())) + (plan["scheme"] and f" {plan['scheme']}")
   peak = "-" if memory["peak"] is None else f"{memory['peak']:.1f}"
   share = "" if memory["peak"] is None else f" ({memory['peak'] / memory['limit']:.0%})"
   micro = f" / {plan['accumulate']}" if plan["accumulate"] > 1 else ""

@@ -185,7 +185,10 @@ def search(
   price: float | None = None,
   show: Callable[[str], None] = print,
 ) -> list[Plan]:
-  """Plans of the best splits that fit, the least bound first; prints each as it is made.
+  """Plans of the best splits that fit; prints each as it is made.
+
+  The least bound comes first, as scheduled where that is known, else with communication hidden; of
+  those bound alike what sends least, then what needs least memory.
 
   Args:
     config: of a generator.
@@ -228,8 +231,14 @@ def search(
     show(plan_report.row(plans[-1].to_dict()))
     if not plans[-1].fits:
       limit = choice.memory
-  fit = [p for p in plans if p.fits]
-  return sorted(fit, key=lambda p: (p.bound.overlapped_s, p.bound.serial_s))
+  return sorted((p for p in plans if p.fits), key=_rank)
+
+
+def _rank(p: Plan) -> tuple[float, float, float]:
+  b = p.bound
+  # A quick plan has no schedule.
+  least = b.overlapped_s if p.quick else b.scheduled_s
+  return least, round(b.serial_s / b.overlapped_s, 2), p.memory.peak
 
 
 def main(config: Mapping[str, Any], pod: Pod, *, budget: int, price: float | None) -> int:
@@ -238,7 +247,7 @@ def main(config: Mapping[str, Any], pod: Pod, *, budget: int, price: float | Non
   if not ranked:
     print("none of them fits; a larger --budget tries more")
     return 1
-  print("\nranked by the bound with communication hidden, then with none hidden:")
+  print("\nthe best first, by the bound, by what is sent, by memory:")
   for p in ranked:
     print(plan_report.row(p.to_dict()))
   print()

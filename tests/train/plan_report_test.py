@@ -97,3 +97,4 @@ def test_a_row_has_the_columns_of_its_head():
   row = plan_report.row(_changed(slices=2))
   assert "| v5p:4x4x8 x 2 | 128 | 1,16,1,8 | full | 64 / 2 | 20.0 of 95.0 (21%) | yes |" in row
   assert "| 12.1 / 13.0 / 13.6 | 70% / 65% | 844 s |" in row
+  assert "| 1,16,1,8 ring | full |" in plan_report.row(_changed(scheme="ring"))

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -102,39 +103,54 @@ def test_of_splits_bound_alike_what_sends_least_comes_first():
   assert len(set(alike)) == len(alike)
 
 
-def _search(monkeypatch, budget, fits):
-  """Searches with plans that fit as told, in turn; (choices that were planned, ranked, lines)."""
-  tried, lines = [], []
+def _plan(*, least, scheduled=9.0, serial=11.0, peak=1.0, quick=True, fits=True):
+  bound = SimpleNamespace(overlapped_s=least, scheduled_s=scheduled, serial_s=serial)
+  memory = SimpleNamespace(peak=peak)
+  return SimpleNamespace(fits=fits, bound=bound, memory=memory, quick=quick, to_dict=dict)
+
+
+def _search(monkeypatch, plans, **kw):
+  """Searches where the compiler gives these plans in turn; (splits it was given, ranked, lines)."""
+  tried, lines, plans = [], [], iter(plans)
 
   def fake(config, pod, *, mesh, remat, price, quick):
-    scheme = config["model"]["dit"].get("context_parallel", "")
-    bound = type("B", (), {"overlapped_s": 10.0 - len(tried), "serial_s": 11.0})
-    fields = {"fits": fits(len(tried)), "bound": bound, "to_dict": lambda self: {}}
-    tried.append((mesh, remat, scheme))
-    return type("P", (), fields)()
+    tried.append((mesh, remat, config["model"]["dit"].get("context_parallel", "")))
+    return next(plans)
 
   monkeypatch.setattr(plan_search, "plan", fake)
   monkeypatch.setattr(plan_search, "work_of", lambda config: WORK)
   monkeypatch.setattr(plan_search.plan_report, "row", lambda plan: "row")
   config = {"model": {"dit": {}}}
-  return tried, search(config, _pod(128), budget=budget, show=lines.append), lines
+  return tried, search(config, _pod(128), show=lines.append, **kw), lines
 
 
 def test_the_best_of_the_budget_comes_first(monkeypatch):
-  tried, ranked, lines = _search(monkeypatch, 3, lambda turn: turn != 2)
+  plans = [_plan(least=10.0), _plan(least=9.0), _plan(least=8.0, fits=False)]
+  tried, ranked, lines = _search(monkeypatch, plans, budget=3)
   assert tried == [(c.mesh, c.remat, c.scheme) for c in choices(WORK, _pod(128))[:3]]
-  assert [p.bound.overlapped_s for p in ranked] == [9.0, 10.0] and lines.count("row") == 3
+  assert ranked == [plans[1], plans[0]] and lines.count("row") == 3
   with pytest.raises(UserError, match="at least 1 plan"):
     search({}, _pod(128), budget=0)
   with pytest.raises(UserError, match="is estimated to fit; give more devices"):
     search({}, _pod(128, memory=5.0), budget=1)
 
 
+def test_of_plans_bound_alike_the_schedule_then_what_is_sent_then_memory_decides(monkeypatch):
+  plans = [_plan(least=9.0, serial=10.0), _plan(least=9.0, serial=9.51, peak=2.0),
+           _plan(least=9.0, serial=9.52)]  # fmt: skip
+  _, ranked, _ = _search(monkeypatch, plans, budget=3)
+  assert ranked == [plans[2], plans[1], plans[0]]
+  plans = [_plan(least=9.0, scheduled=10.0, quick=False), _plan(least=9.0, quick=False)]
+  _, ranked, _ = _search(monkeypatch, plans, budget=2)
+  assert ranked == [plans[1], plans[0]]
+
+
 def test_what_needs_more_than_a_refused_split_is_not_planned(monkeypatch):
   found = choices(WORK, _pod(128))
   smaller = [c for c in found if c.memory < found[0].memory]
   assert found[1].memory > found[0].memory
-  tried, ranked, _ = _search(monkeypatch, 4, lambda turn: turn > 0)
+  plans = [_plan(least=9.0, fits=False), *(_plan(least=9.0) for _ in range(3))]
+  tried, ranked, _ = _search(monkeypatch, plans, budget=4)
   assert tried == [(c.mesh, c.remat, c.scheme) for c in (found[0], *smaller[:3])]
   assert len(ranked) == 3
 
