@@ -123,6 +123,8 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   # Without these the library asks a metadata server, which only a TPU's host has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  # Of this host, which need not be that of the topology; without one the library warns.
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
   # Compiling holds no device, so several processes may do it at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   topology = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices)

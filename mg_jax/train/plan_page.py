@@ -54,6 +54,7 @@ def _rows(section: str, config: str, *pairs: tuple[str, str], common: str = "") 
 
 
 _BATCH = "--config.data.global_batch="
+_ULYSSES = "--config.model.dit.context_parallel=ulysses"
 _FULL = "--remat=full"
 _AUTOENCODERS = "Autoencoders, a training step"
 _SOUND = "Sound for video, 30 s: 750 tokens"
@@ -86,6 +87,13 @@ ROWS: tuple[Row, ...] = (
     ("h200:256", f"--mesh=1,64,1,4 --remat=full {_BATCH}64"),
     ("v5p:8x8x8", f"--mesh=1,128,1,4 --remat=full {_BATCH}128"),
     ("v5p:8x8x8", f"--mesh=1,128,1,4 --remat=attention {_BATCH}128"),
+  ),
+  *_rows(
+    "Text to video at 768 px: what `--search` finds", "t2v_768.py",
+    ("h200:256", f"--mesh=2,32,1,4 --remat=mlp {_BATCH}64"),
+    ("v5p:8x8x8", f"--mesh=1,64,4,2 --remat=mlp {_ULYSSES} {_BATCH}64"),
+    ("v6e:16x16", f"--mesh=1,32,4,2 --remat=full {_ULYSSES} {_BATCH}32"),
+    ("tpu7x:4x4x4", f"--mesh=1,16,4,2 --remat=mlp {_ULYSSES} {_BATCH}16"),
   ),
   *_rows(
     "Text to video at 256 px", "t2v_256.py",
