@@ -109,7 +109,6 @@ def test_products_that_triton_cannot_tile_are_left_to_others():
 
 
 @needs_libtpu
-@pytest.mark.slow
 def test_the_papers_model_fits_128_chips():
   config = t2v_768.get_config()
   config.data.global_batch = 16
