@@ -88,10 +88,11 @@ def work_of(config: Mapping[str, Any]) -> Work:
 
 
 def choices(work: Work, pod: Pod) -> list[Choice]:
-  """Splits that divide and are estimated to fit, the best first.
+  """All splits that divide and are estimated to fit, the best first.
 
   Most are bound by the matrix unit alike. Of those, what sends least is most likely to hide it, and
-  what keeps least is most likely to fit; of those that differ in data and fsdp alone, one is left.
+  what keeps least is most likely to fit. Of those that differ in data and fsdp alone, all but the
+  best come last.
   """
   found = [
     Choice(mesh, remat, scheme, *estimate(work, pod, mesh, remat, scheme))
@@ -100,11 +101,12 @@ def choices(work: Work, pod: Pod) -> list[Choice]:
     for scheme in schemes(work, mesh)
   ]
   found.sort(key=lambda c: (c.seconds, round(c.serial / c.seconds, 2), c.memory))
-  best: dict[tuple, Choice] = {}
+  best, rest = {}, []
   for choice in found:
     if choice.memory <= pod.memory_gib * GIB:
-      best.setdefault((choice.mesh[2:], choice.remat, choice.scheme), choice)
-  return list(best.values())
+      if best.setdefault((choice.mesh[2:], choice.remat, choice.scheme), choice) is not choice:
+        rest.append(choice)
+  return [*best.values(), *rest]
 
 
 def schemes(work: Work, mesh: Sequence[int]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def test_recomputation_and_slow_networks_take_time():
 def test_what_does_not_fit_by_far_is_not_compiled():
   found = choices(WORK, _pod(128, memory=30.0))
   assert found and {c.remat for c in found} == {"full"}
-  assert [c.seconds for c in found] == sorted(c.seconds for c in found)
+  assert all(c.memory <= 30.0 * 2**30 for c in found)
   assert not choices(WORK, _pod(128, memory=5.0))
 
 
@@ -95,12 +95,15 @@ def test_weights_need_not_be_split_over_all_of_a_torus():
 
 def test_of_splits_bound_alike_what_sends_least_comes_first():
   found = choices(WORK, _pod(128))
-  for one, other in itertools.pairwise(found):
+  kinds = [(c.mesh[2:], c.remat, c.scheme) for c in found]
+  different = len(set(kinds))
+  assert different < len(found) == len(set(found))
+  # One of each kind comes before a second of any.
+  assert len(set(kinds[:different])) == different
+  for one, other in itertools.pairwise(found[:different]):
     assert one.seconds <= other.seconds
     if one.seconds == other.seconds:
       assert one.serial < other.serial + 0.01 * one.seconds
-  alike = [(c.mesh[2:], c.remat, c.scheme) for c in found]
-  assert len(set(alike)) == len(alike)
 
 
 def _plan(*, least, scheduled=9.0, serial=11.0, peak=1.0, quick=True, fits=True):
