@@ -131,7 +131,7 @@ def open_sources(config: DataConfig, split: Split) -> dict[str, Source]:
     UserError: when the data are missing or unusable.
   """
   if config.source == "toy":
-    from mg_jax.data import toy_records  # TFDS takes seconds to import.
+    from mg_jax.data import toy_records  # Imports TFDS, which nothing else here needs.
 
     recipe = toy_recipe(config)
     toy_records.build(recipe, config.cache)

@@ -139,7 +139,7 @@ def plan(
     remat: policy instead of the config's.
     size: frames, height and width of a clip that is sampled or coded, instead of the config's.
     price: of a chip-hour.
-    quick: has the compiler try less hard: about half the time, a fifth on v6e and tpu7x, where
+    quick: has the compiler try less hard: about half the time, a quarter on v6e and tpu7x, where
       fusions are given less VMEM as well. The peak then differs by what overlap takes (15.0 for
       18.8 GiB in one case) and so may the collectives; TPU schedules overlap nothing, so that part
       of the bound is left out.

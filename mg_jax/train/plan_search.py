@@ -100,13 +100,15 @@ def choices(work: Work, pod: Pod) -> list[Choice]:
     for remat in POLICIES
     for scheme in schemes(work, mesh)
   ]
-  found.sort(key=lambda c: (c.seconds, round(c.serial / c.seconds, 2), c.memory))
-  best, rest = {}, []
-  for choice in found:
-    if choice.memory <= pod.memory_gib * GIB:
-      if best.setdefault((choice.mesh[2:], choice.remat, choice.scheme), choice) is not choice:
-        rest.append(choice)
-  return [*best.values(), *rest]
+  fit = [c for c in found if c.memory <= pod.memory_gib * GIB]
+  # What is sent counts to a hundredth of the least time, so that less memory decides of the like.
+  fit.sort(key=lambda c: (c.seconds, round(c.serial / c.seconds, 2), c.memory))
+  kinds, first, later = set(), [], []
+  for choice in fit:
+    kind = choice.mesh[2:], choice.remat, choice.scheme
+    (later if kind in kinds else first).append(choice)
+    kinds.add(kind)
+  return first + later
 
 
 def schemes(work: Work, mesh: Sequence[int]) -> tuple[str, ...]:
@@ -195,8 +197,8 @@ def search(
   Args:
     config: of a generator.
     pod: the devices.
-    budget: plans that are compiled. Where one does not fit, none that is estimated to need more
-      is compiled after it.
+    budget: plans that are compiled. Where one does not fit, none that is estimated to need as
+      much is compiled after it.
     price: of a chip-hour.
     show: takes a line of the table.
 
