@@ -2,20 +2,22 @@
 # The caller stands in the checkout's root and runs under `set -euo pipefail`.
 # shellcheck shell=bash
 
-# find_python MINOR: prints the first interpreter that is Python 3.MINOR or newer and can make
-# virtual environments. A name on PATH may be a shim without a version behind it, so each is tried.
+# find_python OLDEST NEWEST: prints the newest interpreter from Python 3.OLDEST to 3.NEWEST that can
+# make virtual environments. A name on PATH may be a shim without a version behind it, so each is
+# tried.
 find_python() {
-  local candidate
-  for candidate in python3.11 python3.12 python3.13 python3.14 python3 \
-    "$HOME"/.pyenv/versions/3.1[1-9]*/bin/python; do
-    if "$candidate" - "$1" >/dev/null 2>&1 <<'PY'
+  local minor candidate
+  for ((minor = $2; minor >= $1; minor--)); do
+    for candidate in "python3.$minor" python3 "$HOME/.pyenv/versions/3.$minor".*/bin/python; do
+      if "$candidate" - "$minor" >/dev/null 2>&1 <<'PY'
 import ensurepip, sys, venv
-sys.exit(not (3, int(sys.argv[1])) <= sys.version_info[:2] < (3, 15))
+sys.exit(sys.version_info[:2] != (3, int(sys.argv[1])))
 PY
-    then
-      command -v "$candidate"
-      return 0
-    fi
+      then
+        command -v "$candidate"
+        return 0
+      fi
+    done
   done
   return 1
 }
@@ -42,7 +44,7 @@ install() {
 # The stamp holds a hash of all that decides the content and is written last, so an interrupted
 # run starts again.
 make_venv() {
-  local venv=$1 python=$2 lock want
+  local venv=$1 python=$2 lock want begin=$SECONDS
   lock=$(lock_of "$python")
   want=$("$python" - "$lock" setup.py "$PWD" <<'PY'
 import hashlib, pathlib, sys
@@ -60,5 +62,5 @@ PY
   install "$venv" -r "$lock"
   install "$venv" --no-deps -e .
   echo "$want" >"$venv/.stamp"
-  echo "$venv: ready after ${SECONDS} s" >&2
+  echo "$venv: ready after $((SECONDS - begin)) s" >&2
 }

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/_venv.sh
 
-if ! python=$(find_python 11); then
-  echo "error: no Python 3.11 or newer with the venv module was found; install one, then run again" >&2
+if ! python=$(find_python 11 14); then
+  echo "error: no Python 3.11 to 3.14 with the venv module was found; install one, then run again" >&2
   exit 2
 fi
 make_venv .venv "$python"

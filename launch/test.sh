@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lints and tests a checkout in environments of its own: the whole fast suite on the first Python
-# found, then a smoke subset with the newest jax where a Python 3.12 or newer is at hand too.
+# Lints and tests a checkout in environments of its own: the whole fast suite on the newest Python
+# found, then a smoke subset on Python 3.11, with the last jax that it has, where that is at hand.
 # Usage: bash launch/test.sh [pytest arguments]; with arguments only the first lane runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,8 +22,8 @@ lane() {
   "$venv/bin/python" -m pytest -q -rs --junitxml="$reports/$name.xml" "$@" || failed=$?
 }
 
-if ! python=$(find_python 11); then
-  echo "error: no Python 3.11 or newer with the venv module was found; install one, then run again" >&2
+if ! python=$(find_python 11 14); then
+  echo "error: no Python 3.11 to 3.14 with the venv module was found; install one, then run again" >&2
   exit 2
 fi
 make_venv .venv "$python"
@@ -32,14 +32,14 @@ lint="clean"
 lane full .venv -n 2 --dist loadfile -m "not slow" "$@"
 
 if [ $# -gt 0 ]; then
-  echo "== next: skipped, pytest arguments were given"
-elif [ "$(lock_of "$python")" = constraints/py312.txt ]; then
-  echo "== next: skipped, the first lane already ran with the newest jax"
-elif ! next=$(find_python 12); then
-  echo "== next: skipped, no Python 3.12 or newer was found"
+  echo "== compat: skipped, pytest arguments were given"
+elif [ "$(lock_of "$python")" = constraints/py311.txt ]; then
+  echo "== compat: skipped, the first lane already ran on Python 3.11"
+elif ! oldest=$(find_python 11 11); then
+  echo "== compat: skipped, no Python 3.11 was found"
 else
-  make_venv .venv-next "$next"
-  lane next .venv-next -n 2 --dist loadfile -m smoke
+  make_venv .venv-py311 "$oldest"
+  lane compat .venv-py311 -n 2 --dist loadfile -m smoke
 fi
 
 echo "== lint: $lint"

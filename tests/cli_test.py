@@ -1,6 +1,7 @@
 """What users type: the frozen flags of every main, and the shell launchers."""
 
 import os
+import re
 import runpy
 import shutil
 import stat
@@ -75,20 +76,38 @@ def _executable(path: Path, text: str) -> Path:
   return path
 
 
+def _python(path: Path, minor: int) -> Path:
+  """An interpreter that says it is Python 3.minor."""
+  claim = f"import sys; del sys.argv[1]; sys.version_info = (3, {minor}, 0)"
+  script = f"{claim}; exec(sys.stdin.read())"
+  return _executable(path, f"exec {sys.executable} -c '{script}' \"$@\"")
+
+
 def test_a_shim_without_a_version_behind_it_is_passed_over(tmp_path):
-  _executable(tmp_path / "bin" / "python3.11", "echo no such version >&2; exit 127")
-  real = _executable(tmp_path / "bin" / "python3", f'exec {sys.executable} "$@"')
-  done = _bash("find_python 11", tmp_path, PATH=str(real.parent))
+  _executable(tmp_path / "bin" / "python3.14", "echo no such version >&2; exit 127")
+  real = _python(tmp_path / "bin" / "python3", 12)
+  done = _bash("find_python 11 14", tmp_path, PATH=str(real.parent))
   assert done.returncode == 0 and done.stdout.strip() == str(real)
 
 
 def test_an_interpreter_is_found_beside_path(tmp_path):
-  real = _executable(tmp_path / ".pyenv/versions/3.19.0/bin/python", f'exec {sys.executable} "$@"')
-  assert _bash("find_python 11", tmp_path, PATH="").stdout.strip() == str(real)
+  real = _python(tmp_path / ".pyenv/versions/3.13.0/bin/python", 13)
+  assert _bash("find_python 11 14", tmp_path, PATH="").stdout.strip() == str(real)
+
+
+def test_the_newest_interpreter_comes_first(tmp_path):
+  old = _python(tmp_path / "bin" / "python3.11", 11)
+  _python(tmp_path / "bin" / "python3", 11)
+  new = _python(tmp_path / ".pyenv/versions/3.13.0/bin/python", 13)
+  _python(tmp_path / ".pyenv/versions/3.15.0/bin/python", 15)
+  path = str(old.parent)
+  assert _bash("find_python 11 14", tmp_path, PATH=path).stdout.strip() == str(new)
+  assert _bash("find_python 11 11", tmp_path, PATH=path).stdout.strip() == str(old)
+  assert _bash("find_python 12 12", tmp_path, PATH=path).returncode != 0
 
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
-def test_no_interpreter_is_told_in_a_sentence(tmp_path, script):
+def test_without_an_interpreter_there_is_one_sentence(tmp_path, script):
   for tool in ("dirname", "mktemp", "rm"):
     (tmp_path / tool).symlink_to(shutil.which(tool))
   done = subprocess.run(
@@ -97,7 +116,7 @@ def test_no_interpreter_is_told_in_a_sentence(tmp_path, script):
     env={"HOME": str(tmp_path), "PATH": str(tmp_path), "TMPDIR": str(tmp_path)},
   )  # fmt: skip
   assert done.returncode == 2
-  assert done.stderr.startswith("error: no Python 3.11 or newer")
+  assert done.stderr.startswith("error: no Python 3.11 to 3.14")
   assert len(done.stderr.splitlines()) == 1
 
 
@@ -133,6 +152,11 @@ def test_an_environment_is_installed_again_only_when_its_lock_changes(project):
 def test_a_failed_installation_is_tried_again(project):
   assert _bash("install() { return 1; }\nmake_venv .venv ./python", project).returncode != 0
   assert "install" in _bash(_MAKE, project).stdout
+
+
+def test_the_time_of_an_installation_does_not_count_what_came_before_it(project):
+  done = _bash(f"SECONDS=5000\n{_MAKE}", project)
+  assert re.search(r"ready after \d s", done.stderr)
 
 
 def test_uv_is_used_where_it_works_and_pip_where_it_does_not(tmp_path):
