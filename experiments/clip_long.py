@@ -27,7 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.captions = "mixed"
   config.optim.update(freeze=(FROZEN,), lr=3e-3 if tiny else 1e-3, warmup=20 if tiny else 500)
   config.train.warm_start.update(
-    required=True, into="model", ema=config.train.ema > 0,
+    after="a run of experiments/clip.py", required=True, into="model", ema=config.train.ema > 0,
     grow=((r"^model/text/positions$", "interpolate"),),
   )
   config.train.steps = 400 if tiny else 10_000

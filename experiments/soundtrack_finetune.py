@@ -15,7 +15,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = soundtrack.get_config(arg)
   tiny = config.data.source == "toy"
   config.train.experiment = "soundtrack_finetune"
-  config.train.warm_start.update(required=True, into="model", ema=config.train.ema > 0)
+  config.train.warm_start.update(
+    after="a run of experiments/soundtrack.py", required=True, into="model",
+    ema=config.train.ema > 0,
+  )
   # Down to 1e-8.
   config.optim.update(schedule="linear", final=1e-4)
   config.train.update(steps=500 if tiny else 50_000, ema=0.99 if tiny else 0.999)

@@ -3,6 +3,10 @@
 Every later stage of the generator derives from this config. `:tiny` trains on single frames of the
 toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`, the folders of the
 frozen text encoders with `--config.text.ul2.encoder=DIR` and so on (`launch/convert.py`).
+
+Images are square, and position tables have as many rows as they have tokens a side: tables grow
+two-fold when the joint stage brings other aspect ratios, and three-fold at 768 px. The table of
+time has one row, which that stage repeats for every latent frame.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +39,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = ConfigDict()
   config.stage = "flow_matching"
   config.autoencoder = ""
-  config.mesh = (-1, 1, 1, 1)
+  # FSDP over 1536 devices, 6 images on each [MG Table 3].
+  config.mesh = (1, -1, 1, 1)
   config.latents = ""
   config.model = ConfigDict(zoo.generator("tiny" if args.tiny else args.model))
   config.text = ConfigDict(TEXT)
@@ -44,7 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     FlowMatching, without=("model", "roles"), drop=drop(config.model)
   )
   config.data = section(
-    DataConfig, source="folder", durations="paper", height=256, width=256, image_weight=1,
+    DataConfig, source="folder", frames=1, height=256, width=256, fps=16.0, image_weight=1,
     video_weight=0, global_batch=9216, camera_tags=True,
   )
   # The paper gives only the learning rate of the video model's optimizer.
@@ -58,7 +63,29 @@ def get_config(arg: str | None = None) -> ConfigDict:
     tiny(config, size=args.size, frames=args.frames)
     if args.letters:
       add_letters(config, spelt=args.spelt)
+  set_tables(config, rows=1, sides=side_tokens(config))
   return config
+
+
+def side_tokens(config: ConfigDict) -> int:
+  """Tokens along the longer side of a frame."""
+  return max(config.data.height, config.data.width) // 8 // config.model.dit.patch[1]
+
+
+def set_tables(config: ConfigDict, *, rows: int, sides: int) -> None:
+  """Position tables for so many latent frames, and tokens of height and of width."""
+  config.model.dit.max_thw = (rows, sides, sides)
+
+
+def start_from(config: ConfigDict, after: str) -> None:
+  """A warm start from a run of the experiment `after`, whose position tables are stretched.
+
+  The toy world is learnt from random parameters as well.
+  """
+  config.train.warm_start.update(
+    after=f"a run of experiments/{after}.py", required=config.data.source != "toy",
+    ema=config.train.ema > 0, grow=((r"/positions/(time|height|width)$", "interpolate"),),
+  )
 
 
 def drop(model: ConfigDict) -> dict[str, float]:
@@ -71,9 +98,10 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   config.text = ConfigDict({"text": vars(TextConfig(length=40))})
   # Much of the work of a small clip is its caption: four draws share it.
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
+  config.mesh = (-1, 1, 1, 1)
   config.data.update(
-    source="toy", clips=tae_image.TINY_CLIPS, durations="single", frames=frames, height=size,
-    width=size, fps=tae_image.tiny_fps(frames), windows=4, global_batch=16, camera_tags=False,
+    source="toy", clips=tae_image.TINY_CLIPS, frames=frames, height=size, width=size,
+    fps=tae_image.tiny_fps(frames), windows=4, global_batch=16, camera_tags=False,
   )
   config.optim.update(lr=2e-3, warmup=50, schedule="linear", weight_decay=0.01)
   config.train.update(steps=2000, ema=0.99, checkpoint_every=500)

@@ -1,6 +1,9 @@
 """Joint text to image and video at 256 px, the second stage [MG 3.2.2, Table 3].
 
-Starts from the images-only stage: spatial position tables grow two-fold, temporal ones appear.
+Starts from a run of `t2i_256.py`, given with `--config.train.warm_start.workdir=DIR`: spatial
+position tables grow two-fold, temporal ones get a row for each of 32 latent frames. Phase 2 goes on
+in the workdir of phase 1, whose steps count: `t2v_256.py:phase=2`. `:tiny` also learns the toy
+world from random parameters.
 """
 
 from ml_collections import ConfigDict
@@ -11,6 +14,8 @@ from mg_jax.core.errors import UserError
 # Table 3: (global batch, learning rate, steps). The first row's 113 k follows from its 173.6 M
 # samples and from the total; the table prints 123 k.
 PHASES = {1: (1536, 6e-5, 113_000), 2: (3072, 6e-5, 72_000)}
+LATENT_FRAMES, TINY_LATENT_FRAMES = 32, 16
+TINY_STEPS = 500  # of a phase after the first
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -22,10 +27,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Images stay in at 1 : 10 [MG 3.2.2]; the toy world's clips are few enough to do without.
   config.data.update(image_weight=0 if tiny else 1, video_weight=1 if tiny else 10)
   config.sampling.frames = config.data.frames if tiny else 256
+  t2i_256.set_tables(
+    config, rows=TINY_LATENT_FRAMES if tiny else LATENT_FRAMES,
+    sides=2 * t2i_256.side_tokens(config),
+  )
+  t2i_256.start_from(config, "t2i_256")
   if not tiny:
-    set_phase(config, PHASES, phase)
-    # tensor parallel 4 [MG Table 3]
+    config.data.durations = "paper"
+    # Tensor parallel 4 [MG Table 3]. What the paper recomputes is not given.
     config.mesh = (1, -1, 1, 4)
+    config.model.dit.remat = "attention"
+  set_phase(config, PHASES, phase)
   return config
 
 
@@ -40,8 +52,21 @@ def take_phase(arg: str | None) -> tuple[str, int]:
 
 
 def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int) -> None:
-  """Batch size, learning rate and steps of one row of Table 3."""
+  """Batch size and learning rate of one row of Table 3, and the steps up to its end.
+
+  A tiny run keeps its own in phase 1; later ones change them by the same factors.
+  """
   if phase not in phases:
     known = ", ".join(map(str, phases))
     raise UserError(f"{config.train.experiment} has no phase {phase}; known are {known}")
-  config.data.global_batch, config.optim.lr, config.train.steps = phases[phase]
+  batch, rate, _ = phases[phase]
+  config.train.phase = phase
+  if config.data.source == "toy":
+    first_batch, first_rate, _ = phases[1]
+    # In multiples of the rows that a phase of fewer divides over devices.
+    config.data.global_batch = max(1, round(config.data.global_batch * batch / first_batch / 8)) * 8
+    config.optim.lr *= rate / first_rate
+    config.train.steps += (phase - 1) * TINY_STEPS
+    return
+  config.data.global_batch, config.optim.lr = batch, rate
+  config.train.steps = sum(phases[n][2] for n in phases if n <= phase)

@@ -1,12 +1,14 @@
 """Joint text to image and video at 768 px, the last stage of pre-training [MG 3.2.2, Table 3].
 
-Four phases: the learning rate falls at each plateau, and context parallelism 2 halves the batch in
-the last two. Spatial position tables grow three-fold from the 256 px stage.
+Starts from a run of `t2v_256.py`, given with `--config.train.warm_start.workdir=DIR`: spatial
+position tables grow three-fold. Four phases, each going on in the workdir of the one before
+(`t2v_768.py:phase=2` and so on): the learning rate falls at each plateau, and context parallelism 2
+halves the batch in the last two.
 """
 
 from ml_collections import ConfigDict
 
-from experiments import t2v_256
+from experiments import t2i_256, t2v_256
 
 PHASES = {
   1: (1536, 6e-5, 19_600),
@@ -25,7 +27,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   size = 2 * config.data.height if tiny else 768
   config.data.update(height=size, width=size)
   config.sampling.update(height=size, width=size)
+  frames, side, _ = config.model.dit.max_thw
+  t2i_256.set_tables(config, rows=frames, sides=3 * side)
+  t2i_256.start_from(config, "t2v_256")
+  t2v_256.set_phase(config, PHASES, phase)
   if not tiny:
-    t2v_256.set_phase(config, PHASES, phase)
     config.mesh = (1, -1, 2 if phase > 2 else 1, 4)
   return config

@@ -2,9 +2,9 @@
 
 Inflated from an image autoencoder: that of `tae_image.py`, by
 `--config.train.warm_start.workdir=DIR`, or a published one that `launch/convert.py` made, by
-`--config.train.warm_start.weights=DIR`; what works over time starts as the identity. Without either
-it trains from scratch. The paper gives the architecture, the 1 : 3 mix of image and video batches
-and that lengths vary.
+`--config.train.warm_start.weights=DIR`; what works over time starts as the identity. `:tiny` also
+learns the toy world from random parameters. The paper gives the architecture, the 1 : 3 mix of
+image and video batches and that lengths vary.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.model.temporal = True
   # Of the tiny clips there are few enough frames to do without images.
   config.data.update(image_weight=0 if tiny else 1, video_weight=1 if tiny else 3)
-  config.train.warm_start.update(into="autoencoder", allow_missing=(TEMPORAL,))
+  config.train.warm_start.update(
+    after="a run of experiments/tae_image.py", required=not tiny, into="autoencoder",
+    allow_missing=(TEMPORAL,),
+  )
   if tiny:
     config.model.patch = (4, 4, 4)
     # Tiny runs keep no averaged weights.

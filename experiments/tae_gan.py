@@ -20,8 +20,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.train.experiment = "tae_gan"
   config.objective.gan = 0.5
   config.discriminator = ConfigDict(module_fields(PatchDiscriminator, dtype=config.model.dtype))
-  config.train.warm_start.allow_missing = (r"^discriminator/",)
-  config.train.warm_start.grow = ()
+  config.train.warm_start.update(
+    after="a run of experiments/tae.py", allow_missing=(r"^discriminator/",), grow=()
+  )
   # Each role has a section, so that both are set by flags of their own.
   config.optim.update(lr=1e-4 if tiny else 1e-5, schedule="constant")
   critic = config.optim.copy_and_resolve_references()

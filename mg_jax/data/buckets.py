@@ -68,6 +68,14 @@ PAPER_DURATIONS = (
   Duration(8, 12, 192),
   Duration(4, 8, 128),
 )
+# [MG 3.3] Videos of 10.67 s and more; whole 16 s give 16 fps, the shorter ones 24.
+SFT_DURATIONS = (
+  Duration(16, math.inf, 256, clip_s=16),
+  Duration(32 / 3, 16, 256, clip_s=32 / 3),
+)
+# [MG 3.6] Of the ablations: clips of 4 to 8 s.
+ABLATION_DURATIONS = (Duration(4, 8, 128),)
+TABLES = {"paper": PAPER_DURATIONS, "sft": SFT_DURATIONS, "ablation": ABLATION_DURATIONS}
 TINY_DURATIONS = (Duration(2, math.inf, 16, clip_s=2),)
 IMAGE_DURATIONS = (Duration(0, math.inf, 1),)
 

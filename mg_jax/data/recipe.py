@@ -44,8 +44,10 @@ class DataConfig:
     clips: toy clips to train on.
     held_out: toy clips held out.
     variants: further wordings of each toy caption.
-    durations: "single" is one bucket of `frames` at `fps`; "paper" is the paper's table, in five
-      aspect ratios around `height` x `height` pixels.
+    durations: "single" is one bucket of `frames` at `fps`; the others are tables of the paper, of
+      pre-training ("paper"), finetuning ("sft") and of its ablations ("ablation").
+    aspects: with such a table, "five" aspect ratios around `height` x `height` pixels, or "one",
+      `height` x `width`.
     frames, height, width, fps: of the single bucket; sides in pixels.
     windows: most clips cut from one file of a folder.
     holdout: how a folder is split: "file" by name, "tail" the last fifth of each file, "none".
@@ -68,7 +70,8 @@ class DataConfig:
   clips: int = 4000
   held_out: int = 256
   variants: int = 0
-  durations: Literal["single", "paper"] = "single"
+  durations: Literal["single", "paper", "sft", "ablation"] = "single"
+  aspects: Literal["five", "one"] = "five"
   frames: int = 16
   height: int = 32
   width: int = 32
@@ -103,7 +106,7 @@ class DataConfig:
       )
     shortest = (
       self.frames if self.durations == "single"
-      else min(row.frames for row in buckets.PAPER_DURATIONS)
+      else min(row.frames for row in buckets.TABLES[self.durations])
     )  # fmt: skip
     if len(set(self.lengths)) < len(self.lengths) or any(
       not 1 <= length <= shortest for length in self.lengths
@@ -111,10 +114,11 @@ class DataConfig:
       raise UserError(
         f"data.lengths is {self.lengths}; give different frame counts from 1 to {shortest}"
       )
-    if self.durations == "paper" and self.height % SIDE_MULTIPLE:
+    sides = [self.height] + [self.width] * (self.aspects == "one")
+    if self.durations != "single" and any(side % SIDE_MULTIPLE for side in sides):
       raise UserError(
-        f"data.height is {self.height}; with durations 'paper' it must be a multiple of "
-        f"{SIDE_MULTIPLE}"
+        f"data.height is {self.height} and data.width {self.width}; with durations "
+        f"{self.durations!r} they must be multiples of {SIDE_MULTIPLE}"
       )
 
   @property
@@ -122,6 +126,18 @@ class DataConfig:
     """ "image" and "video" with their weights, those that are used."""
     pairs = {"video": self.video_weight, "image": self.image_weight}
     return {kind: weight for kind, weight in pairs.items() if weight}
+
+  def buckets(self, kind: str = "video") -> tuple[buckets.Bucket, ...]:
+    """The shapes that clips or images ("image") are cut to, in order of preference."""
+    if self.durations == "single":
+      seconds = self.frames / self.fps
+      clip = buckets.Duration(seconds, math.inf, self.frames, clip_s=seconds)
+      rows = (clip,) if kind == "video" else buckets.IMAGE_DURATIONS
+    else:
+      rows = buckets.TABLES[self.durations] if kind == "video" else buckets.IMAGE_DURATIONS
+    if self.durations == "single" or self.aspects == "one":
+      return tuple(buckets.Bucket(row, self.height, self.width) for row in rows)
+    return buckets.make_buckets(rows, self.height)
 
 
 def open_sources(config: DataConfig, split: Split) -> dict[str, Source]:
@@ -163,15 +179,9 @@ def scan_folder(config: DataConfig) -> folder.FolderIndex:
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your clips")
-  if config.durations == "paper":
-    choices = buckets.make_buckets(buckets.PAPER_DURATIONS, config.height)
-  else:
-    seconds = config.frames / config.fps
-    row = buckets.Duration(seconds, float("inf"), config.frames, clip_s=seconds)
-    choices = (buckets.Bucket(row, config.height, config.width),)
   index = folder.scan(
     config.path,
-    choices,
+    config.buckets(),
     windows=config.windows,
     caption_required=config.caption_required,
     holdout=config.holdout,

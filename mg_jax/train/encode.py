@@ -83,7 +83,7 @@ def encode(
     "text": text.identity(),
   }
   # The paper's durations reach 256 frames.
-  large = data.durations == "paper" or tiling.cuts(data.frames, data.height, data.width)
+  large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
   if large:
     identity["tiling"] = dataclasses.asdict(tiling)
   # The clips themselves are no longer needed, and may be gone.

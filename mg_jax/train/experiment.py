@@ -11,6 +11,7 @@ place and "vision", the folder of a frozen CLIP whose tower sees the frames.
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ from mg_jax.train.stages import (
 from mg_jax.train.state import abstract_key, abstract_params
 from mg_jax.train.workdir import is_remote, locked, prepare, resolve
 
+_log = logging.getLogger(__name__)
+
 
 def run(config: Mapping[str, Any], workdir: str) -> Result:
   """Trains the experiment of a config in a workdir; the same call resumes it.
@@ -51,13 +54,10 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   config = configs.to_dict(config)
   settings = build_section(TrainConfig, config, "train")
   optim = optim_config(config)
-  if settings.warm_start.required and not settings.warm_start.origin:
-    raise UserError(
-      "config train.warm_start is empty; this stage grows a finished one: give its run with "
-      "--config.train.warm_start.workdir=DIR, or published weights with .weights=DIR"
-    )
   mesh = _mesh(config)
   folder = resolve(workdir)
+  if not settings.resume and not _started(folder):
+    _check_start(settings)
   if not is_remote(folder):
     # What cannot be made is told by `prepare`.
     with contextlib.suppress(OSError):
@@ -74,6 +74,39 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   return train(
     experiment.objective, stream, settings, workdir, mesh, optim=optim, hooks=experiment.hooks,
     flops=step_flops(experiment), description=config, preprocess=experiment.preprocess,
+  )
+
+
+def _started(folder: Any) -> bool:
+  """Whether a workdir holds a checkpoint."""
+  if not (folder / CHECKPOINTS).exists():
+    return False
+  reader = Checkpointer(folder, read_only=True)
+  try:
+    return reader.latest is not None
+  finally:
+    reader.close()
+
+
+def _check_start(settings: TrainConfig) -> None:
+  """Refuses to begin a run that has to go on from another one with random parameters."""
+  start, name = settings.warm_start, settings.experiment
+  if settings.phase > 1:
+    raise UserError(
+      f"phase {settings.phase} of {name} goes on from phase {settings.phase - 1}, and the workdir "
+      "holds no checkpoint: give the workdir of that run, or copy its state into a new one with "
+      "--config.train.resume=DIR"
+    )
+  if start.origin or not (start.after or start.required):
+    return
+  how = "give its run with --config.train.warm_start.workdir=DIR"
+  if not start.required:
+    _log.warning("%s starts from random parameters; to start from %s, %s", name, start.after, how)
+    return
+  raise UserError(
+    f"{name} starts from {start.after or 'another run'}, and config train.warm_start names none: "
+    f"{how}, or converted weights with .weights=DIR; --config.train.warm_start.required=false "
+    "starts from random parameters"
   )
 
 

@@ -42,6 +42,8 @@ class TrainConfig(StepConfig):
 
   Attributes:
     experiment: name of the experiment; a workdir belongs to one.
+    phase: part of a recipe whose batch, learning rate and mesh change on the way. `steps` count
+      from the first phase on, and a later one goes on from the state of the one before.
     seed: of initialisation and of every random draw of the steps.
     max_seconds: wall-clock budget over all restarts, 0 for none. Schedules then follow whichever
       of steps and time is further, and the run saves and ends when it is used up.
@@ -59,6 +61,7 @@ class TrainConfig(StepConfig):
   """
 
   experiment: str = "experiment"
+  phase: int = 1
   seed: int = 0
   max_seconds: float = 0.0
   checkpoint_every: int = 1000

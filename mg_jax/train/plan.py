@@ -11,6 +11,7 @@ import re
 import time
 import typing
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -82,6 +83,7 @@ class Plan:
     formula_flops: 6 N tokens + 12 layers width tokens^2 for each sample, to compare with, or None.
     networks: names of the fast and the slow network.
     compile_s: wall time of tracing, lowering and compiling here.
+    versions: of jax and of the compiler.
   """
 
   what: str
@@ -111,6 +113,7 @@ class Plan:
   formula_flops: float | None
   bound: Bound | None
   compile_s: float
+  versions: dict[str, str]
 
   def to_dict(self) -> dict[str, Any]:
     """Plain values, for JSON."""
@@ -177,8 +180,15 @@ def plan(
     fits=memory.peak is not None and memory.peak <= memory.limit, refusal=refusal, memory=memory,
     collectives=sent, networks=pod.networks, model_flops=program.model_flops,
     hardware_flops=program.hardware_flops, formula_flops=program.formula_flops, bound=limit,
-    compile_s=time.monotonic() - begin,
+    compile_s=time.monotonic() - begin, versions=_versions(pod.platform),
   )  # fmt: skip
+
+
+def _versions(platform_name: str) -> dict[str, str]:
+  compilers = {"tpu": "libtpu", "cuda": "jax-cuda13-pjrt"}
+  names = [name for name in ("jax", compilers.get(platform_name)) if name]
+  found = {dist.name: dist.version for dist in metadata.distributions() if dist.name in names}
+  return {name: found.get(name, "unknown") for name in names}
 
 
 def check(

@@ -16,7 +16,6 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
-from mg_jax.data import buckets
 from mg_jax.data.recipe import DataConfig
 from mg_jax.data.streams import TextConfig
 from mg_jax.kernels.platform import platform
@@ -152,11 +151,8 @@ def latent_tokens(dit: Mapping[str, Any], latent: Sequence[int]) -> int:
 
 def largest_clip(data: DataConfig) -> tuple[int, int, int]:
   """(frames, height, width) of the bucket with the most pixels."""
-  if data.durations == "single":
-    return (data.frames if data.video_weight else 1), data.height, data.width
-  rows = buckets.PAPER_DURATIONS if data.video_weight else buckets.IMAGE_DURATIONS
-  clips = [(b.duration.frames, b.height, b.width) for b in buckets.make_buckets(rows, data.height)]
-  return max(clips, key=math.prod)
+  shapes = data.buckets("video" if data.video_weight else "image")
+  return max(((b.frames, b.height, b.width) for b in shapes), key=math.prod)
 
 
 def abstract_clips(

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import use_mesh
+from mg_jax.core.tree import flatten_paths
 from mg_jax.data import recipe, sound_recipe, soundtracks
 from mg_jax.data.pipeline import Feed, evaluation_batches
 from mg_jax.data.soundtracks import SoundtrackConfig, SoundtrackRow
@@ -61,12 +63,14 @@ class EvalConfig:
 
   Attributes:
     every: steps between evaluations on held-out clips; the last step always evaluates.
+    start: whether to evaluate before the first step too: what a warm start gives by itself.
     batch: rows of an evaluation batch.
     limit: most clips of a bucket evaluated.
     previews: clips shown in each preview (mp4 and PNG); 0 for none.
   """
 
   every: int = 1000
+  start: bool = False
   batch: int = 16
   limit: int = 256
   previews: int = 8
@@ -407,7 +411,7 @@ def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
 def _evaluation(objective, batches, evals: EvalConfig, mesh, preprocess=None) -> Hook:
   key = rng.stream(jax.random.key(0), "evaluation")
   evaluator = Evaluator(objective, batches, mesh, key=key, preprocess=preprocess)
-  return Hook("evaluation", evals.every, evaluator)
+  return Hook("evaluation", evals.every, evaluator, start=evals.start)
 
 
 def _check_generator(
@@ -441,10 +445,14 @@ def _check_generator(
 def _check_model(objective: Objective, batch: Any) -> dict[str, Any]:
   """The shapes of its parameters. Numbers that make no network fail in here, in many ways."""
   try:
-    return abstract_params(objective, batch)
+    params = abstract_params(objective, batch)
   except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError) as e:
     first = next(iter(str(e).splitlines()), "")
     raise UserError(f"config model makes no network ({type(e).__name__}: {first})") from e
+  for path, leaf in flatten_paths(params).items():
+    if not math.prod(leaf.shape):
+      raise UserError(f"config model makes no network ({path} is of shape {leaf.shape})")
+  return params
 
 
 def check_dtypes(fields: Any) -> None:

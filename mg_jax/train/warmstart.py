@@ -5,7 +5,7 @@ parameter is filled from the source, grown from it by a named rule, or explicitl
 its initial value; every source parameter is used or explicitly allowed to be left over. Growth
 rules: position tables by linear interpolation, input columns by zeros, so that a model with new
 input channels first computes what the old one did, and patches of one frame to patches of several,
-so that an image model does to still clips what it did to images. [MG 3.1.1, 3.1.4, 5.1]
+so that an image model does to still clips what it did to images. [MG 3.1.1, 3.1.4, 3.2.2, 5.1]
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.integrity import describe
 
 Grow = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+FRESH = "fresh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,12 @@ class WarmStartConfig:
     rename: (pattern, replacement) pairs applied to source paths; the first that matches counts.
     allow_missing: patterns of target paths that may stay at their initial value.
     allow_unexpected: patterns of source paths (after renaming) that may be left over.
-    grow: (pattern, rule) pairs on target paths of another shape; rules are "interpolate",
-      "pad_input", "pad_input:n" for a flattened (n, channels) input of n patch positions, and
-      "inflate" for patches that gain frames.
-    required: whether the stage makes no sense without an origin.
+    grow: (pattern, rule) pairs on target paths, of which the first match counts. To parameters of
+      another shape apply "interpolate", "pad_input", "pad_input:n" for a flattened (n, channels)
+      input of n patch positions, and "inflate" for patches that gain frames; "fresh" leaves a
+      parameter of any shape at its initial value.
+    after: the experiment whose run it starts from, for messages.
+    required: whether to refuse random parameters where there is no origin.
   """
 
   workdir: str = ""
@@ -57,6 +60,7 @@ class WarmStartConfig:
   allow_missing: tuple[str, ...] = ()
   allow_unexpected: tuple[str, ...] = ()
   grow: tuple[tuple[str, str], ...] = ()
+  after: str = ""
   required: bool = False
 
   def __post_init__(self):
@@ -145,6 +149,8 @@ def _assign(
   problems = []
   for path in saved:
     name = _rename(path, config.rename)
+    if name in target and _first_rule(name, config) == FRESH:
+      continue
     if name in source:
       problems.append(f"{name}: both {source[name]} and {path} map to it")
     elif name in target:
@@ -153,7 +159,7 @@ def _assign(
       problems.append(f"{name}: saved {describe(saved[path])}, not in this model (unexpected)")
   for name, leaf in target.items():
     if name not in source:
-      if not _any(config.allow_missing, name):
+      if not _any(config.allow_missing, name) and _first_rule(name, config) != FRESH:
         problems.append(f"{name}: wanted {describe(leaf)}, not saved (missing)")
     elif saved[source[name]].shape != leaf.shape and _rule(name, config) is None:
       problems.append(f"{name}: saved {describe(saved[source[name]])}, wanted {describe(leaf)}")
@@ -177,20 +183,24 @@ def _any(patterns: tuple[str, ...], path: str) -> bool:
   return any(re.search(pattern, path) for pattern in patterns)
 
 
+def _first_rule(name: str, config: WarmStartConfig) -> str:
+  return next((rule for pattern, rule in config.grow if re.search(pattern, name)), "")
+
+
 def _rule(name: str, config: WarmStartConfig) -> Grow | None:
-  for pattern, rule in config.grow:
-    if re.search(pattern, name):
-      kind, _, count = rule.partition(":")
-      if kind == "interpolate" and not count:
-        return interpolate
-      if kind == "inflate" and not count:
-        return inflate
-      if kind == "pad_input" and (not count or count.isdigit()):
-        return lambda old, shape: pad_input(old, shape, positions=int(count or 1))
-      raise UserError(
-        f"growth rule {rule!r} is unknown; use interpolate, pad_input, pad_input:n or inflate"
-      )
-  return None
+  rule = _first_rule(name, config)
+  kind, _, count = rule.partition(":")
+  if not rule:
+    return None
+  if kind == "interpolate" and not count:
+    return interpolate
+  if kind == "inflate" and not count:
+    return inflate
+  if kind == "pad_input" and (not count or count.isdigit()):
+    return lambda old, shape: pad_input(old, shape, positions=int(count or 1))
+  raise UserError(
+    f"growth rule {rule!r} is unknown; use interpolate, pad_input, pad_input:n, inflate or fresh"
+  )
 
 
 def interpolate(old: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

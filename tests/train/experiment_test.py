@@ -115,53 +115,27 @@ def test_every_experiment_builds_and_prints(name, arg):
       assert plain["sampling"][side] == plain["data"][side]
 
 
-@pytest.mark.parametrize(
-  "name, arg, batch, rate, steps, mesh",
-  [  # [MG Table 3]; mesh is (data, fsdp, context, tensor)
-    ("t2v_256", "", 1536, 6e-5, 113_000, (1, -1, 1, 4)),
-    ("t2v_256", "phase=2", 3072, 6e-5, 72_000, (1, -1, 1, 4)),
-    ("t2v_768", "phase=1", 1536, 6e-5, 19_600, (1, -1, 1, 4)),
-    ("t2v_768", "phase=2", 1536, 3e-5, 11_000, (1, -1, 1, 4)),
-    ("t2v_768", "phase=3", 768, 2e-5, 15_900, (1, -1, 2, 4)),
-    ("t2v_768", "phase=4", 512, 1e-5, 28_000, (1, -1, 2, 4)),
-  ],
-)
-def test_phases_are_the_rows_of_table_3(name, arg, batch, rate, steps, mesh):
-  config = tiny.load(name, arg)
-  assert (config.data.global_batch, config.optim.lr, config.train.steps) == (batch, rate, steps)
-  assert tuple(config.mesh) == mesh
-  # Ten blocks of videos for one of images [MG 3.1.2], and ratios near the paper's sample counts.
-  assert (config.data.image_weight, config.data.video_weight) == (1, 10)
+def test_a_later_phase_refuses_an_empty_workdir(tmp_path, cached):
+  config = tiny.t2v(tmp_path) | {}
+  config["train"]["phase"] = 2
+  with pytest.raises(UserError, match="phase 2 of t2v_256 goes on from phase 1.*train.resume=DIR"):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not cached
 
 
-def test_soundtracks_are_trained_as_the_paper_says():
-  """[MG 6.2]"""
-  config, tuned = (tiny.load(name) for name in ("soundtrack", "soundtrack_finetune"))
-  assert (config.data.global_batch, config.train.steps, config.train.ema) == (1536, 500_000, 0)
-  assert (config.optim.lr, config.optim.warmup, config.optim.weight_decay) == (1e-4, 5000, 0.1)
-  assert config.optim.schedule == "constant" and config.data.chunks == ((10.0, 5), (30.0, 1))
-  assert config.objective.drop.to_dict() == {
-    "text": 0.1, "video": 0.1, "context": 0.0, "joint": 0.2
-  }  # fmt: skip
-  assert (config.objective.no_context, config.objective.masked) == (0.5, (0.75, 1.0))
-  assert config.text.text.length == 512 and config.model.dit.max_thw == (750, 1, 1)
-  assert (tuned.data.global_batch, tuned.train.steps, tuned.train.ema) == (256, 50_000, 0.999)
-  assert (tuned.data.video_weight, tuned.data.sound_weight) == (10, 1)
-  assert tuned.optim.schedule == "linear" and tuned.optim.warmup == 5000
-  assert tuned.optim.lr * tuned.optim.final == pytest.approx(1e-8)
-  assert tuned.train.warm_start.required and not tuned.train.warm_start.ema
-
-
-def test_table_3_adds_up_to_the_samples_of_the_paper():
-  seen = [tiny.load("t2v_256", f"phase={phase}") for phase in (1, 2)]
-  total = sum(config.data.global_batch * config.train.steps for config in seen)
-  assert abs(total / 395e6 - 1) < 0.02
-
-
-@pytest.mark.parametrize("name, arg", [("t2v_256", "phase=3"), ("t2v_768", "phase=5")])
-def test_an_unknown_phase_is_named(name, arg):
-  with pytest.raises(UserError, match=f"{name} has no phase {arg[-1]}"):
-    tiny.load(name, arg)
+def test_random_parameters_are_refused_or_logged(tmp_path, cached, caplog):
+  """Stages that start from another one; `:tiny` may do without."""
+  config = tiny.t2v(tmp_path)
+  config["train"]["warm_start"]["required"] = True
+  words = "t2v_256 starts from a run of experiments/t2i_256.py.*workdir=DIR.*required=false"
+  with pytest.raises(UserError, match=words):
+    experiment.run(config, str(tmp_path / "run"))
+  assert not cached
+  config["train"]["warm_start"]["required"] = False
+  config["autoencoder"] = ""
+  with pytest.raises(UserError, match="config autoencoder is empty"):
+    experiment.run(config, str(tmp_path / "run"))
+  assert "t2v_256 starts from random parameters; to start from a run of" in caplog.text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -291,7 +265,7 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
     ("model.vision.patch", 5, "patch"),
     ("model.text.heads", 3, "width 16 is not divisible by 3 heads"),
     ("objective.max_scale", 0.0, "max_scale is 0.0"),
-    ("train.warm_start.required", True, "workdir=DIR, or published weights"),
+    ("train.warm_start.required", True, "workdir=DIR, or converted weights"),
   ],
 )
 def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):

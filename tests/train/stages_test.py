@@ -61,7 +61,7 @@ def test_a_tiny_clip_trains_and_then_reads_long_captions(tmp_path):
   assert any("eval/loss" in line for line in _lines(tmp_path / "clip"))
 
   config = tiny.clip(tmp_path, "clip_long")
-  with pytest.raises(UserError, match="this stage grows a finished one"):
+  with pytest.raises(UserError, match="starts from a run of experiments/.*warm_start names none"):
     experiment.run(config, str(tmp_path / "long"))
   config["train"]["warm_start"]["workdir"] = str(tmp_path / "clip")
   experiment.run(config, str(tmp_path / "long"))
@@ -202,7 +202,7 @@ def test_a_model_of_soundtracks_trains_resumes_and_is_finetuned(tmp_path, coded)
   assert {"encoder_video", "encoder_text", "dit"} <= {path.split("/")[0] for path in moved}
 
   tuned = tiny.soundtrack(tmp_path, "soundtrack_finetune") | {"latents": config["latents"]}
-  with pytest.raises(UserError, match="this stage grows a finished one"):
+  with pytest.raises(UserError, match="starts from a run of experiments/.*warm_start names none"):
     experiment.run(tuned, str(tmp_path / "tuned"))
   tuned["train"]["warm_start"]["workdir"] = str(tmp_path / "whole")
   tuned["optim"]["lr"] = 0.0

@@ -91,6 +91,16 @@ def test_every_leftover_is_told(source):
   assert not np.any(filled["new"])
 
 
+def test_fresh_parameters_keep_their_initial_values_whatever_was_saved(source):
+  workdir, params = source
+  target = _zeros(params)
+  target["model"]["table"] = jnp.full((4, 1), 7.0)
+  config = WarmStartConfig(workdir=workdir, ema=False, grow=(("table|patch", "fresh"),))
+  filled = warm_start(target, config)["model"]
+  assert (filled["table"] == 7.0).all() and not np.any(filled["patch"]["kernel"])
+  np.testing.assert_array_equal(filled["blocks"]["kernel"], params["model"]["blocks"]["kernel"])
+
+
 def test_unexpected_parameters_can_be_left_out(source):
   workdir, params = source
   target = _zeros(params)

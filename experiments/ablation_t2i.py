@@ -1,0 +1,25 @@
+"""First step of the paper's ablations [MG 3.6]: a 5B model of landscape images, 352 x 192 px.
+
+For teams without thousands of GPUs this is the recipe to start from: 512 GPUs, 96 k steps. Step 2
+is `ablation_t2v.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import t2i_256
+
+HEIGHT, WIDTH = 192, 352
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Arguments: those of `t2i_256`, whose model is "5b" here."""
+  config = t2i_256.get_config(",".join(["model=5b", *filter(None, [arg])]))
+  config.train.experiment = "ablation_t2i"
+  if config.data.source == "toy":
+    return config
+  config.data.update(height=HEIGHT, width=WIDTH)
+  config.sampling.update(height=HEIGHT, width=WIDTH)
+  t2i_256.set_tables(config, rows=1, sides=t2i_256.side_tokens(config))
+  config.optim.lr = 3e-4
+  config.train.steps = 96_000
+  return config

@@ -1,0 +1,35 @@
+"""Supervised finetuning of text to video [MG 3.3]: few, hand-picked clips with corrected captions.
+
+Starts from a run of `t2v_768.py`, given with `--config.train.warm_start.workdir=DIR`. Clips are of
+16 s at 16 fps, or of 10.67 s at 24 fps; there are no images. Several runs on other subsets, seeds
+and rates are averaged at the end, as the paper does:
+
+    python launch/average.py --from=runs/sft_a,runs/sft_b --to=runs/sft
+
+The paper gives the cosine schedule, 512 GPUs and a small batch. Rate, batch and steps are choices:
+those of its text-to-image finetuning [MG 3.8] where it has them.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import t2i_256, t2v_768
+
+PEAK, TINY_PEAK = 1e-5, 1e-4
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Arguments: those of `t2i_256`."""
+  config = t2v_768.get_config(arg)
+  tiny = config.data.source == "toy"
+  config.train.experiment = "t2v_sft"
+  t2i_256.start_from(config, "t2v_768")
+  config.optim.update(lr=TINY_PEAK if tiny else PEAK, warmup=20 if tiny else 200, schedule="cosine")
+  config.data.update(image_weight=0, video_weight=1)
+  if tiny:
+    config.train.steps = 500
+    return config
+  config.data.update(durations="sft", global_batch=64)
+  config.mesh = (1, -1, 2, 4)
+  config.train.update(steps=5000, ema=0.999, checkpoint_every=500)
+  config.eval.every = 500
+  return config
