@@ -223,5 +223,6 @@ def _line(plan: dict[str, Any], row: Row, *, named: bool) -> str:
   coded = plan["what"] in ("encode", "decode")
   if not (named or coded):
     return text
-  which = row.config.removesuffix(".py") + (f", {plan['what']}" if coded else "")
+  which = row.config.replace(".py:phase=", ", phase ").removesuffix(".py")
+  which += f", {plan['what']}" if coded else ""
   return text.replace(f"| {plan['topology']}", f"| {which} on {plan['topology']}", 1)

@@ -5,6 +5,7 @@ import importlib
 import json
 from pathlib import Path
 
+from experiments import t2v_256, t2v_768
 from mg_jax.core import config as configs
 from mg_jax.core.topology import check_exists
 from mg_jax.train.plan_page import ROWS, Row, missing, path, render
@@ -25,10 +26,16 @@ def test_a_row_is_a_command():
   assert ROW.name == "tae.py_v5p_4x4x4_x_2_remat_full_mesh_2_1_1_1"
 
 
+def _recipe(row):
+  """Experiment and argument of a row."""
+  name, _, arg = row.config.partition(":")
+  return name.removesuffix(".py"), arg
+
+
 def test_rows_have_names_of_their_own_and_places_that_there_are():
   assert len({row.name for row in ROWS}) == len(ROWS)
   for row in ROWS:
-    assert (_ROOT / "experiments" / row.config).is_file()
+    assert (_ROOT / "experiments" / f"{_recipe(row)[0]}.py").is_file()
     chip, _, shape = row.where.partition(":")
     if chip in ("h100", "h200"):
       assert int(shape) % 8 == 0 or int(shape) == 1
@@ -36,13 +43,23 @@ def test_rows_have_names_of_their_own_and_places_that_there_are():
       check_exists(row.where.partition(" x ")[0])
 
 
-def test_every_recipe_of_the_paper_has_rows():
-  recipes = {file.name for file in (_ROOT / "experiments").glob("[!_]*.py")}
-  # A CLIP with short prompts is what `clip_long.py` starts from, at the same size.
-  assert {row.config for row in ROWS} == recipes - {"clip.py"}
-  for recipe in {row.config for row in ROWS}:
-    chips = {row.where.partition(":")[0] for row in ROWS if row.config == recipe}
-    assert chips == {"h200", "v5p", "v6e", "tpu7x"}, recipe
+def test_every_recipe_has_a_row_as_committed_on_a_tpu_and_on_a_gpu():
+  recipes = {file.stem for file in (_ROOT / "experiments").glob("[!_]*.py")}
+  committed = [row for row in ROWS if not row.rest]
+  for recipe in recipes:
+    chips = {row.where.partition(":")[0] for row in committed if _recipe(row)[0] == recipe}
+    assert {"h200", "v5p"} <= chips, recipe
+
+
+def test_every_phase_that_changes_the_program_has_a_row():
+  for name, phases in (("t2v_256", t2v_256.PHASES), ("t2v_768", t2v_768.PHASES)):
+    rows = [_recipe(row)[1] or "phase=1" for row in ROWS if _recipe(row)[0] == name]
+    programs = {}
+    for phase in phases:
+      config = importlib.import_module(f"experiments.{name}").get_config(f"phase={phase}")
+      programs.setdefault((config.data.global_batch, tuple(config.mesh)), []).append(phase)
+    for same in programs.values():
+      assert any(f"phase={phase}" in rows for phase in same), (name, same)
 
 
 def test_batches_divide_over_their_meshes():
@@ -52,7 +69,8 @@ def test_batches_divide_over_their_meshes():
     if sizes and batch:
       data, fsdp, _, _ = map(int, sizes[0].split(","))
       assert int(batch[0]) % (data * fsdp) == 0, row
-    config = importlib.import_module(f"experiments.{row.config[:-3]}").get_config()
+    name, arg = _recipe(row)
+    config = importlib.import_module(f"experiments.{name}").get_config(arg or None)
     if "--what=" not in row.rest:
       assert abstract_training(configs.to_dict(config))[1]
 

@@ -53,6 +53,25 @@ def t2v(tmp_path, **data):
   return configs.to_dict(config)
 
 
+def generator(tmp_path, name, *, phase=1, seed=0):
+  """A stage of the generator, with position tables of its size; its autoencoder is `tae`."""
+  arg = "tiny,size=32,frames=4" + (f",phase={phase}" if phase > 1 else "")
+  config = load(name, arg)
+  config.mesh = (1, 1, 1, 1)
+  config.autoencoder = str(tmp_path / "tae")
+  width = {"width": 16, "layers": 1, "heads": 1, "mlp_dim": 16}
+  config.model.dit.update(width, channels=2)
+  config.model.dit.routes.text.features = 16
+  config.model.encoders.text.update(width, head_dim=8)
+  config.data.update(cache=str(tmp_path / "data"), clips=8, held_out=3, global_batch=2, seed=seed)
+  config.text.text.length = 12
+  config.optim.schedule = "constant"
+  config.train.update(steps=2 * phase, log_every=1)
+  config.eval.update(batch=2, previews=0, every=2)
+  config.sampling.update(steps=2)
+  return configs.to_dict(config)
+
+
 def clip(tmp_path, name="clip", **data):
   config = load(name, "tiny")
   config.mesh = (1, 1, 1, 1)
