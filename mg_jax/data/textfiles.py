@@ -10,13 +10,17 @@ import os
 from mg_jax.core.errors import UserError
 
 
-def read(path: str | os.PathLike[str]) -> str:
+def read(path: str | os.PathLike[str], *, what: str = "") -> str:
   """The text of a file, without its byte-order mark; line ends as they are.
+
+  Args:
+    path: the file.
+    what: it is, for messages.
 
   Raises:
     UserError: not readable, or not such text, with the line and the byte where that shows.
   """
-  name = os.fspath(path)
+  name = f"{what} {os.fspath(path)}".strip()
   try:
     with open(path, "rb") as file:
       data = file.read()
@@ -43,10 +47,10 @@ def read(path: str | os.PathLike[str]) -> str:
   return text
 
 
-def lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
-  """The lines of a file that are not blank, stripped, with their numbers from 1; raises as `read`.
+def lines(path: str | os.PathLike[str], *, what: str = "") -> list[tuple[int, str]]:
+  """(number from 1, text) of the lines of a file that are not blank, stripped; raises as `read`.
 
   Only a line feed ends a line: text may hold other separators of Unicode.
   """
-  numbered = enumerate(read(path).split("\n"), start=1)
+  numbered = enumerate(read(path, what=what).split("\n"), start=1)
   return [(number, line.strip()) for number, line in numbered if line.strip()]
