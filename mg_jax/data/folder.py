@@ -199,8 +199,9 @@ class FolderSource:
         "choose one of these, or add files."
       )
     self.quarantine = Quarantine(
-      self._read, len(self.windows), errors=(video.MediaError,), name=self._key, limit=limit
-    )
+      self._read, len(self.windows), errors=(video.MediaError,), name=self._key, limit=limit,
+      setting="data.bad_limit",
+    )  # fmt: skip
 
   def __len__(self) -> int:
     return len(self.windows)

@@ -299,7 +299,9 @@ def latent_sources(
   names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
   if not names:
     raise UserError(f"{root} holds no latents; encode the data first")
-  return {name: RecordSource(root / name, limit=limit) for name in names}
+  return {
+    name: RecordSource(root / name, limit=limit, setting="data.bad_limit") for name in names
+  }
 
 
 def latent_feed(
