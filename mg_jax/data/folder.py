@@ -3,49 +3,33 @@
 `scan` probes every file of one kind once, cuts videos into windows that fit a bucket and gives each
 image the bucket of its aspect ratio, reports what it had to reject and why, and splits off a
 held-out part; `FolderSource` decodes the windows of one bucket on demand. Captions are those of
-`data.captions`. Files of the other kind or with other endings, and subfolders, are passed over and
-counted in the log.
+`data.captions`, files those of `data.mediafiles`.
 """
 
-import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import os
-import stat
-import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, buckets, captions, stills, video
+from mg_jax.data import atomic, buckets, mediafiles, stills, video
 from mg_jax.data.buckets import Bucket
-from mg_jax.data.captions import Caption, read_captions
+from mg_jax.data.captions import read_captions
+from mg_jax.data.media import MediaError
+from mg_jax.data.mediafiles import Info, Kind
 from mg_jax.data.quarantine import Quarantine
 from mg_jax.data.schema import Clip
 
-__all__ = ["Caption", "FolderIndex", "FolderSource", "Rejected", "Window", "read_captions", "scan"]
-
-_log = logging.getLogger(__name__)
-# Containers that FFmpeg reads, with a picture that can be cut into clips.
-SUFFIXES = (
-  ".mp4", ".webm", ".mov", ".mkv", ".m4v", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts",
-  ".3gp", ".ogv",
-)  # fmt: skip
+SUFFIXES = mediafiles.VIDEO_SUFFIXES
+REPORT = mediafiles.REPORT
 HELD_OUT = 0.2
 # An image that would have to grow by more than this is refused: it holds too little of what the
 # bucket is to show.
 MAX_UPSCALE = 2.0
-REPORT = "rejected.jsonl"
-_PROBES = 4
 
 Split = Literal["train", "validation"]
-Kind = Literal["video", "image"]
-_NAMES: dict[Kind, str] = {"video": "video", "image": "image"}
-_ENDINGS: dict[Kind, tuple[str, ...]] = {"video": SUFFIXES, "image": stills.SUFFIXES}
 _ADVICE: dict[Kind, str] = {
   "video": "add longer or readable videos", "image": "add larger or readable images",
 }  # fmt: skip
@@ -65,7 +49,7 @@ class Window:
 
   @property
   def key(self) -> str:
-    return self.file if _is_still(self.file) else f"{self.file}@{self.start_s:.3f}"
+    return self.file if mediafiles.is_still(self.file) else f"{self.file}@{self.start_s:.3f}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,17 +126,21 @@ def scan(
   """
   if windows < 1 or not choices:
     raise ValueError(f"need at least one window and one bucket, got {windows} and {choices}")
-  names = _media_files(folder, kind, log=True)
-  told = read_captions(folder, names, required=caption_required, sound=False)
+  names = mediafiles.list_files(folder, kind, log=True)
+  sizes = mediafiles.sizes(folder, names)
+  files = [name for name in names if not isinstance(sizes[name], MediaError)]
+  told = read_captions(folder, files, required=caption_required, sound=False)
+  infos = mediafiles.probe_all(folder, files)
   found: list[Window] = []
   rejected: list[Rejected] = []
-  for name, info in zip(names, _probe_all(folder, names), strict=True):
-    bucket = info if isinstance(info, video.MediaError) else _assign(info, choices)
-    if isinstance(bucket, Exception):
-      rejected.append(Rejected(name, bucket.reason, bucket.detail))
+  for name in names:
+    info = infos.get(name, sizes[name])
+    if isinstance(info, MediaError):
+      rejected.append(Rejected(name, info.reason, info.detail))
       continue
-    if isinstance(bucket, Rejected):
-      rejected.append(dataclasses.replace(bucket, file=name))
+    bucket = buckets.find(info.duration_s, info.height, info.width, choices, frame_s=info.frame_s)
+    if unfit := _unfit(name, info, bucket, choices):
+      rejected.append(unfit)
       continue
     if kind == "image":
       cuts = [(0.0, _split(name, holdout))]
@@ -166,7 +154,7 @@ def scan(
   if not found:
     first = rejected[0]
     raise UserError(
-      f"{folder}: none of {len(names)} {_NAMES[kind]}s is usable, the first being {first.file} "
+      f"{folder}: none of {len(names)} {kind}s is usable, the first being {first.file} "
       f"({first.detail}); {_ADVICE[kind]}, or choose a smaller bucket."
     )
   if all(window.split == "validation" for window in found):
@@ -199,7 +187,7 @@ class FolderSource:
         "choose one of these, or add files."
       )
     self.quarantine = Quarantine(
-      self._read, len(self.windows), errors=(video.MediaError,), name=self._key, limit=limit,
+      self._read, len(self.windows), errors=(MediaError,), name=self._key, limit=limit,
       setting="data.bad_limit",
     )  # fmt: skip
 
@@ -217,7 +205,7 @@ class FolderSource:
   def _read(self, index: int) -> Clip:
     window = self.windows[index]
     path, size = os.path.join(self._folder, window.file), (self.bucket.height, self.bucket.width)
-    if _is_still(window.file):
+    if mediafiles.is_still(window.file):
       pixels = stills.read(path, size=size)[None]
     else:
       pixels = video.read_clip(
@@ -228,68 +216,22 @@ class FolderSource:
     )
 
 
-class _Info(NamedTuple):
-  """What the buckets ask of a file: seconds, pixels, and seconds of a frame; an image lasts 0 s."""
-
-  duration_s: float
-  height: int
-  width: int
-  frame_s: float
-
-
-def _is_still(name: str) -> bool:
-  return name.lower().endswith(stills.SUFFIXES)
-
-
-def _probe_all(folder: str | os.PathLike[str], names: Sequence[str]) -> list:
-  """`_Info` or a `MediaError` for each file."""
-  from PIL import Image
-
-  # Images beyond our own limit are rejected by name. Filters are the whole process's: they are set
-  # here, where no thread runs yet.
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
-      return list(pool.map(lambda name: _probe(os.path.join(folder, name)), names))
-
-
-def _probe(path: str) -> "_Info | video.MediaError":
-  try:
-    _check_regular(path)
-    if _is_still(path):
-      return _Info(0.0, *stills.probe(path), 0.0)
-    info = video.probe(path)
-    return _Info(info.duration_s, info.height, info.width, 1 / info.fps)
-  except video.MediaError as error:
-    return error
-
-
-def _check_regular(path: str) -> None:
-  """Raises MediaError on what is no file: to open a pipe would wait for somebody to write."""
-  try:
-    mode = os.stat(path).st_mode
-  except OSError as error:
-    link = "it is a link that leads nowhere" if os.path.islink(path) else "it cannot be found"
-    raise video.MediaError("missing", path, f"{link} ({error.strerror})") from error
-  if not stat.S_ISREG(mode):
-    raise video.MediaError("unreadable", path, "it is a folder or a device and no file")
-
-
-def _assign(info: _Info, choices: Sequence[Bucket]) -> Bucket | Rejected:
-  bucket = buckets.find(info.duration_s, info.height, info.width, choices, frame_s=info.frame_s)
+def _unfit(
+  name: str, info: Info, bucket: Bucket | None, choices: Sequence[Bucket]
+) -> Rejected | None:
+  """Why a file does not fit the bucket that is nearest to it; None where it does."""
   if bucket is None:
-    least = min(row.duration.min_s for row in choices)
-    return Rejected("", "no_bucket", (
-      f"{info.duration_s:.2f} s fit no bucket, the shortest of which needs {least:.3f} s"
-    ))  # fmt: skip
-  if not info.duration_s:
-    scale = max(bucket.height / info.height, bucket.width / info.width)
-    if scale > MAX_UPSCALE:
-      return Rejected("", "too_small", (
-        f"{info.width}x{info.height} pixels would be enlarged {scale:.1f} times for "
-        f"{bucket.width}x{bucket.height}"
-      ))  # fmt: skip
-  return bucket
+    least = min(choice.duration.min_s for choice in choices)
+    detail = f"{info.duration_s:.2f} s fit no bucket, the shortest of which needs {least:.3f} s"
+    return Rejected(name, "no_bucket", detail)
+  scale = max(bucket.height / info.height, bucket.width / info.width)
+  if mediafiles.is_still(name) and scale > MAX_UPSCALE:
+    detail = (
+      f"{info.width}x{info.height} pixels would be enlarged {scale:.1f} times for "
+      f"{bucket.width}x{bucket.height}"
+    )
+    return Rejected(name, "too_small", detail)
+  return None
 
 
 def _split(name: str, holdout: str) -> Split:
@@ -297,7 +239,7 @@ def _split(name: str, holdout: str) -> Split:
 
 
 def _cuts(
-  info: _Info, bucket: Bucket, *, name: str, most: int, holdout: str
+  info: Info, bucket: Bucket, *, name: str, most: int, holdout: str
 ) -> list[tuple[float, Split]]:
   """Start times and splits of a video's windows.
 
@@ -340,51 +282,8 @@ def content(folder: str | os.PathLike[str], *, kind: Kind = "video") -> str:
 
   What is no file, or is gone by now, does not count, as it gives no clip.
   """
-  sizes = {}
-  for name in _media_files(folder, kind):
-    with contextlib.suppress(OSError):
-      found = os.stat(os.path.join(folder, name))
-      if stat.S_ISREG(found.st_mode):
-        sizes[name] = found.st_size
+  found = mediafiles.sizes(folder, mediafiles.list_files(folder, kind))
+  sizes = {name: size for name, size in found.items() if not isinstance(size, MediaError)}
   told = read_captions(folder, list(sizes), required=False)
   rows = [[name, size, *told[name][:2]] for name, size in sizes.items()]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _media_files(folder: str | os.PathLike[str], kind: Kind, *, log: bool = False) -> list[str]:
-  """Names of the files of a kind, in order; what else there is goes into the log, if at all."""
-  try:
-    with os.scandir(folder) as entries:
-      listed = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
-  except FileNotFoundError as error:
-    raise UserError(
-      f"{folder}: there is no such folder; give a folder of {_NAMES[kind]}s."
-    ) from error
-  except OSError as error:
-    raise UserError(
-      f"{folder} cannot be read ({error.strerror}); give a readable folder."
-    ) from error
-  names = sorted(name for name in listed if name.lower().endswith(_ENDINGS[kind]))
-  passed = _passed_over(listed, names)
-  if not names:
-    endings = ", ".join(_ENDINGS[kind])
-    there = f"; there are {passed}, which are not read" if passed else ""
-    raise UserError(
-      f"{folder} holds no {_NAMES[kind]}; put files ending in {endings} there{there}."
-    )
-  if passed and log:
-    _log.warning("%s: passed over are %s", folder, passed)
-  return names
-
-
-def _passed_over(listed: dict[str, bool], names: Sequence[str]) -> str:
-  """What a folder holds beside the files that are read and their captions, counted by ending."""
-  read = set(names)
-  stems = {os.path.splitext(name)[0] for name in listed if not name.endswith(".txt")}
-  counts: collections.Counter[str] = collections.Counter()
-  for name, is_folder in listed.items():
-    stem, ending = os.path.splitext(name)
-    caption = name in (captions.FILE, REPORT) or (ending == ".txt" and stem in stems)
-    if name not in read and not caption:
-      counts["subfolders" if is_folder else ending.lower() or "files without ending"] += 1
-  return ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))

@@ -19,7 +19,8 @@ from typing import Literal
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import buckets, folder, toy
-from mg_jax.data.folder import FolderIndex, Kind
+from mg_jax.data.folder import FolderIndex
+from mg_jax.data.mediafiles import Kind
 from mg_jax.data.pipeline import Entry, Feed, volume_weights
 from mg_jax.data.records import RecordSource
 from mg_jax.data.schema import Source

@@ -30,7 +30,8 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import atomic
-from mg_jax.data.folder import REPORT, Kind, content
+from mg_jax.data.folder import REPORT, content
+from mg_jax.data.mediafiles import Kind
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.recipe import DataConfig, open_sources, write_report
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter

@@ -151,7 +151,7 @@ def test_what_is_no_file_is_rejected_by_name(clips, tmp_path):
   (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
   (tmp_path / "folder.mp4").mkdir()
   os.mkfifo(tmp_path / "pipe.mp4")
-  index = folder.scan(tmp_path, TINY, caption_required=False)
+  index = folder.scan(tmp_path, TINY)  # nor do they need a caption
   assert {item.file: item.reason for item in index.rejected} == {
     "link.mp4": "missing", "folder.mp4": "unreadable", "pipe.mp4": "unreadable",
   }  # fmt: skip
