@@ -52,6 +52,14 @@ class Duration:
       return 1.0
     return self.frames / self.clip_seconds(duration_s)
 
+  def slack_s(self, frame_s: float) -> float:
+    """Seconds that a video whose frames last `frame_s` may lack: half a frame of its or the row's.
+
+    Rates such as 30000/1001 and the rounded times of containers leave a clip of exactly the frames
+    of a row a little shorter than the row says.
+    """
+    return min(frame_s, self.clip_seconds(self.min_s) / self.frames) / 2
+
   @property
   def fps_range(self) -> tuple[float, float]:
     """Lowest and highest frame rate of the row."""
@@ -97,9 +105,18 @@ class Bucket:
     return f"{self.frames}x{self.height}x{self.width}"
 
 
-def assign(duration_s: float, durations: Sequence[Duration]) -> Duration | None:
-  """Returns the first row that holds `duration_s`, or None when the video fits no row."""
-  return next((row for row in durations if row.min_s <= duration_s < row.max_s), None)
+def assign(
+  duration_s: float, durations: Sequence[Duration], *, frame_s: float = 0.0
+) -> Duration | None:
+  """Returns the first row that holds `duration_s`, or None when the video fits no row.
+
+  Args:
+    duration_s: of the video, seconds.
+    durations: rows in order of preference.
+    frame_s: how long a frame of it lasts; it may lack half of that, see `Duration.slack_s`.
+  """
+  fitting = (r for r in durations if r.min_s - r.slack_s(frame_s) <= duration_s < r.max_s)
+  return next(fitting, None)
 
 
 def frame_sizes(base: int, *, multiple: int = 16) -> dict[str, tuple[int, int]]:
@@ -146,13 +163,15 @@ def make_buckets(
   return tuple(Bucket(row, *sizes[aspect]) for row in durations for aspect in aspects)
 
 
-def find(duration_s: float, height: int, width: int, buckets: Sequence[Bucket]) -> Bucket | None:
+def find(
+  duration_s: float, height: int, width: int, buckets: Sequence[Bucket], *, frame_s: float = 0.0
+) -> Bucket | None:
   """Returns the bucket for a video, or None when it is shorter (or longer) than every bucket.
 
-  The duration decides first, by the order of `buckets`; among that row's sizes the nearest aspect
-  ratio wins.
+  The duration decides first, by the order of `buckets`, see `assign`; among that row's sizes the
+  nearest aspect ratio wins.
   """
-  row = assign(duration_s, [bucket.duration for bucket in buckets])
+  row = assign(duration_s, [bucket.duration for bucket in buckets], frame_s=frame_s)
   if row is None:
     return None
   sizes = [(b.height, b.width) for b in buckets if b.duration == row]

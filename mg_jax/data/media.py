@@ -62,10 +62,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
   """
   import av
 
+  # Before release 19 of PyAV, tags that are not UTF-8 were errors unless this was said.
+  lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
   try:
     if os.path.isfile(path) and os.path.getsize(path) == 0:
       raise MediaError("empty", path, "the file holds no bytes")
-    with av.open(os.fspath(path), metadata_errors="replace") as container:
+    with av.open(os.fspath(path), **lenient) as container:
       yield container
   except FileNotFoundError as error:
     raise MediaError("missing", path, "there is no such file") from error

@@ -6,12 +6,14 @@ one entry, and every window of sum(weights) blocks holds each entry exactly as o
 says, in an order drawn from the seed. An entry walks its source in a new permutation each epoch.
 All of it is index arithmetic over random access, so element n of the stream is the same on any
 number of processes, workers and threads, and the position is one number: the state is
-{"global_next_index": n}. Out come dictionaries of numpy arrays with leading dimension global_batch
-/ processes.
+{"global_next_index": n, "global_batch": b}. An element is a row or, in an entry whose batches are
+larger than the others', a group of rows. Out come dictionaries of numpy arrays with leading
+dimension global_batch / processes, times the rows of a group.
 """
 
 import dataclasses
 import functools
+import logging
 import math
 import sys
 import zlib
@@ -26,17 +28,28 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Batch, Source
 from mg_jax.data.transforms import Transform
 
-_STATE = "global_next_index"
+_log = logging.getLogger(__name__)
+_STATE, _BATCH = "global_next_index", "global_batch"
+_GROUP = "group"
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One bucketed source of a feed; its rows have one shape, `weight` counts blocks per window."""
+  """One bucketed source of a feed; its rows have one shape.
+
+  Attributes:
+    name: of the entry.
+    source: what is read.
+    transform: from a record to a row.
+    weight: blocks per window.
+    rows: rows of an element: batches of the entry have `global_batch` times as many.
+  """
 
   name: str
   source: Source
   transform: Transform
   weight: int = 1
+  rows: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +58,7 @@ class Feed:
 
   Attributes:
     entries: what to read, and how often.
-    global_batch: rows of a batch over all processes.
+    global_batch: elements of a batch over all processes.
     seed: decides every order and every draw, 0 <= seed < 2**32.
   """
 
@@ -58,18 +71,18 @@ class Feed:
     if not names or len(set(names)) != len(names):
       raise UserError(f"a feed needs entries of different names, got {names}; name each one once.")
     for entry in self.entries:
-      if entry.weight < 1 or not len(entry.source):
+      if entry.weight < 1 or entry.rows < 1 or not len(entry.source):
         raise UserError(
-          f"feed entry {entry.name!r} has weight {entry.weight} and {len(entry.source)} records; "
-          "leave it out or give it at least one of each."
+          f"feed entry {entry.name!r} has weight {entry.weight}, {len(entry.source)} records and "
+          f"{entry.rows} rows per element; leave it out or give it at least one of each."
         )
     if self.global_batch < 1:
       raise UserError(f"global_batch is {self.global_batch}; give at least 1.")
 
   def dataset(self, *, readers: int = 1) -> grain.MapDataset:
-    """Returns the endless random-access dataset of single rows.
+    """Returns the endless random-access dataset of single elements.
 
-    With several readers, of which each takes every `readers`-th row, the rows of a batch are so
+    With several readers, of which each takes every `readers`-th element, those of a batch are so
     ordered that each gets a piece of it whole: put side by side, the pieces are the batch.
     """
     parents = []
@@ -78,7 +91,8 @@ class Feed:
       # another's next epoch.
       seed = zlib.crc32(f"{self.seed}/{entry.name}".encode())
       rows = grain.MapDataset.source(_Numbered(entry.name, entry.source)).seed(seed).shuffle()
-      parents.append(rows.repeat().random_map(_Rows(entry.name, entry.transform)))
+      rows = rows.repeat().random_map(_Rows(entry.name, entry.transform))
+      parents.append(rows if entry.rows == 1 else _Groups(rows, size=entry.rows))
     weights = tuple(entry.weight for entry in self.entries)
     return _Blocks(
       parents, weights=weights, block=self.global_batch, seed=self.seed, readers=readers
@@ -135,7 +149,8 @@ class Stream:
     if self._failure is not None:
       raise RuntimeError("the stream has failed before; set its state to go on") from self._failure
     try:
-      return next(self._iterator)
+      batch = next(self._iterator)
+      return _merge(batch[_GROUP]) if _GROUP in batch else batch
     except StopIteration as error:
       self._failure = RuntimeError("the endless stream ended: a data worker was lost")
       raise self._failure from error
@@ -144,24 +159,36 @@ class Stream:
       raise
 
   def get_state(self) -> dict[str, int]:
-    """Returns {"global_next_index": n}: elements handed out over all processes."""
-    return {_STATE: int(self._iterator.get_state()[_STATE])}
+    """Returns {"global_next_index": n, "global_batch": b}: elements handed out over all processes,
+    and how many make a batch.
+    """
+    return {_STATE: int(self._iterator.get_state()[_STATE]), _BATCH: self._global_batch}
 
   def set_state(self, state: Mapping[str, int]) -> None:
     """Moves to a state of `get_state`, of any process count.
 
+    A state that was taken with another global batch, or without one as older runs have them, goes
+    on at the next whole block of this one: every entry then stands about as far as it did, counted
+    in elements. What is skipped is logged.
+
     Raises:
-      UserError: not such a state, or one taken with another global batch, whose blocks lie
-        elsewhere.
+      UserError: not such a state.
     """
-    position = state.get(_STATE)
-    if not isinstance(position, int) or position < 0 or position % self._global_batch:
+    position, batch = state.get(_STATE), state.get(_BATCH, None)
+    known = batch is None or (type(batch) is int and batch > 0)
+    if type(position) is not int or position < 0 or not known or (batch and position % batch):
       raise UserError(
-        f"the data state {dict(state)} does not fit a global batch of {self._global_batch}; "
-        "resume with the batch size it was saved with."
+        f"the data state {dict(state)} is no position of a stream with a global batch of "
+        f"{batch or self._global_batch}; resume from another checkpoint."
       )
+    skipped = -position % self._global_batch
+    if skipped or batch not in (None, self._global_batch):
+      _log.warning(
+        "the global batch was %s and is %d: the data go on at element %d, %d are skipped",
+        batch or "another", self._global_batch, position + skipped, skipped,
+      )  # fmt: skip
     self._failure = None
-    self._iterator.set_state({_STATE: position})
+    self._iterator.set_state({_STATE: position + skipped})
 
   def close(self) -> None:
     """Stops the reading threads and workers."""
@@ -209,6 +236,14 @@ def evaluation_batches(
     yield stack(rows)
 
 
+def _merge(groups: Batch) -> Batch:
+  """(B, g, ...) -> (B * g, ...) of every array."""
+  return {
+    name: _merge(value) if isinstance(value, dict) else value.reshape(-1, *value.shape[2:])
+    for name, value in groups.items()
+  }
+
+
 def stack(rows: Sequence[Batch]) -> Batch:
   """Stacks rows (nested dictionaries of arrays of one shape) along a new leading dimension."""
   return {
@@ -253,8 +288,28 @@ class _Rows:
       raise RuntimeError(f"feed entry {self._name!r}, record {index}: {error}") from error
 
 
+class _Groups(grain.MapDataset):
+  """Elements of several rows of an endless parent that follow each other, stacked."""
+
+  def __init__(self, parent: grain.MapDataset, *, size: int):
+    super().__init__(parent)
+    self._size = size
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __str__(self) -> str:
+    return f"_Groups(size={self._size})"
+
+  def __getitem__(self, index: Any) -> Any:
+    if isinstance(index, slice):
+      return self.slice(index)
+    first = index * self._size
+    return {_GROUP: stack([self._parent[k] for k in range(first, first + self._size)])}
+
+
 class _Blocks(grain.MapDataset):
-  """Deals blocks of rows from endless parents: all rows of block b come from one parent."""
+  """Deals blocks of elements from endless parents: all those of block b come from one parent."""
 
   def __init__(
     self,

@@ -39,6 +39,7 @@ class Quarantine:
     errors: what counts as a bad record; anything else passes through.
     name: index -> what to call the record in messages.
     limit: share of the source that may be bad (one bad record is always allowed when above 0).
+    setting: the field of a config that gives `limit`, for messages; empty where there is none.
   """
 
   def __init__(
@@ -49,7 +50,9 @@ class Quarantine:
     errors: tuple[type[Exception], ...],
     name: Callable[[int], str] = str,
     limit: float = 0.05,
+    setting: str = "",
   ):
+    self._setting = setting
     self._read, self._length, self._errors, self._name = read, length, errors, name
     self._allowed = max(1, int(limit * length)) if limit > 0 else 0
     self._bad: dict[int, Bad] = {}
@@ -94,7 +97,7 @@ class Quarantine:
     if count > self._allowed:
       raise UserError(
         f"{count} of {self._length} records cannot be read, the last one {bad.name} ({bad.reason});"
-        " repair the source or raise its limit of bad records."
+        f" repair the source or raise {self._setting or 'its limit of bad records'}."
       ) from error
 
   def __getstate__(self) -> dict[str, Any]:

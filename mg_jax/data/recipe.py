@@ -1,9 +1,10 @@
 """From a config section to sources: which clips there are, in which buckets, for which split.
 
 One recipe serves every stage: the autoencoder reads the clips, the encoder of latents walks them
-once, the generator reads the latents, and a contrastive model the middle frames. Single-bucket
-recipes give `frames`, `height`, `width` and `fps`; bucketed ones name a duration table and a base
-resolution instead [MG 3.2.1].
+once, the generator reads the latents, and a contrastive model the middle frames. Images are frames
+of the clips, or still images in a folder of their own. Single-bucket recipes give `frames`,
+`height`, `width` and `fps`; bucketed ones name a duration table and a base resolution instead
+[MG 3.2.1].
 """
 
 import collections
@@ -13,10 +14,13 @@ import logging
 import math
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Literal
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import buckets, folder, toy
+from mg_jax.data.folder import FolderIndex
+from mg_jax.data.mediafiles import Kind
 from mg_jax.data.pipeline import Entry, Feed, volume_weights
 from mg_jax.data.records import RecordSource
 from mg_jax.data.schema import Source
@@ -37,7 +41,11 @@ class DataConfig:
 
   Attributes:
     source: "toy" renders the toy world, "folder" reads video files with captions.
-    path: the folder of clips (source "folder").
+    path: the folder of clips (source "folder"); images in it are passed over. May be empty where
+      only `images` are trained on.
+    images: a folder of still images with captions (PNG, JPEG, WebP, see `data.stills`), which image
+      batches and contrastive models then read in place of frames of the clips, whatever `source`
+      is. May be the same folder as `path`.
     cache: where the toy world is stored once built (source "toy").
     world: "simple", "pairs", "signs", "full" or "stills" toy world, or "sounds" or "orchestra" with
       sound, see `world.sampling.WorldConfig`.
@@ -57,6 +65,9 @@ class DataConfig:
     image_weight, video_weight: blocks of image and video batches per window of the stream; the
       paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
     global_batch: rows of a batch over all processes.
+    image_batch: rows of an image batch beside videos, a multiple of `global_batch`; 0 is as many.
+    bad_limit: share of a source, 0 to 1, that may turn out unreadable while training; each such
+      record is replaced by another one.
     camera_tags: whether prompts start with what the camera does, where that is known [MG 3.2.1].
     captions: which wordings frames come with, see `transforms.FrameRow`.
     short_length: most tokens of a short caption.
@@ -65,6 +76,7 @@ class DataConfig:
 
   source: Literal["toy", "folder"] = "toy"
   path: str = ""
+  images: str = ""
   cache: str = "data"
   world: toy.World = "simple"
   clips: int = 4000
@@ -83,6 +95,8 @@ class DataConfig:
   image_weight: int = 0
   video_weight: int = 1
   global_batch: int = 16
+  image_batch: int = 0
+  bad_limit: float = 0.05
   camera_tags: bool = False
   captions: CaptionMix = "all"
   short_length: int = 77
@@ -99,6 +113,17 @@ class DataConfig:
         raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
     if not 0 < self.fps < math.inf:
       raise UserError(f"data.fps is {self.fps}; it must be positive")
+    if not 0 <= self.bad_limit <= 1:
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
+    if self.image_batch < 0 or self.image_batch % self.global_batch:
+      raise UserError(
+        f"data.image_batch is {self.image_batch}; give a multiple of data.global_batch "
+        f"({self.global_batch}), or 0 for batches of that size"
+      )
+    if self.image_batch and not self.video_weight:
+      raise UserError(
+        "data.image_batch is of image batches beside videos; without these, set data.global_batch"
+      )
     if self.variants < 0 or not 0 <= self.seed < 2**32:
       raise UserError(
         f"data.variants is {self.variants} and data.seed {self.seed}; neither may be negative, nor "
@@ -122,12 +147,18 @@ class DataConfig:
       )
 
   @property
-  def kinds(self) -> dict[str, int]:
-    """ "image" and "video" with their weights, those that are used."""
-    pairs = {"video": self.video_weight, "image": self.image_weight}
+  def kinds(self) -> dict[Kind, int]:
+    """ "image" and "video" with their weights, those that are used.
+
+    Raises:
+      UserError: there are still images, but images have no weight.
+    """
+    if self.images and not self.image_weight:
+      raise UserError("data.images is set but data.image_weight is 0; give it a weight")
+    pairs: dict[Kind, int] = {"video": self.video_weight, "image": self.image_weight}
     return {kind: weight for kind, weight in pairs.items() if weight}
 
-  def buckets(self, kind: str = "video") -> tuple[buckets.Bucket, ...]:
+  def buckets(self, kind: Kind = "video") -> tuple[buckets.Bucket, ...]:
     """The shapes that clips or images ("image") are cut to, in order of preference."""
     if self.durations == "single":
       seconds = self.frames / self.fps
@@ -140,20 +171,42 @@ class DataConfig:
     return buckets.make_buckets(rows, self.height)
 
 
-def open_sources(config: DataConfig, split: Split) -> dict[str, Source]:
+def open_sources(config: DataConfig, split: Split, kind: Kind = "video") -> dict[str, Source]:
   """Sources of clips by bucket name, e.g. {"16x32x32": ...}.
+
+  Args:
+    config: the recipe.
+    split: "train" or "validation".
+    kind: "video" opens the clips, "image" what images are made of: the still images where the
+      recipe has a folder of them, as clips of one frame, or else the clips.
 
   Raises:
     UserError: when the data are missing or unusable.
   """
-  if config.source == "toy":
+  index = _scan(config, kind)
+  if index is None:
     from mg_jax.data import toy_records  # Imports TFDS, which nothing else here needs.
 
     recipe = toy_recipe(config)
     toy_records.build(recipe, config.cache)
     return {_name(config): toy_records.ToyRecords(recipe, config.cache, split)}
-  index = scan_folder(config)
-  return {bucket.name: folder.FolderSource(index, bucket, split) for bucket in index.buckets(split)}
+  return {
+    bucket.name: folder.FolderSource(index, bucket, split, limit=config.bad_limit)
+    for bucket in index.buckets(split)
+  }
+
+
+def write_report(config: DataConfig, path: str | os.PathLike[str], kinds: Iterable[Kind]) -> None:
+  """Writes which files of the folders for these kinds are not used, see `folder.write_report`."""
+  found = {id(index): index for kind in kinds if (index := _scan(config, kind))}
+  folder.write_report(path, list(found.values()))
+
+
+def _scan(config: DataConfig, kind: Kind) -> FolderIndex | None:
+  """The folder that holds what a kind is made of; None for the toy world."""
+  if kind == "image" and config.images:
+    return scan_images(config)
+  return None if config.source == "toy" else scan_folder(config)
 
 
 def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
@@ -172,30 +225,37 @@ def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
 
 
 @functools.lru_cache(maxsize=4)
-def scan_folder(config: DataConfig) -> folder.FolderIndex:
-  """Scans the folder of a config; says what had to be rejected and why.
+def scan_folder(config: DataConfig) -> FolderIndex:
+  """Scans the folder of clips of a config; says what had to be rejected and why.
 
   Where nothing is held out (few files, or by choice), the first clips count as validation too.
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your clips")
+  return _scanned(config, config.path, "video", windows=config.windows)
+
+
+@functools.lru_cache(maxsize=4)
+def scan_images(config: DataConfig) -> FolderIndex:
+  """Scans the folder of still images of a config, as `scan_folder` does that of clips."""
+  return _scanned(config, config.images, "image")
+
+
+def _scanned(config: DataConfig, path: str, kind: Kind, **how) -> FolderIndex:
   index = folder.scan(
-    config.path,
-    config.buckets(),
-    windows=config.windows,
-    caption_required=config.caption_required,
-    holdout=config.holdout,
+    path, config.buckets(kind), kind=kind, caption_required=config.caption_required,
+    holdout=config.holdout, **how,
   )
   for item in index.rejected:
     _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
-  _log.info("%s: %d clips, %d files rejected", config.path, len(index.windows), len(index.rejected))
+  noun = "images" if kind == "image" else "clips"
+  _log.info("%s: %d %s, %d files rejected", path, len(index.windows), noun, len(index.rejected))
   if index.buckets("validation"):
     return index
   _log.warning(
-    "%s: no clip is held out, so evaluations see clips that are trained on; data.holdout=tail or "
-    "more files would hold some out",
-    config.path,
-  )
+    "%s: no %s is held out, so evaluations see %s that are trained on; data.holdout=tail or "
+    "more files would hold some out", path, noun[:-1], noun,
+  )  # fmt: skip
   shown = [dataclasses.replace(window, split="validation") for window in index.windows[:SHOWN]]
   return dataclasses.replace(index, windows=(*index.windows, *shown))
 
@@ -205,45 +265,64 @@ def clip_feed(config: DataConfig) -> Feed:
 
   With several lengths every batch has one of them, so that each is compiled once.
   """
-  sources = open_sources(config, "train")
+  kinds = config.kinds
+  if config.images:
+    opened = {kind: open_sources(config, "train", kind) for kind in kinds}
+  else:
+    opened = dict.fromkeys(kinds, open_sources(config, "train"))
   lengths = config.lengths or (None,)
   # As many image batches as there are lengths keep the ratio of the weights.
   cuts = {"image": (1,) * len(lengths), "video": lengths}
   entries = []
-  for kind, share in config.kinds.items():
-    for (name, source), weight in _weighted(sources, share):
+  for kind, share in kinds.items():
+    rows = _rows(config, kind)
+    for (name, source), weight in _weighted(opened[kind], share):
       for length, count in collections.Counter(cuts[kind]).items():
         label = f"{kind}/{name}" + (f"/{length}" if kind == "video" and length else "")
-        entries.append(Entry(label, source, VideoRow(frames=length), weight * count))
+        entries.append(Entry(label, source, VideoRow(frames=length), weight * count, rows))
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
 def frame_feed(config: DataConfig, row: FrameRow) -> Feed:
-  """The training stream of a contrastive model: middle frames with a caption each."""
+  """The training stream of a contrastive model: stills or middle frames with a caption each."""
   entries = [
     Entry(f"frame/{name}", source, row, weight)
-    for (name, source), weight in _weighted(open_sources(config, "train"), 1)
+    for (name, source), weight in _weighted(open_sources(config, "train", "image"), 1)
   ]
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
-def latent_sources(latents: str | os.PathLike[str], split: Split, kind: str) -> dict[str, Source]:
-  """Cached latents of a split by bucket name, as `train.encode` lays them out."""
+def latent_sources(
+  latents: str | os.PathLike[str], split: Split, kind: str, *, limit: float = 0.05
+) -> dict[str, Source]:
+  """Cached latents of a split by bucket name, as `train.encode` lays them out.
+
+  Args:
+    latents: their folder.
+    split: "train" or "validation".
+    kind: "video" or "image".
+    limit: share of the records that may be bad, see `Quarantine`.
+  """
   root = pathlib.Path(latents) / split / kind
   names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
   if not names:
     raise UserError(f"{root} holds no latents; encode the data first")
-  return {name: RecordSource(root / name) for name in names}
+  return {
+    name: RecordSource(root / name, limit=limit, setting="data.bad_limit") for name in names
+  }
 
 
 def latent_feed(
   config: DataConfig, latents: str | os.PathLike[str], row: LatentRow
 ) -> Feed:
   """The training stream of a generator: image and video batches of cached latents."""
+  opened = {
+    kind: latent_sources(latents, "train", kind, limit=config.bad_limit) for kind in config.kinds
+  }
   entries = [
-    Entry(f"{kind}/{name}", source, row, weight)
+    Entry(f"{kind}/{name}", source, row, weight, _rows(config, kind))
     for kind, share in config.kinds.items()
-    for (name, source), weight in _weighted(latent_sources(latents, "train", kind), share)
+    for (name, source), weight in _weighted(opened[kind], share)
   ]
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
@@ -252,6 +331,11 @@ def _weighted(sources: dict[str, Source], share: int):
   """Sources with integer weights in proportion to their volume, `share` times each window."""
   weights = volume_weights([len(source) for source in sources.values()])
   return zip(sources.items(), [share * weight for weight in weights], strict=True)
+
+
+def _rows(config: DataConfig, kind: Kind) -> int:
+  """Rows of an element of the stream, see `Entry`."""
+  return max(1, config.image_batch // config.global_batch) if kind == "image" else 1
 
 
 def _name(config: DataConfig) -> str:

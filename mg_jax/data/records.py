@@ -140,6 +140,7 @@ class RecordSource:
     verify: "size" compares size and record count of each shard with the manifest, "sha256" also its
       bytes.
     limit: share of the records that may be bad, see `Quarantine`.
+    setting: as there.
 
   Raises:
     UserError: the folder, its manifest or a shard is missing, empty or not as the manifest says.
@@ -151,6 +152,7 @@ class RecordSource:
     *,
     verify: Literal["size", "sha256"] = "size",
     limit: float = 0.05,
+    setting: str = "",
   ):
     from array_record.python import array_record_data_source
 
@@ -177,6 +179,7 @@ class RecordSource:
       errors=(encoding.RecordError,),
       name=self._name,
       limit=limit,
+      setting=setting,
     )
 
   def __len__(self) -> int:

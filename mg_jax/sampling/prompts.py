@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mg_jax.core.errors import UserError
+from mg_jax.data import textfiles
 from mg_jax.data.streams import Reader
 from mg_jax.data.toy import VALIDATION_START
 from mg_jax.world import captions, sampling
@@ -48,20 +49,14 @@ def read(path: str | os.PathLike[str]) -> list[tuple[str, int | None]]:
   other file each line is a prompt. Blank lines are skipped in both; an empty prompt needs a .jsonl.
 
   Raises:
-    UserError: no such file, not UTF-8, a malformed line (named by its number), or no prompt.
+    UserError: no such file, no text of `data.textfiles`, a malformed line (named by its number), or
+      no prompt.
   """
   path = pathlib.Path(path)
-  try:
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-  except OSError as e:
-    raise UserError(f"prompts file {path} cannot be read ({e.strerror}); check the path.") from e
-  except UnicodeDecodeError as e:
-    raise UserError(f"prompts file {path} is not UTF-8 text; convert it first.") from e
   parse = _parse_json if path.suffix == ".jsonl" else lambda line, where: (line, None)
   prompts = [
-    parse(line.strip(), f"{path} line {number}")
-    for number, line in enumerate(lines, 1)
-    if line.strip()
+    parse(line, f"{path} line {number}")
+    for number, line in textfiles.lines(path, what="prompts file")
   ]
   if not prompts:
     raise UserError(f"prompts file {path} holds no prompt; write one per line.")

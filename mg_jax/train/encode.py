@@ -13,11 +13,12 @@ Several processes share the shards out among themselves; they must see the same 
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,9 +30,10 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import atomic
-from mg_jax.data.folder import content
+from mg_jax.data.folder import REPORT, content
+from mg_jax.data.mediafiles import Kind
 from mg_jax.data.pipeline import evaluation_batches
-from mg_jax.data.recipe import DataConfig, open_sources
+from mg_jax.data.recipe import DataConfig, open_sources, write_report
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
 from mg_jax.data.schema import Clip, Source
 from mg_jax.data.streams import blank
@@ -39,6 +41,7 @@ from mg_jax.data.transforms import VideoRow, cached_name, prompt_tags
 from mg_jax.models.streams import Streams
 from mg_jax.models.tae import TAE
 from mg_jax.models.tiling import TiledAutoencoder, Tiling
+from mg_jax.train.workdir import is_remote, resolve
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
@@ -56,6 +59,7 @@ def encode(
   text: Streams,
   batch: int = 32,
   tiling: Tiling | None = None,
+  workdir: str | None = None,
 ) -> dict:
   """Encodes both splits of a recipe; returns the manifest's metadata.
 
@@ -69,6 +73,7 @@ def encode(
     text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
     batch: clips per call.
     tiling: how clips are cut that are larger than a tile.
+    workdir: where `report_rejected` writes, if anywhere.
 
   Raises:
     UserError: when the folder holds latents of another autoencoder, text encoder, recipe or set of
@@ -86,10 +91,10 @@ def encode(
   large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
   if large:
     identity["tiling"] = dataclasses.asdict(tiling)
+  digests = _digests(data)
   # The clips themselves are no longer needed, and may be gone.
-  here = data.source == "folder" and os.path.isdir(data.path)
-  digest = functools.partial(content, data.path) if here else None
-  found = finished(folder, identity, content=digest)
+  here = {name: digest for name, (path, digest) in digests.items() if os.path.isdir(path)}
+  found = finished(folder, identity, **here)
   if found:
     return found
   _log.info("%s: encoding the clips, once", folder)
@@ -97,28 +102,49 @@ def encode(
     model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling
   )
   clips = dict.fromkeys(SPLITS, 0)
-  for split in SPLITS:
-    for bucket, source in open_sources(data, split).items():
-      clips[split] += len(source)
+  # Images that are frames of the clips are none of their own.
+  counted = list(data.kinds) if data.images else list(data.kinds)[:1]
+  for split, kind in itertools.product(SPLITS, data.kinds):
+    for bucket, source in open_sources(data, split, kind).items():
+      clips[split] += len(source) if kind in counted else 0
       frames, height, width = map(int, bucket.split("x"))
-      for kind in data.kinds:
-        rows = encoder.rows(1 if kind == "image" else frames, height, width, batch)
-        records = functools.partial(_records, kind=kind, encoder=encoder, batch=rows)
-        write_records(source, folder / split / kind / bucket, records, identity)
+      rows = encoder.rows(1 if kind == "image" else frames, height, width, batch)
+      records = functools.partial(_records, kind=kind, encoder=encoder, batch=rows)
+      write_records(source, folder / split / kind / bucket, records, identity)
+  if workdir:
+    report_rejected(data, workdir, data.kinds)
   source = {"autoencoder": origin, "step": step, "clips": clips}
-  source |= {"content": content(data.path)} if data.source == "folder" else {}
+  source |= {name: digest() for name, (_, digest) in digests.items()}
   return finish(folder, folder / "train" / next(iter(data.kinds)), identity | source)
 
 
+def report_rejected(data: DataConfig, workdir: str, kinds: Iterable[Kind]) -> None:
+  """Writes which files of the data are not used, and why, to `rejected.jsonl` of a local workdir.
+
+  Args:
+    data: the recipe; of the toy world nothing is rejected.
+    workdir: of the run.
+    kinds: what it trains on.
+  """
+  path = resolve(workdir)
+  if jax.process_index() == 0 and not is_remote(path):
+    write_report(data, path / REPORT, kinds)
+
+
 def finished(
-  folder: pathlib.Path, identity: dict[str, Any], *, content: Callable[[], str] | None = None
+  folder: pathlib.Path,
+  identity: dict[str, Any],
+  *,
+  content: Callable[[], str] | None = None,
+  images: Callable[[], str] | None = None,
 ) -> dict | None:
   """What the manifest of a finished folder says; None while there is none.
 
   Args:
     folder: of latents.
     identity: what decides them, by what it is called.
-    content: digest of the files that they come from, where these are still there.
+    content: digest of the clips that they come from, where these are still there.
+    images: as `content`, of still images in a folder of their own.
 
   Raises:
     UserError: when they were made with something else.
@@ -128,8 +154,11 @@ def finished(
     return None
   metadata = _metadata(path)
   changed = [key for key, value in identity.items() if metadata.get(key) != value]
-  if not changed and content:
-    changed = ["clips"] if metadata.get("content") != content() else []
+  if not changed:
+    if content and metadata.get("content") != content():
+      changed.append("clips")
+    if images and metadata.get("images") != images():
+      changed.append("images")
   if changed:
     raise UserError(
       f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
@@ -173,9 +202,22 @@ def _metadata(path: pathlib.Path) -> dict:
 def _identity(data: DataConfig) -> dict:
   """The fields of a recipe that decide pixels and captions."""
   free = {
-    "image_weight", "video_weight", "lengths", "global_batch", "cache", "captions", "short_length",
+    "image_weight", "video_weight", "lengths", "global_batch", "image_batch", "bad_limit", "cache",
+    "captions", "short_length",
   }  # fmt: skip
+  # Without it, latents are those of recipes that do not know of the field.
+  free |= set() if data.images else {"images"}
   return {k: v for k, v in vars(data).items() if k not in free}
+
+
+def _digests(data: DataConfig) -> dict[str, tuple[str, Callable[[], str]]]:
+  """The folders that a recipe reads, with what gives a digest of their files."""
+  found = {}
+  if data.source == "folder" and (data.video_weight or not data.images):
+    found["content"] = data.path, functools.partial(content, data.path)
+  if data.images:
+    found["images"] = data.images, functools.partial(content, data.images, kind="image")
+  return found
 
 
 class CaptionEncoder:

@@ -146,7 +146,10 @@ def step_flops(experiment: Experiment) -> float:
   for entry in feed.entries:
     row = entry.transform(0, entry.source[0], np.random.default_rng(0))
     batch = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((feed.global_batch, *x.shape[1:]), x.dtype), stack([row])
+      lambda x, rows=feed.global_batch * entry.rows: jax.ShapeDtypeStruct(
+        (rows, *x.shape[1:]), x.dtype
+      ),
+      stack([row]),
     )
     if experiment.preprocess:
       batch = jax.eval_shape(experiment.preprocess, batch)

@@ -220,8 +220,7 @@ class _Run:
     config, feed = self.config, self.feed
     first = step
     self._call_hooks(state, step, [hook for hook in self.hooks if hook.start and not step])
-    samples = jax.tree.leaves(feed.peek())[0].shape[0]
-    meter = Meter(batch=samples, flops=flops, devices=self.mesh.size)
+    meter = Meter(flops=flops, devices=self.mesh.size)
     meter.start(step, feed.wait)
     reporter = Reporter(
       self.saver.folder.parent, self.writer, meter, key=key,
@@ -233,7 +232,8 @@ class _Run:
     def drain(*, last: bool = False) -> None:
       nonlocal pending
       if pending is not None:
-        report, pending = pending, None
+        (samples, *report), pending = pending, None
+        meter.add(samples)
         left = config.max_seconds - self.elapsed() if config.max_seconds else float("inf")
         reporter.report(*report, wait=feed.wait, seconds_left=left, last=last)
 
@@ -257,7 +257,7 @@ class _Run:
           state, metrics = step_fn(state, batch, key, clock)
         step += 1
         drain()
-        pending = (step, metrics, feed.host)
+        pending = (jax.tree.leaves(batch)[0].shape[0], step, metrics, feed.host)
     if self.saver.latest is None:
       self._save(state, step)
     self.saver.wait()

@@ -89,16 +89,20 @@ class Rates:
 class Meter:
   """Measures the rates between two calls of `read`; pauses take out evaluations and saves."""
 
-  def __init__(self, *, batch: int, flops: float | None = None, devices: int = 1):
-    """`batch` samples and `flops` analytical FLOPs in a step over `devices` devices."""
-    self._batch, self._flops, self._devices = batch, flops, devices
+  def __init__(self, *, flops: float | None = None, devices: int = 1):
+    """`flops` analytical FLOPs in a step, on average, over `devices` devices."""
+    self._flops, self._devices = flops, devices
     self._begin = self._paused = 0.0
-    self._step, self._wait = 0, 0.0
+    self._step, self._wait, self._samples = 0, 0.0, 0
 
   def start(self, step: int, wait: float) -> None:
     """Begins a stretch at a step, where the feed has waited `wait` seconds in total."""
     self._begin, self._paused = time.perf_counter(), 0.0
-    self._step, self._wait = step, wait
+    self._step, self._wait, self._samples = step, wait, 0
+
+  def add(self, samples: int) -> None:
+    """Counts the samples of a step; batches may differ."""
+    self._samples += samples
 
   def pause(self, seconds: float) -> None:
     """Takes time out of the stretch."""
@@ -109,9 +113,10 @@ class Meter:
     seconds = max(time.perf_counter() - self._begin - self._paused, 1e-9)
     steps = max(step - self._step, 1)
     waited = min(1.0, (wait - self._wait) / seconds)
+    samples = self._samples
     self.start(step, wait)
     mfu = utilisation(self._flops, seconds / steps, self._devices) if self._flops else None
-    return Rates(steps / seconds, steps * self._batch / seconds, waited, mfu)
+    return Rates(steps / seconds, samples / seconds, waited, mfu)
 
 
 def enable_compile_cache(folder: str | os.PathLike) -> Path:

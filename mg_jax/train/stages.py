@@ -45,7 +45,7 @@ from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.objectives.wave_autoencoding import WaveAutoencoding, WaveWeights
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.train import previews, sound_previews
-from mg_jax.train.encode import encode, pinned_step
+from mg_jax.train.encode import encode, pinned_step, report_rejected
 from mg_jax.train.encode_sound import check_vision, encode_sound
 from mg_jax.train.evals import Evaluator, RetrievalEvaluator
 from mg_jax.train.export import Role, latents_folder, load_codec, load_role
@@ -116,6 +116,7 @@ def _autoencoding(config, data, evals, workdir, mesh) -> Experiment:
   if evals.previews:
     show = previews.Reconstructions(objective, batches, workdir, evals.previews, fps=data.fps)
     hooks.append(Hook("preview", evals.every, show))
+  report_rejected(data, workdir, data.kinds)
   return Experiment(objective, recipe.clip_feed(data), tuple(hooks))
 
 
@@ -123,7 +124,7 @@ def held_out_clips(
   data: recipe.DataConfig, evals: EvalConfig
 ) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
   """What starts a pass over the held-out batches of an autoencoder: clips, or single frames."""
-  sources = recipe.open_sources(data, "validation")
+  sources = recipe.open_sources(data, "validation", next(iter(data.kinds)))
   row = VideoRow(frames=None if data.video_weight else 1)
 
   def batches():
@@ -214,7 +215,9 @@ def _flow_matching(config, data, evals, workdir, mesh) -> Experiment:
     text.readers, mean=tuple(metadata["mean"]), std=tuple(metadata["std"]), cached=text.cached,
     camera=data.camera_tags,
   )
-  held_out = recipe.latent_sources(latents, "validation", next(iter(data.kinds)))
+  held_out = recipe.latent_sources(
+    latents, "validation", next(iter(data.kinds)), limit=data.bad_limit
+  )
 
   def batches():
     for source in held_out.values():
@@ -373,12 +376,11 @@ def encode_latents(
   folder = latents_folder(config, workdir)
   return folder, encode(
     data, autoencoder, tae.params, folder, origin=config["autoencoder"], step=tae.step, text=text,
-    batch=evals.batch,
+    batch=evals.batch, workdir=workdir,
   )
 
 
 def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
-  del workdir  # Nothing is kept there but the run.
   model = build_section(CLIP, config, "model")
   objective = build_section(Contrastive, config, "objective", model=model)
   reader = caption_reader(section(config, "text"), model)
@@ -390,7 +392,7 @@ def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
     },
   }  # fmt: skip
   _check_model(objective, shapes)
-  held_out = recipe.open_sources(data, "validation")
+  held_out = recipe.open_sources(data, "validation", "image")
   row = FrameRow(reader, captions=data.captions, short_length=data.short_length)
 
   def batches(captions):
@@ -405,6 +407,7 @@ def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
       objective.features, functools.partial(batches, captions), mesh, name=captions
     )
     hooks.append(Hook(f"retrieval {captions}", evals.every, recall, start=True))
+  report_rejected(data, workdir, ("image",))
   return Experiment(objective, recipe.frame_feed(data, row), tuple(hooks))
 
 

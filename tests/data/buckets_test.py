@@ -103,3 +103,17 @@ def test_find_beyond_every_row_is_none():
 def test_impossible_rows_are_refused(row):
   with pytest.raises(ValueError):
     Duration(*row)
+
+
+def test_half_a_frame_may_be_lacking():
+  row = Duration(16 / 29.97, 100, 16, clip_s=16 / 29.97)
+  exact = 16 * 1001 / 30000
+  assert exact < row.min_s and buckets.assign(exact, [row]) is None
+  assert buckets.assign(exact, [row], frame_s=1001 / 30000) is row
+  assert buckets.assign(15.4 / 29.97, [row], frame_s=1001 / 30000) is None
+  # Of the shorter frame of the two: slow videos do not stretch over fast rows.
+  assert buckets.assign(3.9, PAPER_DURATIONS, frame_s=1.0) is None
+  assert buckets.assign(3.99, PAPER_DURATIONS, frame_s=1.0).frames == 128
+  assert row.slack_s(0.001) == 0.0005
+  found = buckets.find(exact, 9, 16, [Bucket(row, 9, 16)], frame_s=1001 / 30000)
+  assert found == Bucket(row, 9, 16)

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_workers_change_nothing():
   stream = feed().stream(workers=2)
   stream.set_state({"global_next_index": 5 * BATCH})
   same([next(stream) for _ in range(7)], plain[5:])
-  assert stream.get_state() == {"global_next_index": 12 * BATCH}
+  assert stream.get_state() == {"global_next_index": 12 * BATCH, "global_batch": BATCH}
   stream.close()
 
 
@@ -138,7 +139,7 @@ def test_state_restores_under_any_process_count(before, after):
   stream = feed().stream(process_index=before - 1, process_count=before)
   take(stream, 6)
   state = stream.get_state()
-  assert state == {"global_next_index": 6 * BATCH}
+  assert state == {"global_next_index": 6 * BATCH, "global_batch": BATCH}
   for k in range(after):
     again = feed().stream(process_index=k, process_count=after)
     next(again)
@@ -148,10 +149,102 @@ def test_state_restores_under_any_process_count(before, after):
       np.testing.assert_array_equal(batch["x"], np.split(expected["x"], after)[k])
 
 
-@pytest.mark.parametrize("state", [{}, {"global_next_index": 12}, {"global_next_index": -8}])
-def test_state_of_another_batch_size_is_refused(state):
-  with pytest.raises(UserError, match="global batch of 8"):
+@pytest.mark.parametrize(
+  "state",
+  [
+    {},
+    {"global_next_index": -8},
+    {"global_next_index": 8.0},
+    {"global_next_index": 12, "global_batch": 8},
+    {"global_next_index": 8, "global_batch": 0},
+    {"global_next_index": 8, "global_batch": "8"},
+  ],
+)
+def test_what_is_no_state_is_refused(state):
+  with pytest.raises(UserError, match="global batch of .*; resume from another checkpoint"):
     feed().stream().set_state(state)
+
+
+def test_states_of_older_runs_are_read(caplog):
+  whole = take(feed().stream(), 8)
+  stream = feed().stream()
+  stream.set_state({"global_next_index": 6 * BATCH})
+  same(take(stream, 2), whole[6:])
+  assert not caplog.records
+  stream = feed().stream()
+  stream.set_state({"global_next_index": 6 * BATCH - 3})
+  same(take(stream, 2), whole[6:])
+  assert "was another and is 8: the data go on at element 48, 3 are skipped" in caplog.text
+
+
+@pytest.mark.parametrize("before, after, block", [(12, 8, 5), (6, 8, 3), (4, 8, 2), (16, 8, 6)])
+def test_another_global_batch_goes_on_at_the_next_whole_block(before, after, block, caplog):
+  """After three batches of `before`; the new stream then is that of a run of its own."""
+  old = feed(global_batch=before).stream()
+  take(old, 3)
+  state = old.get_state()
+  whole = take(feed(global_batch=after).stream(), block + 4)
+  for processes in (1, 2):
+    shards = []
+    for k in range(processes):
+      stream = feed(global_batch=after).stream(process_index=k, process_count=processes)
+      stream.set_state(state)
+      assert stream.get_state() == {"global_next_index": block * after, "global_batch": after}
+      shards.append(take(stream, 4))
+    for batches, expected in zip(zip(*shards, strict=True), whole[block:], strict=True):
+      joined = np.concatenate([batch["index"] for batch in batches])
+      np.testing.assert_array_equal(joined, expected["index"])
+  told = f"the global batch was {before} and is {after}: the data go on at element {block * after}"
+  assert f"{told}, {block * after - 3 * before} are skipped" in caplog.text
+
+
+def grouped(**changes):
+  """Batches of 24 images beside those of 8 videos, as 1 to 3."""
+  image, clip = feed().entries
+  return feed(entries=(dataclasses.replace(image, rows=3), clip), **changes)
+
+
+def test_an_entry_may_have_larger_batches():
+  batches = take(grouped().stream(), 40)
+  shapes = collections.Counter(batch["x"].shape for batch in batches)
+  assert shapes == {(3 * BATCH, 1): 10, (BATCH, 4): 30}
+  images = [batch for batch in batches if batch["x"].shape[1] == 1]
+  assert images[0]["in"]["draw"].shape == images[0]["index"].shape == (3 * BATCH,)
+  # Every epoch holds each image once still, 30 of them in 240 rows.
+  indices = np.concatenate([batch["index"] for batch in images]).reshape(8, 30)
+  assert (np.sort(indices, axis=1) == np.arange(30)).all()
+  np.testing.assert_array_equal(images[0]["x"][:, 0], images[0]["index"])
+  # Videos do not see what images do.
+  clips = [b for b in take(feed().stream(), 40) if b["x"].shape[1] == 4]
+  same([b for b in batches if b["x"].shape[1] == 4], clips)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_larger_batches_are_split_alike(processes):
+  whole = take(grouped().stream(), 9)
+  shards = [
+    take(grouped().stream(process_index=k, process_count=processes, threads=k), 9)
+    for k in range(processes)
+  ]
+  for step, batch in enumerate(whole):
+    for name in ("x", "index"):
+      joined = np.concatenate([shard[step][name] for shard in shards])
+      np.testing.assert_array_equal(joined, batch[name])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_larger_batches_are_resumed(processes):
+  whole = take(grouped().stream(), 14)
+  stream = grouped().stream()
+  take(stream, 6)
+  pieces = []
+  for k in range(processes):
+    again = grouped().stream(process_index=k, process_count=processes)
+    again.set_state(stream.get_state())
+    pieces.append(take(again, 8))
+  for step, batch in enumerate(whole[6:]):
+    joined = np.concatenate([piece[step]["in"]["draw"] for piece in pieces])
+    np.testing.assert_array_equal(joined, batch["in"]["draw"])
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -185,6 +278,7 @@ def test_error_of_a_transform_names_the_record():
     ),
     ({"entries": (Entry("a", Numbers(3), Row(), weight=0),)}, "'a' has weight 0"),
     ({"entries": (Entry("a", Numbers(0), Row()),)}, "0 records"),
+    ({"entries": (Entry("a", Numbers(3), Row(), rows=0),)}, "0 rows per element"),
     ({"global_batch": 0}, "global_batch"),
   ],
 )

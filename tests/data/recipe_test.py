@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import recipe
@@ -57,6 +59,11 @@ def _latents(root, split, kind, bucket, count):
     ({"frames": 0}, "data.frames is 0; it must be at least 1"),
     ({"windows": 0}, "data.windows is 0"),
     ({"global_batch": -3}, "data.global_batch is -3"),
+    ({"image_batch": 3}, "data.image_batch is 3; give a multiple of data.global_batch .2."),
+    ({"image_batch": -2}, "data.image_batch is -2"),
+    ({"image_batch": 4, "video_weight": 0, "image_weight": 1}, "beside videos; without these"),
+    ({"bad_limit": 1.5}, "data.bad_limit is 1.5; give a share from 0 to 1"),
+    ({"bad_limit": float("nan")}, "data.bad_limit is nan"),
     ({"short_length": 0}, "data.short_length is 0"),
     ({"fps": 0.0}, "data.fps is 0.0"),
     ({"fps": float("nan")}, "data.fps is nan"),
@@ -141,6 +148,109 @@ def test_rejected_files_are_told(folder, caplog):
   (folder / "d.txt").write_text("nothing")
   assert len(recipe.open_sources(_folder(folder), "train")["8x16x16"]) == 3
   assert "d.mp4 is not used: empty" in caplog.text
+
+
+@pytest.fixture
+def images(tmp_path):
+  """Five images of two shapes; by their names, the last is held out."""
+  path = tmp_path / "images"
+  path.mkdir()
+  for k, (name, size) in enumerate(zip("abcde", [(32, 32)] * 3 + [(64, 36)] * 2, strict=True)):
+    Image.new("RGB", size, (50 * k, 200, 200)).save(path / f"{name}.png")
+    (path / f"{name}.txt").write_text(f"picture number {k}")
+  return path
+
+
+def test_images_come_from_a_folder_of_their_own(folder, images):
+  config = _folder(folder, images=str(images), image_weight=1, video_weight=3, holdout="none")
+  feed = recipe.clip_feed(config)
+  assert [entry.name for entry in feed.entries] == ["video/8x16x16", "image/1x16x16"]
+  stream = feed.stream(threads=0)
+  batches = [next(stream) for _ in range(8)]
+  shapes = collections.Counter(batch["video"].shape for batch in batches)
+  assert shapes == {(2, 8, 16, 16, 3): 6, (2, 1, 16, 16, 3): 2}
+  for batch in batches:
+    # Clips are grey and images are not.
+    coloured = np.ptp(batch["video"].astype(int), axis=-1).mean() > 20
+    assert coloured == (batch["video"].shape[1] == 1)
+  held_out = recipe.open_sources(config, "validation", "image")["1x16x16"]
+  assert held_out[0].caption == "picture number 0"
+  frames = recipe.open_sources(dataclasses.replace(config, images=""), "train", "image")
+  assert list(frames) == ["8x16x16"], "without such a folder images are frames of the clips"
+
+
+def test_images_alone_need_no_clips(images):
+  config = _folder("", images=str(images), image_weight=1, video_weight=0, holdout="none")
+  batch = next(recipe.clip_feed(config).stream(threads=0))
+  assert batch["video"].shape == (2, 1, 16, 16, 3)
+  toy = dataclasses.replace(config, source="toy", cache="/nowhere")
+  assert next(recipe.clip_feed(toy).stream(threads=0))["index"].shape == (2,)
+  with pytest.raises(UserError, match="data.images is set but data.image_weight is 0"):
+    recipe.clip_feed(dataclasses.replace(config, image_weight=0, video_weight=1))
+  reader = Reader(TextConfig(length=24), open_tokenizer("bytes"))
+  untouched = dataclasses.replace(config, image_weight=0, video_weight=1)
+  batch = next(recipe.frame_feed(untouched, FrameRow(reader)).stream(threads=0))
+  assert batch["image"].shape == (2, 16, 16, 3) and batch["text"]["mask"].any()
+
+
+def test_images_go_to_five_shapes_with_paper_durations(images):
+  config = _folder(
+    "", images=str(images), image_weight=1, video_weight=0, durations="paper", height=32,
+    holdout="none",
+  )  # fmt: skip
+  sources = recipe.open_sources(config, "train", "image")
+  assert {name: len(source) for name, source in sources.items()} == {"1x32x32": 3, "1x32x48": 2}
+  assert {entry.name: entry.weight for entry in recipe.clip_feed(config).entries} == {
+    "image/1x32x32": 3, "image/1x32x48": 2,
+  }  # fmt: skip
+
+
+def test_image_batches_of_their_own_size(folder, images):
+  config = _folder(
+    folder, images=str(images), image_weight=1, video_weight=3, image_batch=6, holdout="none"
+  )
+  stream = recipe.clip_feed(config).stream(threads=0)
+  shapes = collections.Counter(next(stream)["video"].shape for _ in range(4))
+  assert shapes == {(2, 8, 16, 16, 3): 3, (6, 1, 16, 16, 3): 1}
+
+
+@pytest.mark.parametrize("kind, name", [("video", "b.mp4"), ("image", "b.png")])
+def test_how_much_may_be_bad_is_set_by_the_recipe(folder, images, kind, name):
+  strict = _folder(folder, images=str(images), image_weight=1, holdout="none", bad_limit=0.0)
+  sources = [
+    next(iter(recipe.open_sources(config, "train", kind).values()))
+    for config in (strict, dataclasses.replace(strict, bad_limit=0.5))
+  ]
+  ((folder if kind == "video" else images) / name).write_bytes(b"")
+  with pytest.raises(UserError, match="1 of . records cannot be read, .* or raise data.bad_limit"):
+    sources[0][1]
+  assert sources[1][1].video.shape[1:] == (16, 16, 3) and len(sources[1].quarantine) == 1
+
+
+def test_how_many_latents_may_be_bad_is_set_by_the_recipe(tmp_path):
+  _latents(tmp_path, "train", "video", "8x16x16", 2)
+  (entry,) = recipe.latent_feed(
+    dataclasses.replace(TOY, bad_limit=0.0), tmp_path, LatentRow(TEXT)
+  ).entries
+  entry.source._records = [b"damaged"] * 2
+  with pytest.raises(UserError, match="1 of 2 records cannot be read.*raise data.bad_limit"):
+    entry.source[0]
+
+
+def test_the_report_holds_both_folders(folder, images, tmp_path):
+  (folder / "d.mp4").write_bytes(b"")
+  (images / "x.png").write_text("text")
+  config = _folder(
+    folder, images=str(images), image_weight=1, caption_required=False, holdout="none"
+  )
+  report = tmp_path / "rejected.jsonl"
+  recipe.write_report(config, report, config.kinds)
+  rows = [json.loads(line) for line in report.read_text().splitlines()]
+  assert [(row["folder"], row["file"]) for row in rows] == [
+    (str(folder), "d.mp4"), (str(images), "x.png"),
+  ]  # fmt: skip
+  recipe.write_report(_toy(tmp_path), tmp_path / "toy.jsonl", ("video", "image"))
+  assert not (tmp_path / "toy.jsonl").exists()
 
 
 def test_paper_durations_bucket_a_folder_and_name_what_fits_none(folder):

@@ -281,7 +281,7 @@ def test_clips_that_cannot_be_made(runs, arguments, words):
 def test_workdirs_that_do_not_generate(runs, tmp_path):
   _refused(_generate(runs, "--prompt=x", workdir="nothing"), "no checkpoints in")
   _refused(_generate(runs, "--prompt=x", workdir="tae"), "no params/model")
-  (tmp_path / "list.txt").write_bytes(b"\xff\xfe")
+  (tmp_path / "list.txt").write_bytes(b"a ball \xff\xfe")
   _refused(_generate(runs, f"--prompts={tmp_path / 'list.txt'}"), "is not UTF-8 text")
   done = _command("evaluate.py", f"--workdir={runs / 'nothing'}", "--count=1")
   _refused(done, "no checkpoints in")

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.recipe import DataConfig, latent_sources, open_sources
@@ -105,7 +106,7 @@ def test_a_killed_run_goes_on_with_the_missing_shards(data, tmp_path, monkeypatc
 
   read = []
 
-  def opened(config, split, die_at=None):
+  def opened(config, split, kind, die_at=None):
     class Watched:
       def __init__(self, source):
         self.source = source
@@ -119,9 +120,9 @@ def test_a_killed_run_goes_on_with_the_missing_shards(data, tmp_path, monkeypatc
         read.append((split, index))
         return self.source[index]
 
-    return {name: Watched(source) for name, source in open_sources(config, split).items()}
+    return {name: Watched(source) for name, source in open_sources(config, split, kind).items()}
 
-  killed = lambda config, split: opened(config, split, ("train", 6))  # noqa: E731
+  killed = lambda *args: opened(*args, ("train", 6))  # noqa: E731
   monkeypatch.setattr(encode_module, "open_sources", killed)
   with pytest.raises(Killed):
     _run(data, tmp_path / "latents")
@@ -152,8 +153,8 @@ def test_clips_are_let_go_of_once_they_are_encoded(data, tmp_path, monkeypatch):
       assert sum(ref() is not None for ref in held) <= 5
       return clip
 
-  def opened(config, split):
-    return {n: Counted(s[i] for i in range(len(s))) for n, s in open_sources(config, split).items()}
+  def opened(*args):
+    return {n: Counted(s[i] for i in range(len(s))) for n, s in open_sources(*args).items()}
 
   monkeypatch.setattr(encode_module, "open_sources", opened)
   _run(data, tmp_path / "latents")
@@ -194,6 +195,77 @@ def test_a_folder_that_changed_is_refused_and_one_that_is_gone_is_not_missed(dat
     _run(data, latents)
   clips.rename(tmp_path / "moved")
   assert _run(data, latents) == metadata
+
+
+@pytest.fixture
+def mixed(data, tmp_path):
+  """A recipe of clips in one folder and images in another, and of what cannot be read in each."""
+  for name in ("a", "b"):
+    grey = np.arange(12, dtype=np.uint8)[:, None, None, None] * 20
+    write_video(tmp_path / "clips" / f"{name}.mp4", np.broadcast_to(grey, (12, 16, 16, 3)), fps=8)
+  (tmp_path / "clips" / "bad.mp4").write_bytes(b"")
+  (tmp_path / "images").mkdir()
+  for k, name in enumerate(["d.png", "e.jpg", "f.webp"]):
+    Image.new("RGB", (20, 20), (60 * k, 0, 255)).save(tmp_path / "images" / name, quality=100)
+    (tmp_path / "images" / name).with_suffix(".txt").write_text(f"image {k}")
+  (tmp_path / "images" / "bad.png").write_bytes(b"")
+  return dataclasses.replace(
+    data, source="folder", path=str(tmp_path / "clips"), images=str(tmp_path / "images"),
+    holdout="none", caption_required=False,
+  )  # fmt: skip
+
+
+def test_images_of_their_own_are_encoded_beside_the_clips(mixed, tmp_path):
+  latents = tmp_path / "latents"
+  (tmp_path / "run").mkdir()
+  metadata = encode(
+    mixed, Pool(), PARAMS, latents, origin="tae", step=7, text=TEXT, batch=4,
+    workdir=str(tmp_path / "run"),
+  )  # fmt: skip
+  assert metadata["clips"] == {"train": 5, "validation": 5}
+  folders = sorted(str(p.relative_to(latents)) for p in latents.glob("*/*/*"))
+  assert folders == [f"{split}/{kind}" for split in ("train", "validation")
+                     for kind in ("image/1x16x16", "video/4x16x16")]  # fmt: skip
+  source = latent_sources(latents, "train", "image")["1x16x16"]
+  for k in range(3):
+    assert source[k]["captions"] == [f"image {k}"] and source[k]["latent"].shape == (1, 2, 2, 3)
+    expected = (np.array([60 * k, 0, 255]) / 127.5 - 1) * np.asarray(PARAMS["gain"])
+    assert np.abs(source[k]["latent"] - expected).max() < 0.2
+  rows = [json.loads(x) for x in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
+  assert {row["file"] for row in rows} == {"bad.mp4", "bad.png"}
+
+
+def test_a_change_of_either_folder_is_seen_where_it_is_still_there(mixed, tmp_path):
+  metadata = _run(mixed, tmp_path / "latents")
+  assert _run(mixed, tmp_path / "latents") == metadata
+  (tmp_path / "images" / "d.txt").write_text("another caption")
+  with pytest.raises(UserError, match="made with another images; remove it"):
+    _run(mixed, tmp_path / "latents")
+  (tmp_path / "images").rename(tmp_path / "moved")
+  assert _run(mixed, tmp_path / "latents") == metadata
+  with pytest.raises(UserError, match="made with another data"):
+    _run(dataclasses.replace(mixed, images=""), tmp_path / "latents")
+
+
+def test_images_alone_need_no_folder_of_clips(mixed, tmp_path):
+  alone = dataclasses.replace(mixed, path="", video_weight=0)
+  metadata = _run(alone, tmp_path / "latents")
+  assert metadata["clips"] == {"train": 3, "validation": 3} and "content" not in metadata
+  train = [latent_sources(tmp_path / "latents", "train", "image")["1x16x16"][k] for k in range(3)]
+  stacked = np.stack([record["latent"] for record in train]).reshape(-1, 3)
+  np.testing.assert_allclose(metadata["mean"], stacked.mean(0), rtol=1e-5)
+
+
+def test_latents_of_recipes_without_the_newer_fields_stay(data, tmp_path):
+  """What decides latents, as a manifest wrote it before there were images in folders."""
+  before = {
+    "source": "toy", "path": "", "world": "simple", "clips": 10, "held_out": 3, "variants": 1,
+    "durations": "single", "frames": 4, "height": 16, "width": 16, "fps": 8.0, "windows": 1,
+    "holdout": "file", "caption_required": True, "camera_tags": False, "seed": 0,
+  }  # fmt: skip
+  assert _run(data, tmp_path / "latents")["data"] == before
+  free = dataclasses.replace(data, image_batch=32, bad_limit=0.5)
+  assert _run(free, tmp_path / "latents")["data"] == before
 
 
 def test_an_autoencoder_that_breaks_is_told_with_the_clip(data, tmp_path):

@@ -348,6 +348,7 @@ def test_flops_are_averaged_over_the_kinds_of_batches(tmp_path):
   assert count() == video
   assert count(image_weight=1, video_weight=0) == video / 4
   assert count(image_weight=1, video_weight=3) == (3 * video + video / 4) / 4
+  assert count(image_weight=1, video_weight=3, image_batch=8) == (3 * video + 4 * video / 4) / 4
 
 
 def test_flops_of_a_generator_are_about_six_per_parameter_and_token(tmp_path, cached):

@@ -15,15 +15,18 @@ def test_the_meter_counts_steps_samples_waiting_and_pauses(monkeypatch):
   now = [10.0]
   monkeypatch.setattr(time, "perf_counter", lambda: now[0])
   monkeypatch.setattr(profile, "peak_flops", lambda device=None: 100.0)
-  meter = profile.Meter(batch=4, flops=50.0, devices=2)
+  meter = profile.Meter(flops=50.0, devices=2)
   meter.start(0, wait=1.0)
+  for samples in (4, 4, 4, 20):  # batches may differ
+    meter.add(samples)
   now[0] = 16.0
   meter.pause(2.0)
   rates = meter.read(8, wait=2.0)
   assert (rates.steps_per_second, rates.samples_per_second) == (2.0, 8.0)
   assert rates.data_wait == 0.25 and rates.mfu == 50.0 / (0.5 * 100.0 * 2)
   now[0] = 17.0
-  assert meter.read(9, wait=2.0).steps_per_second == 1.0, "each stretch stands alone"
+  alone = meter.read(9, wait=2.0)
+  assert (alone.steps_per_second, alone.samples_per_second) == (1.0, 0.0), "each stretch is alone"
 
 
 @pytest.mark.parametrize(
