@@ -69,6 +69,20 @@ def test_finetuning_is_of_16_s_at_16_and_10_67_s_at_24_frames_a_second():
   assert set(data.kinds) == {"video"} and config.optim.schedule == "cosine"
 
 
+def test_the_ablations_are_as_the_paper_says():
+  """[MG 3.6]"""
+  first, second = (tiny.load(name) for name in ("ablation_t2i", "ablation_t2v"))
+  assert (first.train.steps, first.optim.lr, first.data.global_batch) == (96_000, 3e-4, 9216)
+  assert (second.train.steps, second.optim.lr) == (100_000, 5e-5)
+  data = configs.build(DataConfig, second.data)
+  assert (data.rows("image"), data.rows("video")) == (4096, 256)
+  assert data.image_weight / data.video_weight == 0.02
+  assert {(b.frames, b.height, b.width) for b in data.buckets()} == {(128, 192, 352)}
+  assert {(b.height, b.width) for b in data.buckets("image")} == {(192, 352)}
+  assert second.model.dit.width == first.model.dit.width == 3072
+  assert second.model.dit.max_thw == (16, 22, 22)
+
+
 def test_quality_tuning_is_as_the_paper_says():
   """[MG 3.8]"""
   config = tiny.load("t2i_1024_tune")

@@ -158,6 +158,10 @@ class DataConfig:
     pairs: dict[Kind, int] = {"video": self.video_weight, "image": self.image_weight}
     return {kind: weight for kind, weight in pairs.items() if weight}
 
+  def rows(self, kind: Kind) -> int:
+    """Rows of a batch over all processes."""
+    return self.image_batch if kind == "image" and self.image_batch else self.global_batch
+
   def buckets(self, kind: Kind = "video") -> tuple[buckets.Bucket, ...]:
     """The shapes that clips or images ("image") are cut to, in order of preference."""
     if self.durations == "single":
@@ -275,7 +279,7 @@ def clip_feed(config: DataConfig) -> Feed:
   cuts = {"image": (1,) * len(lengths), "video": lengths}
   entries = []
   for kind, share in kinds.items():
-    rows = _rows(config, kind)
+    rows = config.rows(kind) // config.global_batch
     for (name, source), weight in _weighted(opened[kind], share):
       for length, count in collections.Counter(cuts[kind]).items():
         label = f"{kind}/{name}" + (f"/{length}" if kind == "video" and length else "")
@@ -320,7 +324,7 @@ def latent_feed(
     kind: latent_sources(latents, "train", kind, limit=config.bad_limit) for kind in config.kinds
   }
   entries = [
-    Entry(f"{kind}/{name}", source, row, weight, _rows(config, kind))
+    Entry(f"{kind}/{name}", source, row, weight, config.rows(kind) // config.global_batch)
     for kind, share in config.kinds.items()
     for (name, source), weight in _weighted(opened[kind], share)
   ]
@@ -331,11 +335,6 @@ def _weighted(sources: dict[str, Source], share: int):
   """Sources with integer weights in proportion to their volume, `share` times each window."""
   weights = volume_weights([len(source) for source in sources.values()])
   return zip(sources.items(), [share * weight for weight in weights], strict=True)
-
-
-def _rows(config: DataConfig, kind: Kind) -> int:
-  """Rows of an element of the stream, see `Entry`."""
-  return max(1, config.image_batch // config.global_batch) if kind == "image" else 1
 
 
 def _name(config: DataConfig) -> str:

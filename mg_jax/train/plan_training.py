@@ -16,6 +16,7 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
+from mg_jax.data.mediafiles import Kind
 from mg_jax.data.recipe import DataConfig
 from mg_jax.data.streams import TextConfig
 from mg_jax.kernels.platform import platform
@@ -95,9 +96,15 @@ def abstract_training(
 
 
 def _flow_matching(config, data):
-  clip = largest_clip(data)
-  latent = TAE(latent=config["model"]["dit"]["channels"], parent=None).latent_shape(*clip)
-  return generator_objective(config), abstract_clips(config, data.global_batch, latent), clip
+  """Of images and of clips, whichever batch has more tokens of pictures and text."""
+  dit, batches = config["model"]["dit"], []
+  read = sum(fields["length"] for fields in config["text"].values())
+  for kind in data.kinds:
+    clip, rows = largest_clip(data, kind), data.rows(kind)
+    latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
+    batches.append((rows * (latent_tokens(dit, latent[:3]) + read), rows, latent, clip))
+  _, rows, latent, clip = max(batches)
+  return generator_objective(config), abstract_clips(config, rows, latent), clip
 
 
 def _soundtrack(config, data):
@@ -149,10 +156,9 @@ def latent_tokens(dit: Mapping[str, Any], latent: Sequence[int]) -> int:
   return math.prod(patches.grid(tuple(latent), tuple(dit["patch"])))
 
 
-def largest_clip(data: DataConfig) -> tuple[int, int, int]:
+def largest_clip(data: DataConfig, kind: Kind = "video") -> tuple[int, int, int]:
   """(frames, height, width) of the bucket with the most pixels."""
-  shapes = data.buckets("video" if data.video_weight else "image")
-  return max(((b.frames, b.height, b.width) for b in shapes), key=math.prod)
+  return max(((b.frames, b.height, b.width) for b in data.buckets(kind)), key=math.prod)
 
 
 def abstract_clips(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import clip_long, dacvae, soundtrack, t2v_256, t2v_768, tae, tae_gan
+from experiments import ablation_t2v, clip_long, dacvae, soundtrack, t2v_256, t2v_768, tae, tae_gan
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
@@ -74,6 +74,17 @@ def test_the_largest_bucket_is_planned():
   assert frames == 256 and 768**2 <= height * width < 1.01 * 768**2
   single = configs.build(DataConfig, _tiny(frames=8, width=48)["data"])
   assert largest_clip(single) == (8, 32, 48)
+  assert largest_clip(single, "image") == (1, 32, 48)
+
+
+def test_the_batch_with_the_most_tokens_is_planned():
+  """Of the ablations, 4096 images with their prompts are more than 256 clips with theirs."""
+  config = configs.to_dict(ablation_t2v.get_config())
+  _, batch, clip = abstract_training(config)
+  assert clip == (1, 192, 352) and batch["latent"].shape == (4096, 1, 24, 44, 16)
+  config["data"]["image_batch"] = 512
+  _, batch, clip = abstract_training(config)
+  assert clip == (128, 192, 352) and batch["latent"].shape == (256, 16, 24, 44, 16)
 
 
 def test_a_batch_holds_features_of_frozen_encoders_and_ids_of_others():
