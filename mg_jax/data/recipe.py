@@ -56,7 +56,8 @@ class DataConfig:
       aspect ratios around `height` x `height` pixels.
     frames, height, width, fps: of the single bucket; sides in pixels.
     windows: most clips cut from one file of a folder.
-    holdout: how a folder is split: "file" by name, "tail" the last fifth of each file, "none".
+    holdout: how a folder is split: "file" by name, "tail" the last fifth of each file (images by
+      name), "none".
     caption_required: whether a clip without a caption is an error.
     lengths: frame counts of the video batches of an autoencoder, each as often as the
       others, cut from a random start of a clip; () takes clips whole.
