@@ -242,13 +242,13 @@ def _scanned(config: DataConfig, path: str, choices, **how) -> FolderIndex:
   )
   for item in index.rejected:
     _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
-  noun = "images" if how["kind"] == "image" else "clips"
+  noun, more = ("images", "") if how["kind"] == "image" else ("clips", "data.holdout=tail or ")
   _log.info("%s: %d %s, %d files rejected", path, len(index.windows), noun, len(index.rejected))
   if index.buckets("validation"):
     return index
   _log.warning(
-    "%s: no %s is held out, so evaluations see %s that are trained on; data.holdout=tail or "
-    "more files would hold some out", path, noun[:-1], noun,
+    "%s: no %s is held out, so evaluations see %s that are trained on; %smore files would hold "
+    "some out", path, noun[:-1], noun, more,
   )  # fmt: skip
   shown = [dataclasses.replace(window, split="validation") for window in index.windows[:SHOWN]]
   return dataclasses.replace(index, windows=(*index.windows, *shown))
