@@ -58,7 +58,8 @@ class DataConfig:
       `height` x `width`.
     frames, height, width, fps: of the single bucket; sides in pixels.
     windows: most clips cut from one file of a folder.
-    holdout: how a folder is split: "file" by name, "tail" the last fifth of each file, "none".
+    holdout: how a folder is split: "file" by name, "tail" the last fifth of each file (images by
+      name), "none".
     caption_required: whether a clip without a caption is an error.
     lengths: frame counts of the video batches of an autoencoder, each as often as the
       others, cut from a random start of a clip; () takes clips whole.
@@ -252,13 +253,13 @@ def _scanned(config: DataConfig, path: str, kind: Kind, **how) -> FolderIndex:
   )
   for item in index.rejected:
     _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
-  noun = "images" if kind == "image" else "clips"
+  noun, more = ("images", "") if kind == "image" else ("clips", "data.holdout=tail or ")
   _log.info("%s: %d %s, %d files rejected", path, len(index.windows), noun, len(index.rejected))
   if index.buckets("validation"):
     return index
   _log.warning(
-    "%s: no %s is held out, so evaluations see %s that are trained on; data.holdout=tail or "
-    "more files would hold some out", path, noun[:-1], noun,
+    "%s: no %s is held out, so evaluations see %s that are trained on; %smore files would hold "
+    "some out", path, noun[:-1], noun, more,
   )  # fmt: skip
   shown = [dataclasses.replace(window, split="validation") for window in index.windows[:SHOWN]]
   return dataclasses.replace(index, windows=(*index.windows, *shown))
