@@ -1,9 +1,9 @@
 """Sound for a video file, from text, or around sound that is given, as files [MG 6.2].
 
 A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is out.wav. Beside it
-lie out.wav, out.json (what was asked and made, with the scores of all candidates) and, where
-matplotlib is installed, out.png, waveform and spectrogram. All of them appear together when all is
-done, or none does. Frames are read window by window, so memory does not grow with the picture.
+lie out.wav, out.json (what was asked and made, with the scores of all candidates and the loudness
+of the result) and, where matplotlib is installed, out.png, waveform and spectrogram. All of them
+appear together when all is done, or none does. Frames are read window by window, so memory does not grow with the picture.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ import numpy as np
 from mg_jax.app import known_sound
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic, audio, muxing, sound_text, video
+from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import prompts, sound_plots
 from mg_jax.sampling.soundtrack import Request, Video
 
 _log = logging.getLogger(__name__)
 SHOWN_S = 30.0  # of the sound, in the picture
 MAX_FPS = 50.0  # twice as many frames as there are latents: more would be read for nothing
-_VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,12 +187,15 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       sound_plots.plot(parts["png"], shown, rate=pipeline.rate, title=captions[0])
     except UserError as e:
       _log.warning("no picture: %s", e)
+    level = loudness(made.wave, rate=pipeline.rate)
     record = {
       "origin": pipeline.origin,
       "settings": dataclasses.asdict(dataclasses.replace(pipeline.settings, **changes)),
       "video": order.video,
       "sound": order.sound,
       "seconds": seconds,
+      # None, as JSON has no infinity: silence, or less than the 0.4 s it is defined for.
+      "loudness_lufs": level if math.isfinite(level) else None,
       "seed": order.seed,
       "captions": list(captions),
       "made": given.made if given else [(0.0, seconds)],
