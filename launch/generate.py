@@ -41,7 +41,8 @@ _FLAGS = (
   flags.DEFINE_float("seconds", None, "Length of sound from text alone."),
   flags.DEFINE_multi_float("extend", [], "Seconds made after the known sound; negative: before."),
   flags.DEFINE_multi_string("infill", [], "START:END in seconds of the sound that is made anew."),
-  flags.DEFINE_integer("candidates", None, "Sounds made, of which the best is kept."),
+  flags.DEFINE_integer("candidates", None, "Sounds made for a request, of which the one that its "
+                       "conditions explain best is kept; with 1 none is scored."),
   flags.DEFINE_float("window_s", None, "Seconds of sound made at once; longer sound is joined."),
   flags.DEFINE_float("hop_s", None, "Seconds from one window to the next."),
   flags.DEFINE_string("long_form", None, "How windows join: multidiffusion or autoregressive."),
