@@ -51,7 +51,7 @@ def blocks(frames, height=24, width=32):
 @pytest.mark.parametrize("frames", [1, 20, 32, 33, 75])
 def test_a_video_comes_back_from_its_latents(tmp_path, frames):
   write_video(tmp_path / "in.mp4", blocks(frames), fps=12)
-  encode_video(autoencoder(), tmp_path / "in.mp4", tmp_path / "latents")
+  assert encode_video(autoencoder(), tmp_path / "in.mp4", tmp_path / "latents") == frames
   source = RecordSource(tmp_path / "latents")
   records = [source[i] for i in range(len(source))]
   assert [r["start"] for r in records] == list(range(0, frames, 32))
@@ -66,12 +66,15 @@ def test_a_video_comes_back_from_its_latents(tmp_path, frames):
   assert np.abs(back.astype(int) - blocks(frames)).mean() < 4
 
 
-def test_size_rate_and_time_are_as_asked(tmp_path):
+def test_size_rate_and_time_are_as_asked(tmp_path, caplog):
   write_video(tmp_path / "in.mp4", blocks(40), fps=10)
-  how = encode_video(
+  frames = encode_video(
     autoencoder(), tmp_path / "in.mp4", tmp_path / "latents", size=20, fps=5, seconds=2.0
   )
-  assert how.size == (16, 24) and "scaled" in how.notice and "cut" in how.notice
+  [notice] = caplog.messages
+  assert frames == 10 and "scaled" in notice and "cut" in notice
+  metadata = RecordSource(tmp_path / "latents").metadata
+  assert (metadata["height"], metadata["width"]) == (16, 24)
   assert decode_latents(autoencoder(), tmp_path / "latents", tmp_path / "out.mp4") == 10
   assert probe(tmp_path / "out.mp4").fps == 5
 
