@@ -59,7 +59,7 @@ EXTRAS = {
 setup(
   name="mg_jax",
   version=_VERSION.group(1),
-  description="An open Movie Gen in JAX and Flax: text to video, sound for video, and their autoencoders.",
+  description="Movie Gen in JAX and Flax: text to video, sound for video, and their autoencoders.",
   long_description=_README.read_text() if _README.exists() else "",
   long_description_content_type="text/markdown",
   license="Apache-2.0",

@@ -3,7 +3,8 @@
 A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is out.wav. Beside it
 lie out.wav, out.json (what was asked and made, with the scores of all candidates and the loudness
 of the result) and, where matplotlib is installed, out.png, waveform and spectrogram. All of them
-appear together when all is done, or none does. Frames are read window by window, so memory does not grow with the picture.
+appear together when all is done, or none does. Frames are read window by window, so memory does not
+grow with the picture.
 """
 
 import contextlib

@@ -11,7 +11,6 @@ import math
 import jax
 import numpy as np
 
-from mg_jax.core.errors import UserError
 from mg_jax.losses import audio as losses
 
 _EPS = 1e-8

@@ -181,10 +181,11 @@ def test_fit_prefers_what_the_conditions_explain():
 
 def test_one_candidate_is_the_first_of_several_and_is_not_scored(pipeline):
   def scorer(pair, latents, **where):
-    return np.eye(len(latents))[0]
+    assert len(latents) == 3
+    return np.eye(3)[0]
 
   first = dataclasses.replace(pipeline, scorer=scorer)(Request(1.0), candidates=3)
-  alone = dataclasses.replace(pipeline, scorer=None)(Request(1.0), candidates=1)
+  alone = dataclasses.replace(pipeline, scorer=scorer)(Request(1.0), candidates=1)
   assert first.chosen == 0 and alone.scores == (0.0,)
   np.testing.assert_allclose(alone.wave, first.wave, atol=1e-4)
 

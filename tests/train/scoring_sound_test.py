@@ -84,7 +84,8 @@ def test_loudness_and_leakage_stand_beside_the_rates(tmp_path, monkeypatch):
 
 def test_what_is_undefined_for_silence_is_null_in_the_file(tmp_path, monkeypatch):
   monkeypatch.setattr(scoring_sound, "SHOWN", 0)
-  report = score_sound(Pipeline(lambda r: np.zeros(round(RATE * r.seconds))), TOY, tmp_path, count=2)
+  silent = Pipeline(lambda request: np.zeros(round(RATE * request.seconds)))
+  report = score_sound(silent, TOY, tmp_path, count=2)
   assert report.rows["made"]["loudness_lufs"] == -np.inf
   text = (tmp_path / "scores.json").read_text()
   assert "NaN" not in text and "Infinity" not in text
