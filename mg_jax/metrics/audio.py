@@ -24,7 +24,7 @@ def _measure(prediction_T, target_T, rate):
 
 
 class SoundFidelity:
-  """Streaming comparison of one sound with what it should equal; `merge` joins those of several.
+  """Streaming comparison of sounds with what they should equal; `end` separates them.
 
   Distances of several sounds are weighed by their length, SI-SDR is averaged over sounds.
   """
@@ -66,13 +66,6 @@ class SoundFidelity:
     if self._moments[0]:
       self._ratios.append(_si_sdr(self._moments))
       self._moments = np.zeros(6)
-
-  def merge(self, other: "SoundFidelity") -> None:
-    """Adds the sounds of another accumulator, both ended."""
-    self._samples += other._samples
-    self._ratios += other._ratios
-    for name, value in other._sums.items():
-      self._sums[name] += value
 
   def compute(self) -> dict[str, float]:
     """{"mel", "stft", "si_sdr" in dB, "seconds", "sounds"}; ends the sound. Of nothing: nan."""

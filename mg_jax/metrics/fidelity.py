@@ -99,12 +99,6 @@ class Fidelity:
         self._sums[name] += float(value)
       self._frames += 1
 
-  def merge(self, other: "Fidelity") -> None:
-    """Adds the frames of another accumulator."""
-    self._frames += other._frames
-    for name, value in other._sums.items():
-      self._sums[name] += value
-
   def compute(self) -> dict[str, float]:
     """{"psnr" in dB, "ssim", "frames"}; the means of no frames are nan."""
     means = {name: s / self._frames if self._frames else math.nan for name, s in self._sums.items()}

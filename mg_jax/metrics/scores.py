@@ -81,12 +81,6 @@ class Scores:
       self._passed[name] = self._passed.get(name, 0) + passed
       self._count[name] = self._count.get(name, 0) + 1
 
-  def merge(self, other: "Scores") -> None:
-    """Adds the counts of another accumulator."""
-    for name, count in other._count.items():
-      self._passed[name] = self._passed.get(name, 0) + other._passed[name]
-      self._count[name] = self._count.get(name, 0) + count
-
   def compute(self) -> dict[str, Rate]:
     """Rates by criterion: "all" first, the others sorted by name."""
     names = sorted(self._count, key=lambda name: (name != ALL, name))

@@ -71,11 +71,6 @@ def memory_gib() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def steps_within(seconds: float, step_seconds: float, *, reserve: float = 0.0) -> int:
-  """How many steps of a measured duration fit a budget, of which `reserve` seconds are kept."""
-  return max(1, int((seconds - reserve) / step_seconds))
-
-
 @dataclasses.dataclass(frozen=True)
 class Rates:
   """What a stretch of training achieved."""

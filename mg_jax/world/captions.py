@@ -82,15 +82,6 @@ def short_caption(scene: Scene) -> str:
   return " and ".join(parts) + _canonical_background(scene)
 
 
-def image_caption(scene: Scene) -> str:
-  """Canonical phrase for a single frame, without motion: "a red star on a light background"."""
-  if scene.sign is not None:
-    return short_caption(scene)
-  return " and ".join(_canonical_noun(group) for group in groups(scene)) + _canonical_background(
-    scene
-  )
-
-
 def _canonical_background(scene: Scene) -> str:
   """" on a light background" and so on; the plain dark one goes without saying."""
   name = facts(scene)["background"]

@@ -1,12 +1,10 @@
 """Features of folders: which pictures count, what is written, and the command over them."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
 
 from mg_jax.core.errors import UserError
@@ -17,8 +15,6 @@ from mg_jax.models.vision import FrozenVision
 from mg_jax.train import features
 from mg_jax.train.features import pictures, write_features
 from tests.models.vision_test import save
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Means:
@@ -117,24 +113,7 @@ def test_a_stopped_run_leaves_no_record_of_old_features(tmp_path, monkeypatch):
   assert not path.with_suffix(".json").exists()
 
 
-@pytest.fixture
-def command(capsys):
-  """Runs the main of launch/frechet.py; returns what it prints."""
-  known = set(flags.FLAGS)
-
-  def run(*arguments):
-    main = runpy.run_path(str(ROOT / "launch" / "frechet.py"), run_name="frechet_under_test")
-    try:
-      main["main"](flags.FLAGS(["frechet.py", *arguments], known_only=True)[:1])
-    finally:
-      for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
-    return capsys.readouterr().out
-
-  return run
-
-
-def test_the_command_compares_folders_and_files(tmp_path, command):
+def test_the_command_compares_folders_and_files(tmp_path, run_main):
   save(tmp_path / "clip")
   rng = np.random.default_rng(0)
   for name, count, high in (("real", 12, 256), ("made", 9, 90)):
@@ -143,7 +122,7 @@ def test_the_command_compares_folders_and_files(tmp_path, command):
       still(tmp_path / name / f"{number}.png", rng.integers(0, high, 3))
   real, made, out = (str(tmp_path / name) for name in ("real", "made", "out"))
   tower = f"--features={tmp_path / 'clip'}"
-  printed = command(f"--reference={real}", f"--samples={made}", tower, f"--out={out}")
+  printed = run_main("frechet", f"--reference={real}", f"--samples={made}", tower, f"--out={out}")
   a, b = (np.load(f"{out}/{name}.npy") for name in ("reference", "samples"))
   assert a.shape == (12, 6) and b.shape == (9, 6)
   moments = Moments(6), Moments(6)
@@ -155,13 +134,13 @@ def test_the_command_compares_folders_and_files(tmp_path, command):
   np.testing.assert_array_equal(FrozenVision(tmp_path / "clip")(pixels)[0], a[0])
   # The features of the reference serve again, and one network is not compared with another.
   files = f"--reference={out}/reference.npy", f"--samples={out}/samples.npy"
-  assert command(*files) == printed
+  assert run_main("frechet", *files) == printed
   Path(f"{out}/samples.json").write_text('{"network": "another"}')
   with pytest.raises(UserError, match="compute both with one network"):
-    command(*files)
+    run_main("frechet", *files)
 
 
-def test_the_command_names_the_distance_of_a_published_network(tmp_path, command):
+def test_the_command_names_the_distance_of_a_published_network(tmp_path, run_main):
   rng = np.random.default_rng(0)
   paths = []
   for name in ("a", "b"):
@@ -169,7 +148,7 @@ def test_the_command_names_the_distance_of_a_published_network(tmp_path, command
     np.save(paths[-1], rng.standard_normal((50, 4)))
     (tmp_path / f"{name}.json").write_text('{"network": "vggish-audioset"}')
   value = frechet(*paths).value
-  printed = command(f"--reference={paths[0]}", f"--samples={paths[1]}")
+  printed = run_main("frechet", f"--reference={paths[0]}", f"--samples={paths[1]}")
   assert printed == f"FAD {value:.6g}: 50 and 50 rows of 4 dimensions\n"
 
 
@@ -181,6 +160,6 @@ def test_the_command_names_the_distance_of_a_published_network(tmp_path, command
   (("--reference=a.npy", "--samples=b.npy"), "a.npy is no readable .npy"),
   (("--reference=a.npy", "--samples=.", "--features=x", "--out=y"), "x"),
 ])  # fmt: skip
-def test_mistakes_of_the_command_are_one_sentence(command, arguments, words):
+def test_mistakes_of_the_command_are_one_sentence(run_main, arguments, words):
   with pytest.raises(UserError, match=words):
-    command(*arguments)
+    run_main("frechet", *arguments)
