@@ -126,7 +126,7 @@ class Module:
     text = "\n".join(self._bodies.get(condition.group(1), ())) if condition else ""
     limits = set(re.findall(r"[su]32\[\][^=]* constant\((\d+)\)", text))
     if len(limits) != 1:
-      raise ValueError(f"a loop with collectives does not tell how often it runs: {line[:200]}")
+      raise ValueError(f"a loop with collectives has no known trip count: {line[:200]}")
     return int(limits.pop())
 
   def collectives(self, name: str) -> list[Found]:

@@ -4,7 +4,7 @@ The short caption is what a tiny model is trained on. Natural captions choose am
 wordings by (seed, index, variant), so a dataset may show each scene under several captions, as
 different captioners would give [MG 3.2.1]. The word on a sign stands in quotation marks, as text
 to be drawn does in [MG 3.1.4]. `prompts.parse_prompt` reads all of them back, but not those of a
-single frame, which tell places and no motion.
+single frame, which name places and no motion.
 """
 
 import numpy as np

@@ -193,7 +193,7 @@ def test_one_candidate_is_the_first_of_several_and_is_not_scored(pipeline):
 def test_what_cannot_be_made_is_told(pipeline):
   with pytest.raises(UserError, match="there is no setting tempo"):
     pipeline(Request(1.0), tempo=3)
-  with pytest.raises(UserError, match="learned sounds of at most 1.0 s"):
+  with pytest.raises(UserError, match="trained on sounds of at most 1.0 s"):
     pipeline(Request(1.0), window_s=2.0)
   broken = jax.tree.map(lambda x: x * jnp.nan, pipeline.params)
   with pytest.raises(UserError, match="not finite"):
