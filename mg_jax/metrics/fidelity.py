@@ -77,7 +77,7 @@ def _measure(prediction_HWC: Array, target_HWC: Array) -> tuple[Array, Array]:
 
 
 class Fidelity:
-  """Streaming means over frames; two accumulators of disjoint frames are joined by `merge`."""
+  """Streaming means over frames."""
 
   def __init__(self) -> None:
     self._frames = 0

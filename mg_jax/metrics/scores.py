@@ -53,8 +53,6 @@ def wilson(passed: int | float, count: int, *, z: float = Z_95) -> Rate:
 class Scores:
   """Streaming accumulator; criterion `"all"` counts the clips that passed everything asked of them;
   shares do not bear on it.
-
-  Two accumulators of disjoint clips are joined by `merge`.
   """
 
   def __init__(self) -> None:

@@ -63,7 +63,7 @@ def utilisation(flops: float, seconds: float, devices: int) -> float | None:
 
 
 def memory_gib() -> float:
-  """Peak memory in GiB: of the first local device, or of the process where devices do not tell."""
+  """Peak memory in GiB: of the first local device, or of the process where that reports none."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"] / 2**30

@@ -118,7 +118,7 @@ class Module:
     """How often a loop runs.
 
     Raises:
-      ValueError: where its text does not tell.
+      ValueError: where the trip count is not in the text.
     """
     if match := _TRIPS.search(line):
       return int(match.group(1))
