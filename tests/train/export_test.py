@@ -297,24 +297,3 @@ def test_the_command_reconstructs_a_video(run):
   for wrong in ("--size=0", "--size=8,8,8", "--out=", "--step=99"):
     refused = _launch("reconstruct.py", *arguments, f"--out={out}", wrong)
     assert refused.returncode == 2 and refused.stderr.count("error: ") == 1, refused.stderr
-
-
-@pytest.mark.slow
-def test_the_commands_take_a_video_to_latents_and_back(run):
-  clip = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3)).astype(np.uint8)
-  write_video(run.parent / "in.mp4", clip, fps=10)
-  workdir, latents = f"--workdir={run.parent / 'tae'}", run.parent / "latents"
-  source = [workdir, f"--video={run.parent / 'in.mp4'}", f"--out={latents}"]
-  done = _launch("encode.py", *source, "--size=16", "--seconds=3.5")
-  assert done.returncode == 0 and f"{latents}: latents of 35 frames" in done.stderr, done.stderr
-  back = [workdir, f"--latents={latents}", f"--out={run.parent / 'back.mp4'}"]
-  done = _launch("reconstruct.py", *back)
-  assert done.stdout == f"{run.parent / 'back.mp4'}: 35 frames\n", done.stderr
-  info = probe(run.parent / "back.mp4")
-  assert (info.frames, info.height, info.width, info.fps) == (35, 16, 24, 10)
-  for main, arguments in (
-    ("encode.py", [*source, "--distributed"]), ("encode.py", source[:2]), ("encode.py", [workdir]),
-    ("reconstruct.py", [*back, "--size=16"]), ("reconstruct.py", [*back, source[1]]),
-  ):  # fmt: skip
-    refused = _launch(main, *arguments)
-    assert refused.returncode == 2 and refused.stderr.count("error: ") == 1, refused.stderr
