@@ -31,6 +31,7 @@ REQUIRES = [
   "pillow>=11.0",
   "tqdm>=4.66",
   "pyyaml>=6.0",
+  "pyloudnorm>=0.2",
 ]
 
 EXTRAS = {
@@ -42,7 +43,6 @@ EXTRAS = {
   ],
   "import": ["torch>=2.6", "huggingface_hub>=0.30"],
   "parity": ["torch>=2.6", "diffusers>=0.35", "transformers>=4.55", "scikit-image>=0.24"],
-  "audio": ["pyloudnorm>=0.2"],
   "plot": ["matplotlib>=3.9"],
   "log": ["tensorboardX>=2.6.4"],
   "dev": [
@@ -59,7 +59,7 @@ EXTRAS = {
 setup(
   name="mg_jax",
   version=_VERSION.group(1),
-  description="An open Movie Gen in JAX and Flax: video, audio, editing and personalization.",
+  description="Movie Gen in JAX and Flax: text to video, sound for video, and their autoencoders.",
   long_description=_README.read_text() if _README.exists() else "",
   long_description_content_type="text/markdown",
   license="Apache-2.0",

@@ -17,8 +17,8 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
 _log = logging.getLogger("mg_jax")
-_FROM = flags.DEFINE_list("from", [], "Workdirs, each maybe with :STEP; its newest by default.")
-_WEIGHTS = flags.DEFINE_list("weights", [], "One for each, with the sum 1; by default equal.")
+_FROM = flags.DEFINE_list("from", [], "Workdirs, each as DIR or DIR:STEP; default the newest step.")
+_WEIGHTS = flags.DEFINE_list("weights", [], "A weight for each, summing to 1; default equal.")
 _TO = flags.DEFINE_string("to", None, "Workdir to be made.")
 
 

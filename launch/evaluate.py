@@ -1,4 +1,7 @@
-"""Scores a generator on the toy world: makes held-out clips, or their sound, and measures them.
+"""Scores a generator: makes clips for held-out prompts, or sound for held-out clips, and measures.
+
+Clips, and sounds by --measure=sound, are those of the toy world, whose oracles measure them; infill
+and seams are measured for runs on folders of files as well.
 
 python launch/evaluate.py --workdir=runs/t2v --count=100
 python launch/evaluate.py --workdir=runs/soundtrack --condition=video
@@ -27,10 +30,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones c
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Text guidance; 1 is none.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
 _CONDITION = flags.DEFINE_enum(
-  "condition", "both", ["both", "video", "text"], "What a model of sound is given of a clip."
+  "condition", "both", ["both", "video", "text"], "What a model of sound is conditioned on."
 )
 _MEASURE = flags.DEFINE_enum(
-  "measure", "sound", ["sound", "infill", "seams"], "What is judged of a model of sound."
+  "measure", "sound", ["sound", "infill", "seams"], "What is measured of a model of sound."
 )
 
 
@@ -54,11 +57,11 @@ def main(argv: list[str]) -> None:
       "sound": scoring_sound.score_sound, "infill": scoring_context.score_infill,
       "seams": scoring_context.score_seams,
     }[_MEASURE.value]  # fmt: skip
-    heard = measure(
+    found = measure(
       load_soundtrack(_WORKDIR.value), soundtrack_data(_WORKDIR.value), folder,
       count=_COUNT.value, seed=_SEED.value, **given, **changes,
     )  # fmt: skip
-    _log.info("%s\n%s", folder, heard.table)
+    _log.info("%s\n%s", folder, found.table)
     return
   report = score(
     load_text_to_video(_WORKDIR.value),

@@ -23,9 +23,9 @@ _IMAGE = flags.DEFINE_string("image", None, "Container image with the checkout a
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Of a slice, such as v5p:4x4x4 or v6e:16x16.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices that train together.")
 _HOST_CHIPS = flags.DEFINE_integer("host_chips", 4, "Chips of a host of the node pool.")
-_RESTARTS = flags.DEFINE_integer("restarts", 20, "How often the pods may start again.")
+_RESTARTS = flags.DEFINE_integer("restarts", 20, "Restarts of the pods that are allowed.")
 _NAMESPACE = flags.DEFINE_string("namespace", "default", "Of the cluster.")
-_ACCOUNT = flags.DEFINE_string("service_account", "", "Whose rights the pods have.")
+_ACCOUNT = flags.DEFINE_string("service_account", "", "Kubernetes service account of the pods.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the manifest and the command, run nothing.")
 
 

@@ -3,8 +3,8 @@
 
 python launch/gpu.py --out=runs/gpu --minutes=6.5
 
-Each task leaves its result in the folder and is passed over when run again; the training goes on
-where it stopped. Tasks run in processes of their own, so that none inherits another's memory.
+Each task leaves its result in the folder and is skipped when run again; the training resumes.
+Tasks run in processes of their own, so that none inherits another's memory.
 """
 
 import logging
@@ -24,7 +24,7 @@ from mg_jax.data import atomic
 
 _log = logging.getLogger("mg_jax")
 _OUT = flags.DEFINE_string("out", "runs/gpu", "Folder of the results.")
-_MINUTES = flags.DEFINE_float("minutes", 6.5, "Of training; the other tasks come on top.")
+_MINUTES = flags.DEFINE_float("minutes", 6.5, "Of training; the other tasks take their own time.")
 _TASKS = flags.DEFINE_list(
   "tasks", ["parity", "bench", "memory", "train"], "What to run, in this order."
 )

@@ -1,4 +1,4 @@
-"""Plans an experiment for a pod that is not here: memory, traffic, least time. See docs/plans.md.
+"""Plans an experiment for a pod, without one: memory, traffic, least time. See docs/plans.md.
 
 python launch/plan.py --config=experiments/t2v_768.py --topology=v5p:8x8x8 --mesh=1,64,1,8 \
   --remat=full --config.data.global_batch=64

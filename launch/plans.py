@@ -1,9 +1,9 @@
-"""Makes docs/plans.md: plans every recipe of the paper on pods that are not here, one at a time.
+"""Makes docs/plans.md: plans every recipe of the paper for pods, without them, one at a time.
 
 python launch/plans.py --only=h200
 
 What is planned already is left as it is, so the command can be stopped and run again; the page is
-written anew after each plan. A plan takes from half a minute to some minutes.
+rewritten after each plan. A plan takes from half a minute to some minutes.
 """
 
 import pathlib

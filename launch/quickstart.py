@@ -1,6 +1,6 @@
 """Trains a small autoencoder and a small text-to-video model from scratch, samples and scores.
 
-Everything lands in one folder; run again, it goes on where it stopped.
+Everything lands in one folder; run again, it resumes.
 """
 
 import logging

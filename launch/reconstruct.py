@@ -2,6 +2,7 @@
 
 python launch/reconstruct.py --workdir=runs/tae --video=in.mp4 --out=out.mp4
 python launch/reconstruct.py --workdir=runs/dacvae --sound=in.mp3 --out=out.wav
+python launch/reconstruct.py --workdir=runs/tae --latents=FOLDER --out=out.mp4   # by encode.py
 """
 
 import logging
@@ -19,8 +20,9 @@ _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained autoencoder's run.")
 _VIDEO = flags.DEFINE_string("video", None, "The video.")
 _SOUND = flags.DEFINE_string("sound", None, "Or any file with sound, for an audio codec.")
+_LATENTS = flags.DEFINE_string("latents", None, "Or latents of a video, a folder of encode.py.")
 _OUT = flags.DEFINE_string("out", None, "Of a video: original, reconstruction, difference: an mp4. "
-                           "Of a sound: the reconstruction, a wav.")  # fmt: skip
+                           "Of a sound or latents: the reconstruction, a wav or mp4.")  # fmt: skip
 _SECONDS = flags.DEFINE_float("seconds", None, "Stop after this time; default all there is.")
 _SIZE = flags.DEFINE_list("size", [], "Pixels: SHORTER_SIDE or HEIGHT,WIDTH; default the video's.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default the video's.")
@@ -31,16 +33,19 @@ _STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
-  if bool(_VIDEO.value) == bool(_SOUND.value):
-    raise UserError("give one of --video and --sound; see --help")
+  if sum(map(bool, (_VIDEO.value, _SOUND.value, _LATENTS.value))) != 1:
+    raise UserError("give one of --video, --sound and --latents; see --help")
   for flag in (_WORKDIR, _OUT):
     if not flag.value:
       raise UserError(f"--{flag.name} is missing; see --help")
-  if len(_SIZE.value) > 2 or not all(text.isdecimal() and int(text) for text in _SIZE.value):
-    raise UserError(f"--size={','.join(_SIZE.value)} is no SHORTER_SIDE or HEIGHT,WIDTH in pixels")
-  sides = tuple(map(int, _SIZE.value))
+  unused = (_SIZE, _FPS, _TILES) if _SOUND.value else (_SIZE, _FPS, _SECONDS)
+  for flag in unused if not _VIDEO.value else ():
+    if flag.value:
+      raise UserError(f"--{flag.name} is for --video; leave it out")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.data import fitting
   from mg_jax.models import tiling
+  from mg_jax.sampling.latents import decode_latents
   from mg_jax.train import export
   from mg_jax.train.reconstruct import reconstruct
   from mg_jax.train.reconstruct_sound import reconstruct_sound
@@ -53,15 +58,13 @@ def main(argv: list[str]) -> None:
       f"SI-SDR {report['si_sdr']:.2f} dB over {report['seconds']:.2f} s"
     )
     return
+  size, tiles = fitting.parse_size(_SIZE.value), tiling.parse(_TILES.value)
+  autoencoder = export.load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiles)
+  if _LATENTS.value:
+    print(f"{_OUT.value}: {decode_latents(autoencoder, _LATENTS.value, _OUT.value)} frames")
+    return
   report = reconstruct(
-    export.load_autoencoder(
-      _WORKDIR.value, step=_STEP.value, tiling=tiling.parse(_TILES.value)
-    ),
-    _VIDEO.value,
-    _OUT.value,
-    size=(sides[0] if len(sides) == 1 else sides) if sides else None,
-    fps=_FPS.value,
-    seconds=_SECONDS.value,
+    autoencoder, _VIDEO.value, _OUT.value, size=size, fps=_FPS.value, seconds=_SECONDS.value
   )
   print(
     f"{_OUT.value}: PSNR {report['psnr']:.2f} dB, SSIM {report['ssim']:.4f} "

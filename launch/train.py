@@ -1,4 +1,4 @@
-"""Trains an experiment, or goes on with it.
+"""Trains an experiment, or resumes it.
 
 python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
 

@@ -4,6 +4,8 @@ Everything here must happen before the first import of jax, which reads its envi
 """
 
 import os
+import runpy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
@@ -39,3 +41,23 @@ def media() -> Path:
   if not folder.is_dir():
     pytest.skip(f"no media at {folder}; set MG_TEST_MEDIA to a folder that has them")
   return folder
+
+
+@pytest.fixture
+def run_main(capsys) -> Iterator[Callable[..., str]]:
+  """Runs a main of launch/ in this process: (name, *arguments) -> what it printed."""
+  known = set(flags.FLAGS)
+
+  def forget() -> None:
+    for name in set(flags.FLAGS) - known:
+      delattr(flags.FLAGS, name)
+
+  def run(name: str, *arguments: str) -> str:
+    forget()
+    path = Path(__file__).resolve().parents[1] / "launch" / f"{name}.py"
+    main = runpy.run_path(str(path), run_name="main_under_test")["main"]
+    main(flags.FLAGS([path.name, *arguments], known_only=True))
+    return capsys.readouterr().out
+
+  yield run
+  forget()

@@ -1,4 +1,4 @@
-"""What a run of the benchmark tells: a table for the terminal, and JSON with every sample."""
+"""The report of a benchmark: a table for the terminal, and JSON with every sample."""
 
 import dataclasses
 import importlib.metadata

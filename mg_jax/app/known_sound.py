@@ -105,7 +105,7 @@ def place(
     )
   if len(wave) < LEAST_S * rate:
     raise UserError(
-      f"{path}: its sound lasts {len(wave) / rate:.4f} s, which is too short to go on from; give "
+      f"{path}: its sound lasts {len(wave) / rate:.4f} s, which is too short to extend; give "
       f"{LEAST_S} s"
     )
   before, after = (round(seconds * rate) for seconds in extend)
@@ -137,7 +137,7 @@ def place(
   ends = [0, *(t for span in made for t in span), total]
   keep = [(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if b > a]
   if not any(not audio.is_silent(wave[a:b]) for a, b in keep):
-    raise UserError(f"{path}: nothing of its sound is kept; leave out --infill and make it anew")
+    raise UserError(f"{path}: --infill covers all of its sound; leave it out to replace all")
   seconds = total / rate if picture_s is None else picture_s
   wave = np.pad(wave[:total], (0, max(0, total - len(wave))))
   return Given(seconds, wave, tuple((a / rate, min(b / rate, seconds)) for a, b in keep))

@@ -1,9 +1,10 @@
 """Sound for a video file, from text, or around sound that is given, as files [MG 6.2].
 
 A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is out.wav. Beside it
-lie out.wav, out.json (what was asked and made, with the scores of all candidates) and, where
-matplotlib is installed, out.png, waveform and spectrogram. All of them appear together when all is
-done, or none does. Frames are read window by window, so memory does not grow with the picture.
+lie out.wav, out.json (what was asked and made, with the scores of all candidates and the loudness
+of the result) and, where matplotlib is installed, out.png, waveform and spectrogram. All of them
+appear together when all is done, or none does. Frames are read window by window, so memory does not
+grow with the picture.
 """
 
 import contextlib
@@ -22,18 +23,18 @@ import numpy as np
 from mg_jax.app import known_sound
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic, audio, muxing, sound_text, video
+from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import prompts, sound_plots
 from mg_jax.sampling.soundtrack import Request, Video
 
 _log = logging.getLogger(__name__)
 SHOWN_S = 30.0  # of the sound, in the picture
 MAX_FPS = 50.0  # twice as many frames as there are latents: more would be read for nothing
-_VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """What a user asks for; `checked` tells what is wrong with it.
+  """What a user asks for; `checked` raises where it makes no sense.
 
   Attributes:
     out: the file, .mp4 with a video, else .wav.
@@ -43,7 +44,7 @@ class Order:
     music: the music in it, likewise; none, or "", is no music.
     seconds: length of a sound that neither follows a video nor another sound.
     extend: seconds made after the known sound, negative: before it.
-    infill: spans START:END in s that are made anew.
+    infill: spans START:END in s that are replaced.
     seed: of the sound, 0..2**32-1.
     overwrite: replaces files that are there already.
   """
@@ -86,18 +87,18 @@ class Order:
         raise UserError(f"{path} is there already; pass --overwrite or another --out")
     around = bool(self.extend or self.infill)
     if self.sound and not around:
-      raise UserError(f"nothing is made around --sound={self.sound}; give --extend or --infill")
+      raise UserError(f"--sound={self.sound} is to be kept whole; give --extend or --infill")
     if around and not (self.video or self.sound):
       raise UserError("--extend and --infill need a sound; give --sound, or a --video with sound")
     if self.seconds is not None and (self.video or self.sound):
       raise UserError("--seconds is for sound from text alone; leave it out")
     if not (self.video or self.sound):
       if self.seconds is None:
-        raise UserError("--seconds is missing: how long is the sound to be?")
+        raise UserError("--seconds is missing; give the length of the sound")
       if not 0 < self.seconds < math.inf:
-        raise UserError(f"--seconds={self.seconds:g} hold no sound; give a positive time")
+        raise UserError(f"--seconds={self.seconds:g} is no length of a sound; give a positive one")
       if not any(text.strip() for text in (*self.prompts, *self.music)):
-        raise UserError("there is no prompt; say with --prompt or --music what is to be heard")
+        raise UserError("there is no prompt; describe the sound with --prompt or --music")
     known_sound.parse_extend(self.extend), known_sound.parse_infill(self.infill)
     self.captions()
     return self
@@ -156,7 +157,7 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
   captions, notices = order.captions()
   with _files(order.files) as parts:
     if info:
-      # A rehearsal without sound: a damaged picture is told now rather than when all is made.
+      # A rehearsal with silence: a damaged picture fails now rather than when all is made.
       muxing.add_sound(order.video, np.zeros(1, np.float32), out=parts["mp4"])
     for notice in notices:
       _log.warning("%s", notice)
@@ -187,12 +188,15 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       sound_plots.plot(parts["png"], shown, rate=pipeline.rate, title=captions[0])
     except UserError as e:
       _log.warning("no picture: %s", e)
+    level = loudness(made.wave, rate=pipeline.rate)
     record = {
       "origin": pipeline.origin,
       "settings": dataclasses.asdict(dataclasses.replace(pipeline.settings, **changes)),
       "video": order.video,
       "sound": order.sound,
       "seconds": seconds,
+      # None, as JSON has no infinity: silence, or less than the 0.4 s it is defined for.
+      "loudness_lufs": level if math.isfinite(level) else None,
       "seed": order.seed,
       "captions": list(captions),
       "made": given.made if given else [(0.0, seconds)],

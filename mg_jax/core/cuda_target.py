@@ -1,4 +1,4 @@
-"""GPUs that are not here: devices of hosts with NVIDIA cards, to compile for on any machine.
+"""Devices of hosts with NVIDIA GPUs to compile for, on a machine without them.
 
 XLA takes a description of the card instead of asking one. It needs jax's CUDA plugin, and fused
 attention is lowered only where cuDNN is installed too; neither needs a GPU or its driver.

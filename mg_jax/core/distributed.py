@@ -1,4 +1,4 @@
-"""Several processes that train together: told by the environment, or found out by jax.
+"""Several processes that train together: configured by the environment, or detected by jax.
 
 One process runs on each host. `JAX_COORDINATOR_ADDRESS` (host:port of process 0),
 `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who they are; where none is set jax asks the cluster:

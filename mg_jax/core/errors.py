@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-  """A user's mistake, told in one sentence: what is wrong, where, and what to do about it.
+  """A user's mistake, in one sentence: what is wrong, where, and what to do about it.
 
   Entry points print the sentence and exit with a non-zero code; they show no traceback for it.
   """

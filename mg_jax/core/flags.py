@@ -2,7 +2,7 @@
 
 The compilers read their flags once, when jax starts its backend, so a launcher puts them into the
 environment of the process that it starts. A flag that a compiler does not know ends the process, so
-the tests hold every flag of this table against the installed compilers. TPU flags are those of
+the tests check every flag of this table with the installed compilers. TPU flags are those of
 published training set-ups; what each chip gains from them has not been measured here.
 """
 

@@ -107,7 +107,7 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def _in_plain_mesh(x: jax.Array) -> bool:
-  """Whether the mesh in use was entered by `with mesh:`, of which no function of jax tells."""
+  """Whether the mesh in use was entered by `with mesh:`, for which jax has no function."""
   try:
     jax.lax.with_sharding_constraint(x, PartitionSpec())
   except RuntimeError:  # it needs a mesh, and there is none of any kind

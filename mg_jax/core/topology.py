@@ -1,4 +1,4 @@
-"""Pods that are not here: devices of a named TPU topology or of GPU hosts, to compile for anywhere.
+"""Devices of a named TPU topology or of GPU hosts to compile for, on a machine without them.
 
 The TPU compiler comes with `libtpu` (`pip install mg_jax[aot]`) and needs no TPU, that of GPUs with
 jax's CUDA plugin (`mg_jax[aot-cuda]`) and needs no GPU. Programs compiled for these devices cannot

@@ -93,3 +93,15 @@ def read(
   top, left = (tall - height) // 2, (wide - width) // 2
   for frame in read_frames(path, fps=how.fps, size=how.scaled, seconds=seconds):
     yield frame[top : top + height, left : left + width]
+
+
+def parse_size(sides: Sequence[str]) -> int | tuple[int, int] | None:
+  """The size that `fit` takes, from text: SHORTER_SIDE, or HEIGHT and WIDTH; of nothing None.
+
+  Raises:
+    UserError: when it is neither.
+  """
+  if len(sides) > 2 or not all(text.isdecimal() and int(text) for text in sides):
+    raise UserError(f"a size is SHORTER_SIDE or HEIGHT,WIDTH in pixels, not {','.join(sides)}")
+  numbers = tuple(map(int, sides))
+  return (numbers[0] if len(numbers) == 1 else numbers) if numbers else None

@@ -6,8 +6,8 @@ Queries, keys and values come split over the "context" axis; three schemes bring
   gradients. Takes any number of heads and tokens.
 - "ulysses" (arXiv 2309.14509): an all-to-all gives every device all tokens of some of its heads,
   and another one gives the result back. Heads have to divide over context and tensor together.
-- "ring": keys and values travel from device to device (`kernels.ring`). Only kernels that tell the
-  log-sum-exp can do it, and no fused one here does.
+- "ring": keys and values travel from device to device (`kernels.ring`). Only kernels that return
+  the log-sum-exp can do it, and no fused one here does.
 
 On 8 devices of a context, forward and backward of 16 heads of 128 in bfloat16 over 16,384 tokens,
 compiled for v5e:2x4, send 224, 49 and 464 MiB from each device, and a ring's temporaries are 0.4

@@ -1,1 +1,1 @@
-"""Metrics as streaming accumulators."""
+"""Metrics of clips, sounds and features; those over many samples accumulate as they come."""

@@ -1,4 +1,4 @@
-"""How faithful reconstructed sound is, and how loud sound is [MG 6.2].
+"""Fidelity of reconstructed sound, and loudness of any sound [MG 6.2].
 
 Distances of log-mel and of linear spectra and SI-SDR as `losses.audio` defines them: the first two
 as means over excerpts of one second, SI-SDR over the whole of each sound. Loudness is that of ITU-R
@@ -11,11 +11,10 @@ import math
 import jax
 import numpy as np
 
-from mg_jax.core.errors import UserError
 from mg_jax.losses import audio as losses
 
 _EPS = 1e-8
-_LEAST_S = 0.4  # one block of BS.1770
+BLOCK_S = 0.4  # of BS.1770
 
 
 @functools.partial(jax.jit, static_argnames="rate")
@@ -25,7 +24,7 @@ def _measure(prediction_T, target_T, rate):
 
 
 class SoundFidelity:
-  """Streaming comparison of one sound with what it should equal; `merge` joins those of several.
+  """Streaming comparison of sounds with what they should equal; `end` separates them.
 
   Distances of several sounds are weighed by their length, SI-SDR is averaged over sounds.
   """
@@ -68,13 +67,6 @@ class SoundFidelity:
       self._ratios.append(_si_sdr(self._moments))
       self._moments = np.zeros(6)
 
-  def merge(self, other: "SoundFidelity") -> None:
-    """Adds the sounds of another accumulator, both ended."""
-    self._samples += other._samples
-    self._ratios += other._ratios
-    for name, value in other._sums.items():
-      self._sums[name] += value
-
   def compute(self) -> dict[str, float]:
     """{"mel", "stft", "si_sdr" in dB, "seconds", "sounds"}; ends the sound. Of nothing: nan."""
     self.end()
@@ -93,21 +85,22 @@ def _si_sdr(moments: np.ndarray) -> float:
 
 
 def loudness(wave: np.ndarray, *, rate: int) -> float:
-  """Integrated loudness in LUFS (ITU-R BS.1770-4) of (T,) or, in stereo, (T, 2); silence: -inf.
+  """Integrated loudness in LUFS (ITU-R BS.1770-4) of (T,) or, in stereo, (T, 2) in [-1, 1].
+
+  nan when the sound is shorter than the 0.4 s of one block, for which it is not defined; -inf when
+  every block is below the gate of -70 LUFS, as in silence.
 
   Raises:
-    UserError: without pyloudnorm, of sound shorter than 0.4 s, or of other shapes.
+    ValueError: for other shapes, and values that are not finite.
   """
-  try:
-    import pyloudnorm
-  except ImportError as e:
-    raise UserError("loudness needs pyloudnorm: pip install mg_jax[audio]") from e
+  import pyloudnorm
+
   if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[1] not in (1, 2)):
-    raise UserError(f"sound of shape {wave.shape} has no loudness here; give (T,) or (T, 2)")
-  if len(wave) < _LEAST_S * rate:
-    raise UserError(f"{len(wave) / rate:.2f} s are too short for a loudness; give {_LEAST_S} s")
+    raise ValueError(f"loudness of a sound of shape {wave.shape}; give (T,) or (T, 2)")
   if not np.isfinite(wave).all():
-    raise UserError("the sound holds values that are not finite; look for where they come from")
+    raise ValueError("loudness of a sound with values that are not finite")
+  if len(wave) < BLOCK_S * rate:
+    return math.nan
   with np.errstate(divide="ignore", invalid="ignore"):
     value = float(pyloudnorm.Meter(rate).integrated_loudness(np.asarray(wave, np.float64)))
   return -math.inf if math.isnan(value) else value

@@ -77,7 +77,7 @@ def _measure(prediction_HWC: Array, target_HWC: Array) -> tuple[Array, Array]:
 
 
 class Fidelity:
-  """Streaming means over frames; two accumulators of disjoint frames are joined by `merge`."""
+  """Streaming means over frames."""
 
   def __init__(self) -> None:
     self._frames = 0
@@ -98,12 +98,6 @@ class Fidelity:
       for name, value in zip(self._sums, _measure(a, b), strict=True):
         self._sums[name] += float(value)
       self._frames += 1
-
-  def merge(self, other: "Fidelity") -> None:
-    """Adds the frames of another accumulator."""
-    self._frames += other._frames
-    for name, value in other._sums.items():
-      self._sums[name] += value
 
   def compute(self) -> dict[str, float]:
     """{"psnr" in dB, "ssim", "frames"}; the means of no frames are nan."""

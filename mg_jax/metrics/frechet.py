@@ -1,13 +1,14 @@
 """Frechet distance between two sets of features, seen as Gaussians (Heusel et al. 2017).
 
 Features come from files: float (N, D) as `.npy`, beside it optionally a `.json` of the same name
-with {"network": ...} that says what computed them. The distance is called FID, FVD or FAD only
-where both files say that it was the published network of that measure; numbers of other networks
-cannot be compared with published ones.
+with {"network": ...} that says what computed them; `train.features` writes both. The distance is
+called FID, FVD or FAD only where both files say that it was the published network of that measure;
+numbers of other networks cannot be compared with published ones.
 """
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 
+_log = logging.getLogger(__name__)
 # Network -> the measure that is defined by its features.
 PUBLISHED = {
   "inception-v3-2015-12-05": "FID", "i3d-kinetics-400": "FVD", "vggish-audioset": "FAD",
@@ -88,15 +90,25 @@ def distance(a: Moments, b: Moments) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A distance under the name that its features allow, and the rows behind it."""
+  """A distance under the name that its features allow.
+
+  Attributes:
+    name: "FID", "FVD" or "FAD" of a published network's features, else "Frechet distance".
+    value: at least 0.
+    counts: rows of the two files.
+    size: D, dimensions of a row.
+  """
 
   name: str
   value: float
   counts: tuple[int, int]
+  size: int
 
 
 def frechet(features_a: str | os.PathLike[str], features_b: str | os.PathLike[str]) -> Result:
   """The distance between the features of two files, which are read in parts.
+
+  Logs a warning when a file has too few rows for a covariance of full rank.
 
   Raises:
     UserError: a file is missing or holds no features, or the two do not belong together.
@@ -109,7 +121,15 @@ def frechet(features_a: str | os.PathLike[str], features_b: str | os.PathLike[st
     )
   a, b = (_moments(path) for path in (features_a, features_b))
   name = PUBLISHED.get(networks[0], PLAIN) if networks[0] == networks[1] else PLAIN
-  return Result(name, distance(a, b), (a.count, b.count))
+  value = distance(a, b)
+  for path, moments in ((features_a, a), (features_b, b)):
+    if moments.count <= len(moments.mean):
+      _log.warning(
+        "%s has %d rows of %d dimensions, so its covariance is singular and the distance depends "
+        "on the number of rows; compare only distances of equal counts, or give more rows",
+        os.fspath(path), moments.count, len(moments.mean),
+      )  # fmt: skip
+  return Result(name, value, (a.count, b.count), len(a.mean))
 
 
 def _moments(path: str | os.PathLike[str]) -> Moments:

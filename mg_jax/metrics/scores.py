@@ -53,8 +53,6 @@ def wilson(passed: int | float, count: int, *, z: float = Z_95) -> Rate:
 class Scores:
   """Streaming accumulator; criterion `"all"` counts the clips that passed everything asked of them;
   shares do not bear on it.
-
-  Two accumulators of disjoint clips are joined by `merge`.
   """
 
   def __init__(self) -> None:
@@ -80,12 +78,6 @@ class Scores:
       passed = value if isinstance(value, float) else int(value)
       self._passed[name] = self._passed.get(name, 0) + passed
       self._count[name] = self._count.get(name, 0) + 1
-
-  def merge(self, other: "Scores") -> None:
-    """Adds the counts of another accumulator."""
-    for name, count in other._count.items():
-      self._passed[name] = self._passed.get(name, 0) + other._passed[name]
-      self._count[name] = self._count.get(name, 0) + count
 
   def compute(self) -> dict[str, Rate]:
     """Rates by criterion: "all" first, the others sorted by name."""

@@ -1,8 +1,8 @@
-"""Whether sound that was made in pieces can be heard to be: spectral flux at the seams [MG 6.2].
+"""Whether the seams of sound that was made in pieces are audible, by spectral flux [MG 6.2].
 
 The detector of onsets that needs no training: how much the loudness of bands differs between the
 20 ms before and after a time, over what is usual around it. Where a real recording raises it as
-often, no seam is heard.
+often, no seam is audible.
 """
 
 from collections.abc import Sequence

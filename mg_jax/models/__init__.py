@@ -1,1 +1,1 @@
-"""Networks: the backbone and its conditioning, autoencoders, text encoders, named sizes."""
+"""Networks: the backbone and its conditioning, autoencoders, encoders of text and images, sizes."""

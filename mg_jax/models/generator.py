@@ -2,12 +2,11 @@
 
 An encoder reads the condition of its name. That of an "add" route is a vision tower: images become
 one vector each, which the latents that they are nearest to share [MG 6.2]. Unlike the frozen tower
-of the paper, it sees an image between the one before and the one after it, their colours stacked,
-so that a turn of something moving is in one vector. All others read text.
-Conditions that arrive as token ids or images go through their encoder, conditions that arrive as
-features (cached, or of a frozen encoder) straight to their route. A sampler encodes once with
-`apply(params, cond, method="encode")` and passes the features at every step. Nulls are chosen
-before encoding.
+of the paper, it encodes an image with the one before and the one after it, their colours stacked,
+so that one vector holds a change of direction. All others read text. Conditions that arrive as
+token ids or images go through their encoder, conditions that arrive as features (cached, or of a
+frozen encoder) straight to their route. A sampler encodes once with `apply(params, cond,
+method="encode")` and passes the features at every step. Nulls are chosen before encoding.
 
 text {"ids": (B, S), "mask": (B, S)} -> {"features": (B, S, E), "mask"}
 images {"image": uint8 (B, T, H, W, 3), "at": (B, L), "mask": (B, L)} -> (B, L, E), where "at" is

@@ -1,4 +1,4 @@
-"""The one backbone of video, editing, upsampling and audio [MG 3.1.3].
+"""The one backbone of all generators, of video and of sound [MG 3.1.3].
 
 A LLaMa3 block without causality, with cross-attention between self-attention and the MLP and with
 an adaptive norm for time whose projection all layers share. For every layer l:

@@ -1,4 +1,4 @@
-"""A frozen vision tower, which sees the frames of a video for a generator of sound [MG 6.2].
+"""A frozen vision tower: features of frames for a generator of sound or for metrics [MG 6.2].
 
 The paper's is that of a long-prompt MetaCLIP H/14: one vector for each frame. It comes from a
 folder of converted weights of a CLIP (`models.published`). Vectors have unit length, as the two
@@ -33,7 +33,7 @@ class FrozenVision:
     """Raises UserError when the folder holds no CLIP."""
     model = published.module(folder)
     if not isinstance(model, CLIP):
-      raise UserError(f"{folder} holds no CLIP, whose vision tower sees frames; convert one")
+      raise UserError(f"{folder} holds no CLIP, so no vision tower; convert one")
     self._folder = folder
     self.size, self.features = model.vision.size, model.vision.projection
 

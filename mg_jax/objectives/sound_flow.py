@@ -4,8 +4,8 @@ Batches are those of `objectives.flow_matching` with latents (B, L, 1, 1, C) and
 (B,): the latents of a sample that are real. What follows is padding and carries no loss. The
 condition "context" is no part of a batch: it is the latent itself with zeros where it is masked,
 and training draws what is masked. One span is, at a random place, so that what is left is a
-beginning, an end or both; most often nothing is left. So one model makes sound anew, goes on with
-it in both directions, and fills gaps.
+beginning, an end or both; most often nothing is left. So one model makes sound from nothing,
+extends it in both directions, and fills gaps.
 
 The loss counts the known latents too. The paper does not say; so the sampler, which starts them
 from noise like all others, meets them on the path that was trained.

@@ -41,12 +41,12 @@ class WaveWeights:
     l1: of the waveform itself, which DAC leaves out.
     stft: of the spectral distances, which DAC only measures.
     mel_scales: windows in samples and how many mel bins each.
-    mel_floor: added to mel magnitudes, so that little more than what exceeds it is heard. DAC has
+    mel_floor: added to mel magnitudes, so that what lies far below it has no weight. DAC has
       none, and cuts off below any recording's noise; beside digital silence the loss would see
       little but whether silence is perfect, so synthetic sound wants 3e-4, about -60 dB. A cut
       there would have no gradient: what the codec does not play yet it would never learn.
     mel_power: of the differences of log mels; DAC's 1 favours what is right most of the time, 2
-      also hears what is seldom there.
+      also weighs what is seldom there.
   """
 
   mel: float = 15.0

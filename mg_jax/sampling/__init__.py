@@ -1,1 +1,1 @@
-"""From a trained generator to clips."""
+"""From a trained generator to clips and sounds, and from a video to its latents."""

@@ -23,7 +23,7 @@ GUIDANCE = 7.5  # [MG 3.4] text scale of the final model
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-  """One evaluation of the network: its weight, and the conditions it sees; the others are null."""
+  """One evaluation of the network: its weight, and the conditions it keeps; the others are null."""
 
   weight: float
   keep: frozenset[str]
@@ -35,7 +35,7 @@ def chain(*scales: tuple[str | Collection[str], float | int]) -> tuple[Branch, .
   With u_k the velocity under the first k entries, u = u_0 + sum_k s_k (u_k - u_{k-1}). One entry is
   plain guidance; ("video", 1.5), ("text", 7.5) is the two-scale form of instruction editing; an
   entry may name several conditions that share a scale. The weights sum to 1. Branches of weight 0
-  are left out, so scale 1 costs one branch, and scale 0 sees no condition at all.
+  are left out, so scale 1 costs one branch, and scale 0 keeps no condition at all.
 
   Raises:
     UserError: when a condition appears twice.

@@ -5,6 +5,7 @@ its first frame and frame count, and in the manifest the size, the rate and the 
 autoencoder: latents mean nothing to another one.
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,8 @@ from mg_jax.data.records import RecordSource, RecordWriter
 from mg_jax.data.video import write_frames
 from mg_jax.models.tiling import TiledAutoencoder
 
+_log = logging.getLogger(__name__)
+
 
 def encode_video(
   autoencoder: TiledAutoencoder,
@@ -26,8 +29,10 @@ def encode_video(
   size: int | tuple[int, int] | None = None,
   fps: float | int | None = None,
   seconds: float | int | None = None,
-) -> fitting.Fit:
-  """Encodes a video file tile by tile; the folder is complete when its manifest is there.
+) -> int:
+  """Encodes a video file tile by tile and returns its number of frames.
+
+  The folder is complete when its manifest is there. What is changed of the frames is logged.
 
   Args:
     autoencoder: what encodes.
@@ -40,14 +45,16 @@ def encode_video(
     UserError: the file cannot be read, or the folder holds something else.
   """
   how = fitting.fit(path, multiple=autoencoder.model.factors[1:], size=size, fps=fps)
+  if how.notice:
+    _log.warning("%s", how.notice)
   metadata = {
-    "fingerprint": autoencoder.fingerprint, "fps": how.fps, "height": how.size[0],
-    "width": how.size[1],
+    "video": os.fspath(path), "fingerprint": autoencoder.fingerprint, "fps": how.fps,
+    "height": how.size[0], "width": how.size[1],
   }  # fmt: skip
   writer = RecordWriter(folder, shards=1, metadata=metadata, compress=False)
   writer.write_shard(0, _records(autoencoder, fitting.read(path, how, seconds=seconds)))
   writer.finish()
-  return how
+  return _frames(RecordSource(folder, limit=0.0))
 
 
 def decode_latents(
@@ -68,11 +75,15 @@ def decode_latents(
     raise UserError(
       f"{os.fspath(folder)} was encoded by another autoencoder; give that one, or encode again"
     )
-  last = source[len(source) - 1]
-  frames = last["start"] + last["frames"]
+  frames = _frames(source)
   tiles = (source[i]["latent"] for i in range(len(source)))
   parts = autoencoder.pixel_stream(tiles, frames=frames)
   return write_frames(out, (frame for part in parts for frame in part), fps=source.metadata["fps"])
+
+
+def _frames(source: RecordSource) -> int:
+  last = source[len(source) - 1]
+  return last["start"] + last["frames"]
 
 
 def _records(

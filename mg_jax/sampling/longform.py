@@ -27,7 +27,7 @@ Velocity = Callable[[np.ndarray, np.ndarray, tuple[int, ...], Any], np.ndarray]
 
 
 class Known:
-  """Frames that are given: what the network is told of them, and where the path holds them.
+  """Frames that are given: what the network gets of them, and where the path holds them.
 
   Args:
     latents_LC: normalised, zero where nothing is known; the context of every window.

@@ -36,7 +36,7 @@ class Settings:
 
   Attributes:
     frames, height, width: of the video, in pixels; frames = 1 is an image.
-    fps: told to the model in the prompt, and the speed at which the clip is to be shown.
+    fps: named in the prompt of the model, and the speed at which the clip is to be shown.
     steps: solver steps.
     guidance: text scale; 1 is the conditional model alone and costs half.
     schedule: "linear_quadratic" (with the paper's ratio at any number of steps) or "linear".
@@ -83,7 +83,7 @@ class TextToVideo:
     autoencoder: with `latent_shape` and the methods `encode` and `decode`, like models.tae.TAE.
     autoencoder_params: its parameters, unboxed.
     mean, std: per-channel statistics (C,) that training normalised latents with.
-    settings: what a call uses unless told otherwise.
+    settings: what a call uses by default.
     text: its text streams, the frozen encoders loaded.
     batch: clips per network call; short calls are padded to it.
     origin: which weights these are, for the record of what is generated.
@@ -149,8 +149,9 @@ class TextToVideo:
   def tokens(self, texts: Sequence[str], settings: Settings) -> dict[str, dict[str, np.ndarray]]:
     """The text conditions: for every stream ids int32 (B, S) and mask bool (B, S).
 
-    As in training, the frame rate is told where there is more than one latent frame [MG 3.1.4]. An
-    empty prompt has no tokens at all, and so equals the null that guidance contrasts with.
+    As in training, the prompt names the frame rate where there is more than one latent frame
+    [MG 3.1.4]. An empty prompt has no tokens at all, and so equals the null that guidance contrasts
+    with.
     """
     tags = self.tags(settings)
     texts = [prompt_rules.check(text)[0] for text in texts]

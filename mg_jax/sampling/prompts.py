@@ -114,7 +114,7 @@ def cut(
   Args:
     prompts: as planned.
     readers: the streams.
-    tags: what is told in front of every prompt, as arguments of a reader.
+    tags: what stands in front of every prompt, as arguments of a reader.
   """
   return [
     f"Prompt {i}: {name} reads only its first {reader.config.length} tokens, tags included."

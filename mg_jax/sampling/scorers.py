@@ -1,12 +1,14 @@
-"""Scorers that choose among candidates for a sound [MG 6.2].
+"""How candidates for a sound are scored, of which the best is kept [MG 6.2].
 
 A scorer gets `pair`, which gives the velocities of windows without and with their conditions, and
 latents (N, L, C), normalised; it gives a score for each candidate, the higher the better. The
-paper does not say what ranks its eight candidates.
+paper does not say what ranks its eight candidates; here it is `fit`, and `Soundtrack.scorer` takes
+another. A single candidate is not scored: as noise depends on the number of a candidate alone,
+`candidates=1` gives the first one of any number.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,12 +37,6 @@ class Scorer(Protocol):
     self, pair: Callable, latents_NLC: np.ndarray, *, known: Known, starts_J: np.ndarray,
     window: int, seed: int, first: int = 0,
   ) -> np.ndarray: ...
-
-
-def unranked(pair: Callable, latents_NLC: np.ndarray, **where: Any) -> np.ndarray:
-  """All alike: the first is taken."""
-  del pair, where
-  return np.zeros(len(latents_NLC))
 
 
 def fit(
@@ -75,25 +71,3 @@ def fit(
       for (k, _), value in zip(group, gain, strict=True):
         gains[k] += value / (len(TIMES) * len(starts_J))
   return gains
-
-
-def cosine(
-  of_sound: Callable[[np.ndarray], np.ndarray], wanted: np.ndarray,
-  decode: Callable[[np.ndarray], np.ndarray],
-) -> Scorer:
-  """Ranks by the angle between two embeddings, as CLAP has them of text and ImageBind of video.
-
-  Args:
-    of_sound: wave (T,) -> (E,).
-    wanted: (E,), of the caption or the video.
-    decode: normalised latents (L, C) -> wave.
-  """
-  target = np.asarray(wanted, np.float64)
-  target = target / max(float(np.linalg.norm(target)), 1e-12)
-
-  def score(pair, latents_NLC, **where):
-    del pair, where
-    found = np.stack([np.asarray(of_sound(decode(x)), np.float64) for x in latents_NLC])
-    return found @ target / np.maximum(np.linalg.norm(found, axis=1), 1e-12)
-
-  return score

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.atomic import write_json
 from mg_jax.data.muxing import write_clip
 from mg_jax.world.facts import Scene
 from mg_jax.world.render import render
@@ -28,9 +29,13 @@ def write_scene(
   fps: float = 24.0,
   size: int = 256,
 ) -> tuple[pathlib.Path, pathlib.Path]:
-  """Writes NAME.mp4 with sound and NAME.png of a scene; returns both paths.
+  """Writes NAME.mp4 with sound, NAME.json of what is in it (`Scene.to_dict`) and NAME.png, a plot
+  of the sound; returns the paths of clip and plot.
 
   name: by default seed and index of the scene. size: of the square picture, in pixels.
+
+  Raises:
+    UserError: without matplotlib; the clip and what is in it are written by then.
   """
   name = name or f"scene_{scene.seed}_{scene.index}"
   clip, picture = (pathlib.Path(folder) / f"{name}{end}" for end in (".mp4", ".png"))
@@ -38,6 +43,7 @@ def write_scene(
   count = max(1, round(scene.duration_s * fps))
   frames = render(scene, frames=count, height=size, width=size, fps=fps)
   write_clip(clip, frames, track.mix, fps=fps)
+  write_json(clip.with_suffix(".json"), scene.to_dict())
   plot(picture, track.mix, events=track.events, title=short_sound_caption(scene))
   return clip, picture
 

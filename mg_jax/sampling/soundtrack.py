@@ -68,7 +68,7 @@ class SoundSettings:
     if not (np.isfinite(self.guidance) and self.guidance >= 0):
       raise UserError(f"guidance is {self.guidance}; it must be a number of at least 0.")
     if not 0 < self.window_s <= 3600:
-      raise UserError(f"window_s is {self.window_s}; choose at most 3600 s, and more than none.")
+      raise UserError(f"window_s is {self.window_s}; choose a time above 0, at most 3600 s.")
     if self.hop_s is not None and not 0 < self.hop_s <= self.window_s:
       raise UserError(f"hop_s is {self.hop_s}; choose at most window_s = {self.window_s}.")
     if not 0 <= self.beam <= self.candidates:
@@ -151,9 +151,9 @@ class Soundtrack:
     params: its parameters, unboxed.
     codec: makes and reads its latents.
     mean, std: per channel (C,), with which training normalised latents.
-    settings: what a call uses unless told otherwise.
+    settings: what a call uses by default.
     text: its text streams, the frozen encoders loaded.
-    side: of the frames that it sees, in pixels.
+    side: of the frames that it takes, in pixels.
     vision: the frozen tower; None where the generator has its own.
     scorer: ranks candidates.
     origin: which weights these are, for the record of what is made.
@@ -194,7 +194,7 @@ class Soundtrack:
     settings = dataclasses.replace(self.settings, **changes)
     if settings.window_s > self.settings.window_s:
       raise UserError(
-        f"window_s is {settings.window_s}, but this model has learned sounds of at most "
+        f"window_s is {settings.window_s}, but this model was trained on sounds of at most "
         f"{self.settings.window_s} s; leave it out, and longer sounds are made in windows."
       )
     return settings
@@ -313,7 +313,7 @@ class Soundtrack:
     wave = np.zeros(samples, np.float32)
     for begin, end in self._kept(request):
       wave[begin:end] = request.known[begin:end]
-      # A latent hears its neighbours: next to what is made it would hear silence.
+      # A latent depends on its neighbours, which are silence next to what is made.
       first = 0 if begin == 0 else -(-begin // hop) + 1
       last = length if end >= samples else end // hop - 1
       mask_L[first : max(first, last)] = True

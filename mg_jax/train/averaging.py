@@ -133,7 +133,7 @@ def _compare(sources: Sequence[Source]) -> None:
       )
   whole = [path for path, leaf in first.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
   if whole:
-    raise UserError(f"{sources[0].name}: {whole[0]} is of whole numbers, which have no mean here")
+    raise UserError(f"{sources[0].name}: {whole[0]} holds integers, which are not averaged")
 
 
 def _mean(path: str, sources: Sequence[Source], weights: Sequence[float]) -> np.ndarray:

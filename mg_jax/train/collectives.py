@@ -63,7 +63,7 @@ def read(
     networks: names of the one inside an island and of the one between them.
 
   Raises:
-    ValueError: on a loop around a collective whose number of trips the text does not tell.
+    ValueError: on a loop around a collective whose trip count is not in the text.
   """
   module = Module(hlo)
   devices = math.prod(mesh_shape.values())

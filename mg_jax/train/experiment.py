@@ -6,7 +6,7 @@ adversarial loss has one more, "discriminator" or, of sound, "critics", and its 
 section for each of the two roles. CLIPs and generators have `text`, the streams that read captions,
 and a generator's "autoencoder" too, the run that makes its latents: it first caches the latents of
 its data, and the features of frozen text encoders. A generator of soundtracks has "codec" in its
-place and "vision", the folder of a frozen CLIP whose tower sees the frames.
+place and "vision", the folder of a frozen CLIP whose tower encodes the frames.
 """
 
 import contextlib

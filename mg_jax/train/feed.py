@@ -22,7 +22,7 @@ from mg_jax.core.typing import PyTree
 
 
 class BatchIterator(Protocol):
-  """An iterator whose position can be told and set as plain JSON."""
+  """An iterator whose position can be read and set as plain JSON."""
 
   def __next__(self) -> Mapping[str, Any]:
     """The next batch of this process."""

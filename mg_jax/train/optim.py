@@ -2,7 +2,7 @@
 
 The transform yields updates for a learning rate of one; the step multiplies them by the rate of
 the moment, which is a traced scalar. So a schedule over steps or over wall-clock time never
-recompiles. Which leaves are frozen, scaled or not decayed is told by regular expressions on
+recompiles. Which leaves are frozen, scaled or not decayed is given by regular expressions on
 slash-separated parameter paths.
 """
 

@@ -37,7 +37,7 @@ def _write(
 
 
 def surviving(step: int, show: Callable[[], None]) -> None:
-  """Shows a preview, by the first process; one that fails is told, and training goes on."""
+  """Shows a preview, by the first process; one that fails is logged, and training continues."""
   if jax.process_index() != 0:
     return
   try:

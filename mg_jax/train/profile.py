@@ -63,17 +63,12 @@ def utilisation(flops: float, seconds: float, devices: int) -> float | None:
 
 
 def memory_gib() -> float:
-  """Peak memory in GiB: of the first local device, or of the process where devices do not tell."""
+  """Peak memory in GiB: of the first local device, or of the process where that reports none."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"] / 2**30
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def steps_within(seconds: float, step_seconds: float, *, reserve: float = 0.0) -> int:
-  """How many steps of a measured duration fit a budget, of which `reserve` seconds are kept."""
-  return max(1, int((seconds - reserve) / step_seconds))
 
 
 @dataclasses.dataclass(frozen=True)

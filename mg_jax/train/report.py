@@ -1,4 +1,4 @@
-"""What the loop tells of finished steps: metric lines, a progress bar, bundles of skipped steps.
+"""What the loop logs of finished steps: metric lines, a progress bar, bundles of skipped steps.
 
 Metrics arrive one step late, when the device has long finished them, so that reading them never
 holds up the next dispatch.

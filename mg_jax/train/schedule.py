@@ -118,7 +118,7 @@ class Module:
     """How often a loop runs.
 
     Raises:
-      ValueError: where its text does not tell.
+      ValueError: where the trip count is not in the text.
     """
     if match := _TRIPS.search(line):
       return int(match.group(1))
@@ -126,7 +126,7 @@ class Module:
     text = "\n".join(self._bodies.get(condition.group(1), ())) if condition else ""
     limits = set(re.findall(r"[su]32\[\][^=]* constant\((\d+)\)", text))
     if len(limits) != 1:
-      raise ValueError(f"a loop with collectives does not tell how often it runs: {line[:200]}")
+      raise ValueError(f"a loop with collectives has no known trip count: {line[:200]}")
     return int(limits.pop())
 
   def collectives(self, name: str) -> list[Found]:

@@ -54,7 +54,7 @@ def score(
   planned, _ = prompts.plan(entries, seed=seed)
   settings = pipeline.resolve(**changes)
   scores, clips = Scores(), []
-  # Every clip is made anew, because it is measured as generated and not as compressed.
+  # Clips on disk are not reused: a clip is measured as generated and not as compressed.
   made = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
   for prompt, video in tqdm(made, total=len(planned), desc="clips", leave=False, disable=None):
     wanted, seen = parse_prompt(prompt.text), oracles.measure(video)

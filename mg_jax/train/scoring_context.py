@@ -55,7 +55,7 @@ def score_infill(
   Args:
     pipeline, folder, seed, **changes: as `scoring_sound.score_sound`.
     data: of the run, on toys or on files.
-    count: held-out sounds; those that are too short or silent are passed over.
+    count: held-out sounds; those that are too short or silent are skipped.
     condition: what the model is given beside the sound around the gap.
     gap_s: length of the gap.
 
@@ -94,7 +94,8 @@ def score_infill(
     used += 1
   if not used:
     raise UserError(
-      f"no held-out sound is heard in a gap of {gap_s:g} s with {LEAST_SIDE_S:g} s around it"
+      f"every held-out sound is silent in, or too short for, a gap of {gap_s:g} s with "
+      f"{LEAST_SIDE_S:g} s around it; train on longer sounds"
     )
   found = {name: row.compute() for name, row in rows.items()}
   kept = {name: {k: row[k] for k in ("mel", "stft", "si_sdr")} for name, row in found.items()}

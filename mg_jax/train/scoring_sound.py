@@ -1,8 +1,9 @@
-"""Scores a generator of sound on the toy world: sounds of held-out clips, heard by the oracles.
+"""Scores a generator of sound on the toy world: sounds of held-out clips, measured by the oracles.
 
-Three rows: "made" are the sounds that were generated, "codec" the true ones after the codec, the
-most that can be reached, and "shuffled" the generated ones judged by the facts of the next clip:
-what a model would reach that does not look at its own video.
+Four rows: "made" are the generated sounds, "codec" the true ones after the codec, which is the most
+that can be reached, "truth" the true ones themselves, which tells what the oracles miss, and
+"shuffled" the generated ones against the facts of the next clip: what a model would reach that
+ignores its own video. All but the last have their loudness beside the rates.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import muxing, toy
 from mg_jax.data.atomic import write_json
 from mg_jax.data.soundtracks import SoundtrackConfig, Take, ToyTakes, toy_recipe
+from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import sound_plots
 from mg_jax.sampling.soundtrack import Request, Soundtrack
 from mg_jax.world import oracles_sound, sound_facts
@@ -26,6 +28,7 @@ from mg_jax.world.oracles_onsets import pool
 Condition = Literal["both", "video", "text"]
 TOLERANCE_S = 0.08
 SHOWN = 8  # clips written as mp4 and plot
+_UNITS = {"_ms": ("ms", ".0f"), "_lufs": ("LUFS", ".1f"), "_dbfs": ("dBFS", ".1f")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,40 +64,81 @@ def score_sound(
     UserError: for a run that did not learn the toy world.
   """
   if data.source != "toy":
-    raise UserError("the oracles hear the toy world; this run has learned from a folder of files")
+    raise UserError(
+      "the oracles measure sounds of the toy world only, and this run was trained on a folder of "
+      "files; give a run with --config.data.source=toy, or --measure=infill or seams"
+    )
   folder, pictured = pathlib.Path(folder), True
   recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
   takes, scenes = ToyTakes(recipe, "validation"), toy.ToySource(recipe, "validation")
-  facts, made, coded = [], [], []
+  facts: list[dict[str, Any]] = []
+  found: dict[str, list[Measured]] = {"made": [], "codec": [], "truth": []}
   for index in tqdm(range(count), "sounds", leave=False, disable=None):
     take = takes[index]
     facts.append(sound_facts.sound_facts(scenes.scene(index)))
     request = request_of(take, condition, rate=pipeline.rate, seed=seed + index)
     wave = pipeline(request, **changes).wave
-    made.append(oracles_sound.measure(wave))
     latent = pipeline.codec.encode(take.wave)
-    coded.append(oracles_sound.measure(pipeline.codec.decode(latent, length=len(take.wave))))
+    coded = pipeline.codec.decode(latent, length=len(take.wave))
+    for name, sound in (("made", wave), ("codec", coded), ("truth", take.wave)):
+      found[name].append(measure(sound, take.wave, rate=pipeline.rate))
     if index < SHOWN:
       muxing.write_clip(folder / f"{index:02d}.mp4", take.frames, wave, fps=take.fps)
       if pictured:
         try:
           events = sound_facts.impacts(scenes.scene(index))
           sound_plots.plot(
-            folder / f"{index:02d}.png", wave, events=events, heard=made[-1].impacts,
-            title=take.caption,
+            folder / f"{index:02d}.png", wave, events=events, title=take.caption,
+            heard=found["made"][-1].oracle.impacts,
           )
         except UserError:  # without matplotlib
           pictured = False
   rows = {
-    "made": rates(made, facts), "codec": rates(coded, facts),
-    "shuffled": rates(made, facts[1:] + facts[:1]),
-  }  # fmt: skip
-  report = SoundReport(_table(rows), rows)
-  write_json(
-    folder / "scores.json",
-    {"origin": pipeline.origin, "condition": condition, "count": count, "rows": rows},
+    name: rates([one.oracle for one in measured], facts) | levels(measured)
+    for name, measured in found.items()
+  }
+  shuffled = facts[1:] + facts[:1]
+  rows["shuffled"] = rates([one.oracle for one in found["made"]], shuffled)
+  about = {"origin": pipeline.origin, "condition": condition, "count": count}
+  # JSON has no number for what is not defined, such as the loudness of silence.
+  plain = {
+    name: {key: value if math.isfinite(value) else None for key, value in row.items()}
+    for name, row in rows.items()
+  }
+  write_json(folder / "scores.json", about | {"rows": plain})
+  return SoundReport(_table(rows), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What is measured of one sound.
+
+  Attributes:
+    oracle: its impacts, effects and music.
+    loudness_lufs: as `metrics.audio.loudness`.
+    leakage_dbfs: as `oracles_sound.leakage_db`, its level where the true sound is quiet.
+  """
+
+  oracle: oracles_sound.SoundMeasurement
+  loudness_lufs: float
+  leakage_dbfs: float | None
+
+
+def measure(wave: np.ndarray, truth: np.ndarray, *, rate: int) -> Measured:
+  """Measures a sound (T,) of the toy world, at `rate` Hz, beside the true one."""
+  return Measured(
+    oracles_sound.measure(wave), loudness(wave, rate=rate), oracles_sound.leakage_db(wave, truth)
   )
-  return report
+
+
+def levels(measured: list[Measured]) -> dict[str, float]:
+  """Medians over sounds: "loudness_lufs", -inf for silence, and "leakage_dbfs" over those that have
+  one, nan where none has."""
+  leakages = [one.leakage_dbfs for one in measured if one.leakage_dbfs is not None]
+  return {
+    "loudness_lufs": float(np.median([one.loudness_lufs for one in measured])),
+    "leakage_dbfs": float(np.median(leakages)) if leakages else math.nan,
+  }
 
 
 def rates(
@@ -143,13 +187,16 @@ class _Frames:
 
 def _table(rows: dict[str, dict[str, float]]) -> str:
   names = list(dict.fromkeys(name for row in rows.values() for name in row))
-  lines = ["".join(f"{text:>11}" for text in ("", *rows))]
+  lines = ["".join(f"{text:>12}" for text in ("", *rows))]
   for name in names:
-    cells = [
-      "-" if name not in row or math.isnan(row[name])
-      else f"{row[name]:.0f} ms" if name.endswith("_ms")
-      else f"{100 * row[name]:.1f} %"
-      for row in rows.values()
-    ]  # fmt: skip
-    lines.append("".join(f"{text:>11}" for text in (name.removesuffix("_ms"), *cells)))
+    end = next((end for end in _UNITS if name.endswith(end)), "")
+    cells = [_cell(row.get(name, math.nan), end) for row in rows.values()]
+    lines.append("".join(f"{text:>12}" for text in (name.removesuffix(end), *cells)))
   return "\n".join(lines)
+
+
+def _cell(value: float, end: str) -> str:
+  if math.isnan(value):
+    return "-"
+  unit, digits = _UNITS.get(end, ("%", ".1f"))
+  return f"{value if end else 100 * value:{digits}} {unit}"

@@ -4,7 +4,7 @@ The short caption is what a tiny model is trained on. Natural captions choose am
 wordings by (seed, index, variant), so a dataset may show each scene under several captions, as
 different captioners would give [MG 3.2.1]. The word on a sign stands in quotation marks, as text
 to be drawn does in [MG 3.1.4]. `prompts.parse_prompt` reads all of them back, but not those of a
-single frame, which tell places and no motion.
+single frame, which name places and no motion.
 """
 
 import numpy as np
@@ -80,15 +80,6 @@ def short_caption(scene: Scene) -> str:
     verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]
     parts.append(f"{_canonical_noun(group)} {verb}")
   return " and ".join(parts) + _canonical_background(scene)
-
-
-def image_caption(scene: Scene) -> str:
-  """Canonical phrase for a single frame, without motion: "a red star on a light background"."""
-  if scene.sign is not None:
-    return short_caption(scene)
-  return " and ".join(_canonical_noun(group) for group in groups(scene)) + _canonical_background(
-    scene
-  )
 
 
 def _canonical_background(scene: Scene) -> str:

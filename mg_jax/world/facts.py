@@ -167,11 +167,6 @@ class Scene:
         f"Scene {self.seed}/{self.index} has a sign and objects; leave out one of them"
       )
 
-  @property
-  def frames(self) -> int:
-    """Number of frames of the whole scene at its nominal frame rate, at least 1."""
-    return max(1, round(self.duration_s * self.fps))
-
   def to_dict(self) -> dict[str, Any]:
     """Plain dicts, lists, strings and numbers, ready for JSON."""
     out = dataclasses.asdict(self)

@@ -106,11 +106,6 @@ def compare(seen: Measurement, facts: Mapping[str, Any]) -> dict[str, bool | flo
   return result
 
 
-def score(video: np.ndarray, facts: Mapping[str, Any]) -> dict[str, bool | float]:
-  """Measures one clip and compares it with the facts it should show."""
-  return compare(measure(video), facts)
-
-
 def average(results: Sequence[Mapping[str, bool | float]]) -> dict[str, float]:
   """Share of right answers per attribute over the results that hold it, mean share of right letters
   likewise, and "all": the share of results right in all attributes they hold. What is in no result
@@ -123,12 +118,3 @@ def average(results: Sequence[Mapping[str, bool | float]]) -> dict[str, float]:
   right = [all(result[name] for name in ATTRIBUTES if name in result) for result in results]
   out["all"] = float(np.mean(right))
   return out
-
-
-def score_batch(
-  videos: Sequence[np.ndarray], facts: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
-  """`average` of the scores of clips against facts; raises UserError unless there are as many."""
-  if len(videos) != len(facts) or not len(videos):
-    raise UserError(f"score_batch: {len(videos)} clips and {len(facts)} facts; pass as many, not 0")
-  return average([score(video, wanted) for video, wanted in zip(videos, facts, strict=True)])

@@ -1,7 +1,7 @@
 """Validation of the oracles: their accuracy on drawn clips, clean and degraded.
 
-The trust in every number measured on generated clips rests on this table. Run it with
-`validate(WorldConfig.full(), n=200, height=64, width=64)`.
+The trust in every number measured on generated clips rests on this table; `launch/oracles.py`
+prints it.
 """
 
 import numpy as np

@@ -49,7 +49,7 @@ def test_infill_counts_from_the_start_of_the_sound_as_it_was_given(sound):
   assert place(sound, rate=RATE, infill=[(1.5, 2.0)]).keep == ((0, 1.5),)
   with pytest.raises(UserError, match="reaches beyond .*a.wav, which ends at 2.00 s"):
     place(sound, rate=RATE, infill=[(1.5, 2.1)])
-  with pytest.raises(UserError, match="nothing of its sound is kept"):
+  with pytest.raises(UserError, match="--infill covers all of its sound"):
     place(sound, rate=RATE, infill=[(0, 2)])
 
 

@@ -11,6 +11,7 @@ from mg_jax.app import soundtracks
 from mg_jax.app.soundtracks import Order, frames_of, make
 from mg_jax.core.errors import UserError
 from mg_jax.data import audio, muxing, video
+from mg_jax.metrics.audio import loudness
 from mg_jax.sampling.soundtrack import SoundSettings
 from tests.data.audio_test import tone
 from tests.data.muxing_test import packets
@@ -90,6 +91,7 @@ def test_a_video_gets_its_sound_and_keeps_its_picture(tmp_path, clip):
   assert record["scores"] == [0.1, 0.7] and record["chosen"] == 1 and record["seed"] == 7
   assert record["settings"]["steps"] == 3 and record["settings"]["candidates"] == 2
   assert record["origin"] == "step 1, abc" and record["made"] == [[0.0, 2.0]]
+  assert record["loudness_lufs"] == pytest.approx(loudness(wave, rate=RATE), abs=0.01)
 
 
 def test_without_a_prompt_there_is_no_text_at_all(tmp_path, clip):
@@ -116,6 +118,16 @@ def test_sound_from_text_alone(tmp_path):
   assert len(audio.read_audio(tmp_path / "a.wav")) == 72_000
   assert pipeline.requests[0].video is None and pipeline.requests[0].known is None
   assert set(names(tmp_path)) <= {"a.wav", "a.json", "a.png"}
+
+
+@pytest.mark.parametrize("seconds, level", [(0.3, 0.3), (1.0, 0.0)])
+def test_short_sound_and_silence_have_no_loudness_in_their_record(
+  tmp_path, monkeypatch, seconds, level
+):
+  wave = tone(seconds, RATE, level=level)
+  monkeypatch.setattr(Fake, "__call__", lambda *_, **__: Made(wave, np.zeros(1), 0))
+  make(Order(str(tmp_path / "a.wav"), prompts=("rain",), seconds=seconds), Fake)
+  assert json.loads((tmp_path / "a.json").read_text())["loudness_lufs"] is None
 
 
 def test_infill_keeps_the_rest_of_the_videos_own_sound(tmp_path, spoken):
@@ -152,10 +164,10 @@ def test_extension_of_a_sound_both_ways(tmp_path):
     ({"out": "folder.mp4", "video": "in.mp4"}, "folder.mp4 is a folder"),
     ({"out": "in.wav/a.mp4", "video": "in.mp4"}, "in.wav cannot be written"),
     ({"out": "a.wav", "prompts": ("x",)}, "--seconds is missing"),
-    ({"out": "a.wav", "prompts": ("x",), "seconds": -1.0}, "--seconds=-1 hold no sound"),
-    ({"out": "a.wav", "prompts": ("x",), "seconds": float("nan")}, "--seconds=nan hold no sound"),
+    ({"out": "a.wav", "prompts": ("x",), "seconds": -1.0}, "--seconds=-1 is no length"),
+    ({"out": "a.wav", "prompts": ("x",), "seconds": float("nan")}, "--seconds=nan is no length"),
     ({"out": "a.wav", "prompts": (" ",), "seconds": 1.0}, "there is no prompt"),
-    ({"out": "a.wav", "sound": "in.wav"}, "nothing is made around"),
+    ({"out": "a.wav", "sound": "in.wav"}, "give --extend or --infill"),
     ({"out": "a.wav", "extend": (1.0,)}, "need a sound"),
     ({"out": "a.mp4", "video": "in.mp4", "seconds": 1.0}, "--seconds is for sound from text"),
     ({"out": "a.mp4", "video": "missing.mp4"}, "there is no such file"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.fitting import fit, read
+from mg_jax.data.fitting import fit, parse_size, read
 from mg_jax.data.video import write_video
 
 
@@ -54,3 +54,11 @@ def test_what_cannot_be_fitted_is_told(tmp_path):
     fit(path, multiple=(1, 1), fps=0.0)
   with pytest.raises(UserError, match="hold no frame"):
     next(read(path, fit(path, multiple=(1, 1)), seconds=-1.0))
+
+
+def test_sizes_come_from_text():
+  assert parse_size([]) is None
+  assert parse_size(["96"]) == 96 and parse_size(["96", "128"]) == (96, 128)
+  for wrong in (["0"], ["-8"], ["8", "x"], ["8", "8", "8"], ["8.5"]):
+    with pytest.raises(UserError, match="SHORTER_SIDE or HEIGHT,WIDTH"):
+      parse_size(wrong)

@@ -85,8 +85,19 @@ def test_only_published_networks_give_the_published_name(tmp_path, networks, nam
   paths = [_save(tmp_path / f"{n}.npy", z, net) for n, z, net in zip("ab", (x, y), networks,
                                                                      strict=True)]  # fmt: skip
   result = frechet(*paths)
-  assert result.name == name and result.counts == (5000, 40)
+  assert result.name == name and result.counts == (5000, 40) and result.size == 3
   assert result.value == pytest.approx(_reference(x.astype(float), y), rel=1e-6)
+
+
+@pytest.mark.parametrize("rows, warned", [(6, True), (7, False)])
+def test_a_singular_covariance_is_logged(tmp_path, caplog, rows, warned):
+  few, many = (_save(tmp_path / f"{n}.npy", features(n)) for n in (rows, 50))
+  frechet(many, few)
+  rank = np.linalg.matrix_rank(np.cov(features(rows), rowvar=False))
+  assert (rank < 6) == warned
+  assert len(caplog.messages) == warned
+  if warned:
+    assert caplog.messages[0].startswith(f"{few} has 6 rows of 6 dimensions, so its covariance")
 
 
 def test_what_cannot_be_compared_is_told(tmp_path):

@@ -49,16 +49,6 @@ def test_missing_and_inapplicable_criteria_do_not_count():
   assert (rates["all"].passed, rates["all"].count) == (1, 3)
 
 
-def test_merge_equals_one_stream():
-  clips = [{"a": i % 2 == 0, "b": i % 3 == 0} for i in range(11)]
-  whole, left, right = Scores(), Scores(), Scores()
-  for i, clip in enumerate(clips):
-    whole.add(clip)
-    (left if i < 4 else right).add(clip)
-  left.merge(right)
-  assert left.compute() == whole.compute()
-
-
 def test_bad_results_are_refused():
   for wrong in (1.7, -0.1, float("nan"), 2, "yes"):
     with pytest.raises(ValueError, match="criterion color"):

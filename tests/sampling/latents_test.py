@@ -10,6 +10,7 @@ from mg_jax.data.records import RecordSource, RecordWriter
 from mg_jax.data.video import probe, read_frames, write_video
 from mg_jax.models.tiling import TiledAutoencoder
 from mg_jax.sampling.latents import decode_latents, encode_video
+from mg_jax.train import export
 
 
 class Blocks(nn.Module):
@@ -51,7 +52,7 @@ def blocks(frames, height=24, width=32):
 @pytest.mark.parametrize("frames", [1, 20, 32, 33, 75])
 def test_a_video_comes_back_from_its_latents(tmp_path, frames):
   write_video(tmp_path / "in.mp4", blocks(frames), fps=12)
-  encode_video(autoencoder(), tmp_path / "in.mp4", tmp_path / "latents")
+  assert encode_video(autoencoder(), tmp_path / "in.mp4", tmp_path / "latents") == frames
   source = RecordSource(tmp_path / "latents")
   records = [source[i] for i in range(len(source))]
   assert [r["start"] for r in records] == list(range(0, frames, 32))
@@ -66,12 +67,15 @@ def test_a_video_comes_back_from_its_latents(tmp_path, frames):
   assert np.abs(back.astype(int) - blocks(frames)).mean() < 4
 
 
-def test_size_rate_and_time_are_as_asked(tmp_path):
+def test_size_rate_and_time_are_as_asked(tmp_path, caplog):
   write_video(tmp_path / "in.mp4", blocks(40), fps=10)
-  how = encode_video(
+  frames = encode_video(
     autoencoder(), tmp_path / "in.mp4", tmp_path / "latents", size=20, fps=5, seconds=2.0
   )
-  assert how.size == (16, 24) and "scaled" in how.notice and "cut" in how.notice
+  [notice] = caplog.messages
+  assert frames == 10 and "scaled" in notice and "cut" in notice
+  metadata = RecordSource(tmp_path / "latents").metadata
+  assert (metadata["height"], metadata["width"]) == (16, 24)
   assert decode_latents(autoencoder(), tmp_path / "latents", tmp_path / "out.mp4") == 10
   assert probe(tmp_path / "out.mp4").fps == 5
 
@@ -105,3 +109,47 @@ def test_an_interrupted_encoding_leaves_no_folder_that_could_be_read(tmp_path):
     encode_video(broken, tmp_path / "in.mp4", tmp_path / "latents")
   with pytest.raises(UserError, match="manifest"):
     decode_latents(broken, tmp_path / "latents", tmp_path / "out.mp4")
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+  """The autoencoder in place of that of a run; what it was asked for, each call."""
+  calls = []
+
+  def load(workdir, *, step, tiling):
+    calls.append((workdir, step, tiling.frames))
+    return autoencoder()
+
+  monkeypatch.setattr(export, "load_autoencoder", load)
+  return calls
+
+
+def test_the_commands_take_a_video_to_latents_and_back(tmp_path, loaded, run_main, caplog):
+  write_video(tmp_path / "in.mp4", blocks(40), fps=10)
+  caplog.set_level("INFO", "mg_jax")
+  source = "--workdir=tae", f"--video={tmp_path / 'in.mp4'}", f"--out={tmp_path / 'latents'}"
+  run_main("encode", *source, "--size=16", "--seconds=3.5", "--step=7", "--tiles=16,512")
+  assert f"{tmp_path / 'latents'}: latents of 35 frames" in caplog.messages
+  out = tmp_path / "out.mp4"
+  printed = run_main("reconstruct", "--workdir=tae", f"--latents={source[2][6:]}", f"--out={out}")
+  assert printed == f"{out}: 35 frames\n" and loaded == [("tae", 7, 16), ("tae", None, 32)]
+  info = probe(out)
+  assert (info.frames, info.height, info.width, info.fps) == (35, 16, 16, 10)
+
+
+@pytest.mark.parametrize("main, arguments, words", [
+  ("encode", ["--workdir=tae"], "give either --config, or --video and --out"),
+  ("encode", ["--workdir=tae", "--video=a.mp4"], "give either --config, or --video and --out"),
+  ("encode", ["--video=a.mp4", "--out=b"], "--workdir is missing"),
+  ("encode", ["--workdir=tae", "--video=a.mp4", "--out=b", "--distributed"], "for --config"),
+  ("encode", ["--workdir=tae", "--video=a.mp4", "--out=b", "--size=0"], "SHORTER_SIDE"),
+  ("reconstruct", ["--workdir=tae", "--out=b.mp4"], "one of --video, --sound and --latents"),
+  ("reconstruct", ["--video=a.mp4", "--latents=b"], "one of --video, --sound and --latents"),
+  ("reconstruct", ["--latents=b", "--workdir=tae"], "--out is missing"),
+  ("reconstruct", ["--latents=b", "--workdir=tae", "--out=c.mp4", "--fps=3"], "--fps is for --vid"),
+  ("reconstruct", ["--sound=b", "--workdir=tae", "--out=c.wav", "--size=3"], "--size is for --vid"),
+])  # fmt: skip
+def test_mistakes_of_the_commands_are_one_sentence(loaded, run_main, main, arguments, words):
+  with pytest.raises(UserError, match=words):
+    run_main(main, *arguments)
+  assert loaded == []

@@ -1,6 +1,7 @@
 """A look at sound: files that can be read back, for scenes and for any wave."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import audio, video
 from mg_jax.sampling import sound_plots
 from mg_jax.world import oracles_onsets
+from mg_jax.world.facts import Scene
 from mg_jax.world.sampling import WorldConfig, sample
 from mg_jax.world.sound import soundtrack
 
@@ -31,6 +33,7 @@ def test_a_scene_is_written_to_play_and_to_see(tmp_path):
   scene = _knocks()
   clip, picture = sound_plots.write_scene(scene, tmp_path / "look", size=64)
   assert (clip.name, picture.name) == ("scene_0_1.mp4", "scene_0_1.png")
+  assert Scene.from_dict(json.loads(clip.with_suffix(".json").read_text())) == scene
   assert video.probe(clip).duration_s == pytest.approx(scene.duration_s)
   heard = oracles_onsets.onsets(audio.read_audio(clip))
   true = [hit.time_s for hit in soundtrack(scene).events]

@@ -179,17 +179,21 @@ def test_fit_prefers_what_the_conditions_explain():
   assert scores[1] > scores[0]
 
 
-def test_cosine_ranks_by_angle():
-  score = scorers.cosine(lambda wave: wave[:2], np.array([1.0, 0.0]), lambda x: x.reshape(-1))
-  found = score(None, np.array([[[0.0, 2.0]], [[3.0, 0.0]], [[1.0, 1.0]]]))
-  np.testing.assert_allclose(found, [0, 1, 0.5**0.5])
-  assert not scorers.unranked(print, np.zeros((3, 1, 1))).any()
+def test_one_candidate_is_the_first_of_several_and_is_not_scored(pipeline):
+  def scorer(pair, latents, **where):
+    assert len(latents) == 3
+    return np.eye(3)[0]
+
+  first = dataclasses.replace(pipeline, scorer=scorer)(Request(1.0), candidates=3)
+  alone = dataclasses.replace(pipeline, scorer=scorer)(Request(1.0), candidates=1)
+  assert first.chosen == 0 and alone.scores == (0.0,)
+  np.testing.assert_allclose(alone.wave, first.wave, atol=1e-4)
 
 
 def test_what_cannot_be_made_is_told(pipeline):
   with pytest.raises(UserError, match="there is no setting tempo"):
     pipeline(Request(1.0), tempo=3)
-  with pytest.raises(UserError, match="learned sounds of at most 1.0 s"):
+  with pytest.raises(UserError, match="trained on sounds of at most 1.0 s"):
     pipeline(Request(1.0), window_s=2.0)
   broken = jax.tree.map(lambda x: x * jnp.nan, pipeline.params)
   with pytest.raises(UserError, match="not finite"):

@@ -162,7 +162,7 @@ def test_origins_and_targets_that_are_none_are_told(runs, tmp_path, origins, tar
 
 def test_whole_numbers_are_refused(tmp_path):
   runs = [_save(tmp_path / n, {"model": {"count": np.arange(3, dtype=np.int32)}}) for n in "ab"]
-  with pytest.raises(UserError, match="model/count is of whole numbers"):
+  with pytest.raises(UserError, match="model/count holds integers"):
     average(runs, tmp_path / "mean")
 
 

@@ -36,10 +36,6 @@ def test_short_caption(facts, sentence):
   assert captions.short_caption(_scene(**facts)) == sentence
 
 
-def test_image_caption_leaves_the_motion_out():
-  assert captions.image_caption(_scene(count=3)) == "three red stars"
-
-
 def test_several_groups_are_all_told():
   scene = _scene()
   ring = dataclasses.replace(scene.objects[0], kind="ring", colour="blue", motion=Motion("still"))
@@ -52,7 +48,6 @@ def test_several_groups_are_all_told():
 def test_signs_say_their_word_in_quotation_marks():
   scene = Scene(0, 0, Background("dark"), (), sign=Sign("CAT", "orange", 0.3))
   assert captions.short_caption(scene) == 'a sign says "CAT" on a dark background'
-  assert captions.image_caption(scene) == captions.short_caption(scene)
   texts = [captions.caption(scene, v) for v in range(64)]
   assert len(set(texts)) > 45
   assert all(text.count('"CAT"') == 1 and text.count('"') == 2 for text in texts)

@@ -84,11 +84,6 @@ def test_facts_of_an_empty_scene_is_a_user_error():
     F.facts(_scene())
 
 
-def test_frames_is_duration_times_rate():
-  assert dataclasses.replace(_scene(), duration_s=3.0, fps=16.0).frames == 48
-  assert dataclasses.replace(_scene(), duration_s=0.01, fps=8.0).frames == 1
-
-
 def test_every_fact_has_words():
   assert set(lexicon.KINDS) == set(SHAPES)
   assert set(lexicon.COLOURS) == set(F.PALETTE)

@@ -7,7 +7,7 @@ import pytest
 
 from mg_jax.world.facts import Background, Scene, Sign, facts
 from mg_jax.world.letters import ALPHABET
-from mg_jax.world.oracles import measure, score
+from mg_jax.world.oracles import compare, measure
 from mg_jax.world.oracles_letters import letter_accuracy, read
 from mg_jax.world.render import render
 from mg_jax.world.sampling import WorldConfig, sample
@@ -98,6 +98,7 @@ def test_signs_are_measured_by_word_and_colour(background):
   scene = Scene(0, 0, Background(background), (), sign=Sign("WEB", "orange", 0.3))
   video = render(scene, frames=3, height=48, width=48)
   right = {"colour": True, "word": True, "letters": 1.0}
-  assert score(video, facts(scene)) == right
-  assert score(video, {"word": "WED"}) == {"word": False, "letters": pytest.approx(2 / 3)}
-  assert measure(video).confidence["word"] > 0.9
+  seen = measure(video)
+  assert compare(seen, facts(scene)) == right
+  assert compare(seen, {"word": "WED"}) == {"word": False, "letters": pytest.approx(2 / 3)}
+  assert seen.confidence["word"] > 0.9

@@ -83,7 +83,7 @@ def test_round_kinds_never_spin_and_many_objects_are_small():
 def test_simple_is_one_object_seen_by_a_still_camera():
   for scene in _scenes(WorldConfig.simple(), 50):
     truth = facts(scene)
-    assert (truth["count"], truth["camera"], scene.frames) == (1, "static", 16)
+    assert (truth["count"], truth["camera"], scene.duration_s * scene.fps) == (1, "static", 16)
     assert truth["size"] != "small" and truth["background"] in ("dark", "light")
 
 

@@ -1,10 +1,14 @@
 """Accuracy of the oracles on drawn, degraded and wrong clips: what generated scores rest on."""
 
+import json
+
 import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.world.sampling import WorldConfig
+from mg_jax.data.video import probe
+from mg_jax.world.facts import Scene
+from mg_jax.world.sampling import WorldConfig, sample
 from mg_jax.world.validation import DEGRADATIONS, degrade, validate
 
 # What guessing a label at random gives, at most (counts lean to 1; kinds depend on motions).
@@ -56,3 +60,24 @@ def test_degradations_are_mild_but_real(how):
 def test_unknown_degradation_is_told():
   with pytest.raises(UserError, match="fog"):
     degrade(np.zeros((1, 8, 8, 3), np.uint8), "fog")
+
+
+def test_the_command_measures_the_oracles_of_a_world(tmp_path, run_main):
+  arguments = ["--count=6", "--seed=3", f"--out={tmp_path}"]
+  printed = run_main("oracles", *arguments)
+  rows = validate(WorldConfig.simple(), n=6, seed=3)
+  kept = json.loads((tmp_path / "oracles.json").read_text())
+  assert kept["accuracy"] == {"pictures": rows} and "compression" in printed
+  run_main("oracles", "--world=sounds", "--count=2", f"--out={tmp_path}")
+  kept = json.loads((tmp_path / "oracles.json").read_text())
+  assert kept["accuracy"]["sounds"]["clean"]["all"] > 0 and kept["world"] == "sounds"
+  with pytest.raises(UserError, match="give --out"):
+    run_main("oracles", "--scenes=1")
+
+
+def test_the_command_writes_scenes_to_look_at(tmp_path, run_main):
+  pytest.importorskip("matplotlib")
+  run_main("oracles", "--world=sounds", "--count=1", "--scenes=1", f"--out={tmp_path}")
+  scene = sample(0, 0, WorldConfig.sounds())
+  assert Scene.from_dict(json.loads((tmp_path / "scene_0_0.json").read_text())) == scene
+  assert probe(tmp_path / "scene_0_0.mp4").has_audio and (tmp_path / "scene_0_0.png").exists()

@@ -1,0 +1,89 @@
+"""Features of a folder of images and videos by a frozen vision tower, for `metrics.frechet`.
+
+An image gives one row. A video gives as many as asked for, or as it has frames: it is divided into
+that many equal parts, and the frame shown at the middle of each is taken, so rows of one video are
+not independent. Pictures are scaled to cover the square that the tower takes and cut at the centre;
+rows have unit length (`models.vision`). A contact sheet among generated clips is left out.
+
+a folder -> NAME.npy, float32 (N, E), and NAME.json {"network", "source", "files", "frames"}
+"""
+
+import os
+import pathlib
+
+import numpy as np
+from tqdm import tqdm
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import atomic, folder, video
+from mg_jax.models.vision import FrozenVision
+from mg_jax.sampling.outputs import SHEET
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FRAMES = 8
+_HELD = 256  # pictures that are in memory at once, about
+
+
+def write_features(
+  source: str | os.PathLike[str],
+  target: str | os.PathLike[str],
+  *,
+  tower: FrozenVision,
+  frames: int = FRAMES,
+) -> pathlib.Path:
+  """Computes the features of all images and videos of a folder; returns the file of features.
+
+  Args:
+    source: the folder; what lies in folders below it is not read.
+    target: the .npy, replaced if it exists, as is the .json beside it.
+    tower: what computes them.
+    frames: rows of a video.
+
+  Raises:
+    UserError: when the folder holds no images or videos, or one of them cannot be read.
+  """
+  if frames < 1:
+    raise UserError(f"{frames} frames of a video give no features; take at least 1")
+  target, paths = pathlib.Path(target), _files(source)
+  if target.suffix != ".npy":
+    raise UserError(f"{target} cannot be written: features are saved as .npy")
+  rows, held = [], []
+  for path in tqdm(paths, "features", leave=False, disable=None):
+    held.append(pictures(path, frames=frames, size=(tower.size, tower.size)))
+    if sum(map(len, held)) >= _HELD:
+      rows.append(tower(np.concatenate(held)))
+      held = []
+  if held:
+    rows.append(tower(np.concatenate(held)))
+  record = target.with_suffix(".json")
+  record.unlink(missing_ok=True)  # an old one must not vouch for new features
+  with atomic.replacing(target) as partial, open(partial, "wb") as file:
+    np.save(file, np.concatenate(rows).astype(np.float32))
+  network = f"CLIP vision tower {tower.identity()[:16]}"
+  about = {"source": os.fspath(source), "files": len(paths), "frames": frames}
+  atomic.write_json(record, about | {"network": network})
+  return target
+
+
+def pictures(path: str | os.PathLike[str], *, frames: int, size: tuple[int, int]) -> np.ndarray:
+  """The pictures uint8 (N, H, W, 3) of a file: one of an image, at most `frames` of a video."""
+  if os.fspath(path).lower().endswith(IMAGES):
+    return next(video.read_frames(path, size=size))[None]
+  info = video.probe(path)
+  count = max(1, min(frames, round(info.duration_s * info.fps)))
+  part_s = info.duration_s / count
+  return video.read_clip(path, start_s=part_s / 2, fps=1 / part_s, frames=count, size=size)
+
+
+def _files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
+  ends = (*IMAGES, *folder.SUFFIXES)
+  try:
+    found = sorted(
+      path for path in pathlib.Path(source).iterdir()
+      if path.name.lower().endswith(ends) and not path.name.startswith(".") and path.name != SHEET
+    )  # fmt: skip
+  except OSError as error:
+    raise UserError(f"{source} cannot be read ({error.strerror}); give another folder") from error
+  if not found:
+    raise UserError(f"{source} holds no images or videos; give files ending in {', '.join(ends)}")
+  return found
