@@ -15,11 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, folder, video
+from mg_jax.data import atomic, mediafiles, stills, video
 from mg_jax.models.vision import FrozenVision
 from mg_jax.sampling.outputs import SHEET
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FRAMES = 8
 _HELD = 256  # pictures that are in memory at once, about
 
@@ -67,8 +66,8 @@ def write_features(
 
 def pictures(path: str | os.PathLike[str], *, frames: int, size: tuple[int, int]) -> np.ndarray:
   """The pictures uint8 (N, H, W, 3) of a file: one of an image, at most `frames` of a video."""
-  if os.fspath(path).lower().endswith(IMAGES):
-    return next(video.read_frames(path, size=size))[None]
+  if mediafiles.is_still(os.fspath(path)):
+    return stills.read(path, size=size)[None]
   info = video.probe(path)
   count = max(1, min(frames, round(info.duration_s * info.fps)))
   part_s = info.duration_s / count
@@ -76,7 +75,7 @@ def pictures(path: str | os.PathLike[str], *, frames: int, size: tuple[int, int]
 
 
 def _files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
-  ends = (*IMAGES, *folder.SUFFIXES)
+  ends = (*stills.SUFFIXES, *mediafiles.VIDEO_SUFFIXES)
   try:
     found = sorted(
       path for path in pathlib.Path(source).iterdir()
