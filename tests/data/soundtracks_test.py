@@ -213,7 +213,7 @@ def test_content_is_names_sizes_and_captions(media):
 
 def test_folders_that_cannot_be_used_are_told(media, tmp_path):
   (tmp_path / "empty").mkdir()
-  told = {"": "path is empty", "nowhere": "no such folder", "empty": "no video and no sound"}
+  told = {"": "path is empty", "nowhere": "no such folder", "empty": "holds no sound"}
   for path, words in told.items():
     with pytest.raises(UserError, match=words):
       soundtracks.scan(_folder(tmp_path / path if path else ""))
