@@ -22,7 +22,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import media, video
 from mg_jax.data.audio import RATE
 from mg_jax.data.media import MediaError
-from mg_jax.data.tracks import Track
+from mg_jax.data.tracks import Track, picture_track
 
 Codec = Literal["aac", "opus"]
 _ENCODERS: dict[str, str] = {"aac": "aac", "opus": "libopus"}
@@ -77,7 +77,9 @@ def add_sound(
   """
   out = path if out is None else out
   wave = _checked(out, wave, rate=rate, codec=codec)
-  _mux(path, wave, out, rate=rate, codec=codec, seconds=video.probe(path).duration_s)
+  with media.opened(path) as source:
+    seconds = picture_track(path, source).length_s()
+  _mux(path, wave, out, rate=rate, codec=codec, seconds=seconds)
 
 
 def _checked(
@@ -110,7 +112,7 @@ def _mux(
   length = round(seconds * rate)
   wave = np.pad(wave[:length], (0, max(0, length - len(wave))))
   with media.opened(path) as source:
-    picture = Track(path, source, media.picture(source))
+    picture = picture_track(path, source)
     with media.created(out) as file:
       copy = _copy_of(path, file, picture.stream)
       sound = file.add_stream(_ENCODERS[codec], rate=rate, layout="mono")

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from mg_jax.data.media import MediaError, opened
+from mg_jax.data.media import MediaError, opened, picture
 
 _HEAD = 16  # packets by which a track is known
 # Containers without an index of their own, or none that is exact: times after a seek are guesses.
@@ -146,3 +146,15 @@ class Track:
         if time is not None:
           end = max(end or 0.0, float(time * base) - self.zero_s + duration)
     return end if end is not None else count or None
+
+
+def picture_track(path: str | os.PathLike[str], container: Any) -> Track:
+  """The track of a file's picture.
+
+  Raises:
+    MediaError: when it holds none, but for cover art.
+  """
+  stream = picture(container)
+  if stream is None:
+    raise MediaError("no_video", path, "the file holds no video stream")
+  return Track(path, container, stream)

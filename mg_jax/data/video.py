@@ -24,7 +24,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import colours, media
 from mg_jax.data.colours import BT709
 from mg_jax.data.media import MAX_PIXELS, MediaError
-from mg_jax.data.tracks import CUT_S, Track
+from mg_jax.data.tracks import CUT_S, Track, picture_track
 
 # Timestamps are rounded to the time base of the container, so equality holds to a fraction of a
 # millisecond only.
@@ -106,13 +106,12 @@ def read_clip(
   last_s = start_s + (frames - 1) / fps
   picked: list[np.ndarray] = []
   with _opened(path) as (_, track):
-    pixel_shape = float(track.stream.sample_aspect_ratio or 1)
     slack = max(0.1, 2 / (track.fps or fps))
     for frame, until, last in _shown(track, start_s, fps):
       shown = until + slack if last else until - _SLACK_S
       pixels = None
       while len(picked) < frames and start_s + len(picked) / fps < shown:
-        pixels = _pixels(path, frame, size, pixel_shape) if pixels is None else pixels
+        pixels = _pixels(track, frame, size) if pixels is None else pixels
         picked.append(pixels)
       if len(picked) == frames:
         return np.stack(picked)
@@ -148,14 +147,13 @@ def read_frames(
   """
   count, end = 0, math.inf if seconds is None else seconds - _SLACK_S
   with _opened(path) as (_, track):
-    pixel_shape = float(track.stream.sample_aspect_ratio or 1)
     rate = fps or track.fps or 25.0
     for frame, until, _ in _shown(track, 0.0, rate):
-      size = size or colours.shown_size(frame, pixel_shape)
+      size = size or colours.shown_size(frame, pixel_shape=_pixel_shape(track))
       pixels = None
       # A file of one frame may tell no duration, yet it shows that frame.
       while count / rate < min(until - _SLACK_S, end) or not count:
-        pixels = _pixels(path, frame, size, pixel_shape) if pixels is None else pixels
+        pixels = _pixels(track, frame, size) if pixels is None else pixels
         count += 1
         yield pixels
       if count / rate >= end:
@@ -227,12 +225,11 @@ def write_frames(
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Track]]:
   """Yields (container, picture track); turns every error of FFmpeg into a `MediaError`."""
   with media.opened(path) as container:
-    stream = media.picture(container)
-    if stream is None:
-      raise MediaError("no_video", path, "the file holds no video stream")
-    _check_pixels(path, stream.codec_context.height, stream.codec_context.width)
-    colours.check(path, stream)
-    yield container, Track(path, container, stream)
+    track = picture_track(path, container)
+    codec = track.stream.codec_context
+    _check_pixels(path, codec.height, codec.width)
+    colours.check(path, codec)
+    yield container, track
 
 
 def _decode(track: Track, start_s: float) -> Iterator[tuple[float, Any]]:
@@ -286,10 +283,16 @@ def _shown(track: Track, start_s: float, fps: float) -> Iterator[tuple[Any, floa
   yield held, end_s, True
 
 
-def _pixels(path: Any, frame: Any, size: tuple[int, int], pixel_shape: float) -> np.ndarray:
+def _pixels(track: Track, frame: Any, size: tuple[int, int]) -> np.ndarray:
   if frame.is_corrupt:
-    raise MediaError("damaged", path, "the decoder had to make up parts of its picture")
-  return colours.to_rgb(frame, size, pixel_shape)
+    raise MediaError("damaged", track.path, "the decoder had to make up parts of its picture")
+  primaries = track.stream.codec_context.color_primaries
+  return colours.to_rgb(frame, size, pixel_shape=_pixel_shape(track), primaries=primaries)
+
+
+def _pixel_shape(track: Track) -> float:
+  """Width of a pixel by its height."""
+  return float(track.stream.sample_aspect_ratio or 1)
 
 
 def _check_pixels(path: str | os.PathLike[str], height: int, width: int) -> None:
