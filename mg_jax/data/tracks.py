@@ -42,6 +42,8 @@ class Track:
   """
 
   def __init__(self, path: str | os.PathLike[str], container: Any, stream: Any):
+    if stream.codec_context is None:
+      raise MediaError("unreadable", path, "there is no decoder for it")
     self.path, self.stream, self._container = path, stream, container
     self._rest = container.demux(stream)
     self._head = list(itertools.islice(self._rest, _HEAD))
