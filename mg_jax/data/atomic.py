@@ -44,19 +44,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
   Raises:
     UserError: when it cannot, for this is asked before hours are spent on what goes there.
   """
-  target = pathlib.Path(path)
+  target = tried = pathlib.Path(path)
   try:
     if target.is_dir():
       raise UserError(f"{target} is a folder; choose another place to write to")
     base = target.parent
     while not base.exists() and base != base.parent:
       base = base.parent
+    tried = base
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=base) as folder:
+      tried = target
       with replacing(pathlib.Path(folder) / target.relative_to(base)) as partial:
         partial.touch()
   except OSError as error:
     raise UserError(
-      f"{target} cannot be written ({error.strerror}); choose another place to write to"
+      f"{tried} cannot be written ({error.strerror}); choose another place to write to"
     ) from error
 
 

@@ -231,7 +231,7 @@ def log_passed(log: logging.Logger, path: str, passed: tuple[str, ...]) -> None:
   if passed:
     more = ", ..." if len(passed) > _NAMED else ""
     log.warning(
-      "%s: %d files are passed over for their endings: %s%s", path, len(passed),
+      "%s: passed over for unknown endings (%d): %s%s", path, len(passed),
       ", ".join(passed[:_NAMED]), more,
     )  # fmt: skip
 

@@ -73,6 +73,7 @@ def movie():
         ]))  # fmt: skip
       if sound:
         heard = file.add_stream(sound, rate=rate, layout="mono")
+        heard.bit_rate = 96_000
         wave = (0.5 * np.sin(np.arange(round(seconds * rate)) / 20)).astype(np.float32)
         blocks = [(wave[None, k : k + 960], Fraction(k, rate)) for k in range(0, len(wave), 960)]
         frames = []

@@ -70,7 +70,8 @@ def test_tags_of_any_bytes_are_no_obstacle(tmp_path, movie):
 def test_a_codec_that_is_not_known_is_told(tmp_path, movie):
   path = movie(tmp_path / "a.mkv", sound="flac")
   data = path.read_bytes()
-  path.write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/ABC").replace(b"A_FLAC", b"A_FLOP"))
+  data = data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/ABC").replace(b"A_FLAC", b"A_FLOP")
+  path.write_bytes(data)
   for call in (video.probe, audio.probe, audio.read_audio):
     with pytest.raises(MediaError) as caught:
       call(path)
