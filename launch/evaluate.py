@@ -40,7 +40,6 @@ def main(argv: list[str]) -> None:
   if not _WORKDIR.value or _COUNT.value < 1:
     raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.data import atomic
   from mg_jax.sampling import prompts
   from mg_jax.train import scoring_context, scoring_sound
   from mg_jax.train.export import load_text_to_video, stage_of
@@ -48,7 +47,6 @@ def main(argv: list[str]) -> None:
   from mg_jax.train.scoring import score
 
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
-  atomic.check_writable(folder / "scores.json")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
   if stage_of(_WORKDIR.value) == "soundtrack":
     given = {} if _MEASURE.value == "seams" else {"condition": _CONDITION.value}

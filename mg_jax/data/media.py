@@ -121,8 +121,8 @@ def picture(container: Any) -> Any | None:
   """The video stream of a container: the first one that is no attached picture (cover art)."""
   import av
 
-  still = int(av.stream.Disposition.attached_pic)
-  return next((s for s in container.streams.video if not int(s.disposition) & still), None)
+  still = av.stream.Disposition.attached_pic
+  return next((s for s in container.streams.video if not s.disposition & still), None)
 
 
 def is_starved(error: BaseException) -> bool:
