@@ -47,7 +47,9 @@ class Track:
     self.path, self.stream, self._container = path, stream, container
     self._rest = container.demux(stream)
     self._head = list(itertools.islice(self._rest, _HEAD))
-    times = [packet.pts for packet in self._head if packet.size]
+    # What comes before the first key packet of a recording cut in the middle cannot be decoded.
+    head = itertools.dropwhile(lambda packet: not packet.is_keyframe, self._head)
+    times = [packet.pts for packet in list(head) or self._head if packet.size]
     avi = container.format.name == "avi"
     reordered = avi and getattr(stream.codec_context, "has_b_frames", False)
     self.timed = bool(times) and None not in times and not reordered

@@ -163,3 +163,16 @@ def test_the_rate_of_television_is_kept(tmp_path, ramp):
   with av.open(str(tmp_path / "a.mp4")) as file:
     assert Fraction(file.streams.video[0].average_rate) == Fraction(30_000, 1001)
   assert shown(list(video.read_frames(tmp_path / "a.mp4"))) == list(range(9))
+
+
+def test_a_recording_joined_in_the_middle_waits_with_its_first_whole_frame(tmp_path, movie):
+  path = movie(tmp_path / "a.ts", coding={"g": "5"}, fps=10, seconds=2.0)
+  data = path.read_bytes()
+  for cut in range(0, len(data) // 2, 188 * 20):
+    # The tables of the stream, then what follows the cut.
+    path.write_bytes(data[: 188 * 3] + data[188 * 3 + cut :])
+    numbers = shown(list(video.read_frames(path, fps=10)))
+    steps = np.diff(numbers).tolist()
+    # The first one stands from the beginning on, so that sound stays in step.
+    assert numbers[-1] == 19 and steps == sorted(steps) and set(steps) <= {0, 1}, (cut, numbers)
+    assert video.probe(path).duration_s == pytest.approx(len(numbers) / 10, abs=0.5)
