@@ -28,7 +28,6 @@ from mg_jax.sampling.soundtrack import Request, Video
 _log = logging.getLogger(__name__)
 SHOWN_S = 30.0  # of the sound, in the picture
 MAX_FPS = 50.0  # twice as many frames as there are latents: more would be read for nothing
-_VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
 
 
 @dataclasses.dataclass(frozen=True)
