@@ -71,7 +71,8 @@ class Order:
     """The order itself.
 
     Raises:
-      UserError: when its parts do not go together, or a file would be overwritten.
+      UserError: when its parts do not go together, or a file would be overwritten or cannot be
+        written.
     """
     out, wanted = pathlib.Path(self.out), ".mp4" if self.video else ".wav"
     if out.suffix != wanted:
@@ -81,8 +82,7 @@ class Order:
       for source in filter(None, (self.video, self.sound)):
         if path.exists() and os.path.exists(source) and path.samefile(source):
           raise UserError(f"{source} would be overwritten; choose another --out")
-      if path.is_dir():
-        raise UserError(f"{path} is a folder; choose another --out")
+      atomic.check_writable(path)
       if path.exists() and not self.overwrite:
         raise UserError(f"{path} is there already; pass --overwrite or another --out")
     around = bool(self.extend or self.infill)

@@ -7,11 +7,15 @@ import contextlib
 import json
 import os
 import pathlib
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from mg_jax.core.errors import UserError
+
 PREFIX = ".partial-"
+_KEPT = 200  # bytes of a target's name in the temporary one, which may have 255
 
 
 @contextlib.contextmanager
@@ -23,7 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """
   target = pathlib.Path(path)
   target.parent.mkdir(parents=True, exist_ok=True)
-  partial = target.with_name(f"{PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
+  partial = _partial(target)
   try:
     yield partial
     with open(partial, "rb+") as file:
@@ -32,6 +36,35 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     _sync_folder(target.parent)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+  """Tries whether a file can be written at `path`, its folders included; leaves nothing behind.
+
+  Raises:
+    UserError: when it cannot, for this is asked before hours are spent on what goes there.
+  """
+  target = tried = pathlib.Path(path)
+  try:
+    if target.is_dir():
+      raise UserError(f"{target} is a folder; choose another place to write to")
+    base = target.parent
+    while not base.exists() and base != base.parent:
+      base = base.parent
+    tried = base
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=base) as folder:
+      tried = target
+      with replacing(pathlib.Path(folder) / target.relative_to(base)) as partial:
+        partial.touch()
+  except OSError as error:
+    raise UserError(
+      f"{tried} cannot be written ({error.strerror}); choose another place to write to"
+    ) from error
+
+
+def _partial(target: pathlib.Path) -> pathlib.Path:
+  tail = os.fsdecode(os.fsencode(target.name)[-_KEPT:])
+  return target.with_name(f"{PREFIX}{uuid.uuid4().hex[:12]}-{tail}")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

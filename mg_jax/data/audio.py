@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from mg_jax.data import atomic
+from mg_jax.data import atomic, media
 from mg_jax.data.media import MediaError, opened
+from mg_jax.data.tracks import CUT_S, Track
 
 RATE = 48_000  # Hz [MG 6.2]
 # What rounds to zero in 16 bits.
 SILENCE = 2.0**-16
-# Formats that keep no length: it is guessed from the bit rate.
-_LENGTHLESS = {"mp3", "aac"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +33,12 @@ class AudioInfo:
   """What a file says of its sound.
 
   Attributes:
-    duration_s: length in seconds, or None when the container does not tell.
+    duration_s: length in seconds, see `data.tracks`.
     rate: samples a second and channel.
     channels: how many.
   """
 
-  duration_s: float | None
+  duration_s: float
   rate: int
   channels: int
 
@@ -48,12 +47,14 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
   """Reads the properties of the sound of a file, without decoding it.
 
   Raises:
-    MediaError: missing, empty, unreadable, or without an audio stream.
+    MediaError: missing, empty, unreadable, cut off, or without sound.
   """
   with opened(path) as container:
     stream = _stream(path, container)
-    duration = float(stream.duration * stream.time_base) if stream.duration else None
-    return AudioInfo(duration, stream.rate, stream.channels)
+    length_s = Track(path, container, stream).length_s()
+    if not length_s:
+      raise MediaError("empty", path, "its sound has no samples")
+    return AudioInfo(length_s, stream.rate, stream.channels)
 
 
 def read_audio(
@@ -96,8 +97,8 @@ def read_blocks(
   left = math.inf if seconds is None else max(1, round(seconds * rate))
   position = 0
   with opened(path) as container:
-    stream = _stream(path, container)
-    for block in _mono(path, container, stream, rate):
+    track = Track(path, container, _stream(path, container))
+    for block in _mono(container, track, rate):
       if not np.isfinite(block).all():
         raise MediaError("not_finite", path, "its sound holds values that are not finite")
       begin, position = position, position + len(block)
@@ -111,8 +112,8 @@ def read_blocks(
       if not position:
         raise MediaError("empty", path, "its sound has no samples")
       raise MediaError("too_short", path, f"its sound ends after {position / rate:.2f} s")
-    told = float(stream.duration * stream.time_base) if stream.duration else 0.0
-    if container.format.name not in _LENGTHLESS and position / rate < told - 0.5:
+    told = track.stated_s or 0.0
+    if position / rate < told - CUT_S:
       raise MediaError(
         "truncated", path, f"its sound ends after {position / rate:.2f} s of {told:.2f} s"
       )
@@ -170,12 +171,10 @@ def _stream(path: str | os.PathLike[str], container: Any) -> Any:
   return stream
 
 
-def _mono(
-  path: str | os.PathLike[str], container: Any, stream: Any, rate: int
-) -> Iterator[np.ndarray]:
+def _mono(container: Any, track: Track, rate: int) -> Iterator[np.ndarray]:
   """Blocks from time zero on, of one channel at `rate`."""
   ahead = None
-  frames = _decode(path, container, stream)
+  frames = _decode(track)
   # A stream may change its format on the way: each run of frames has its own resampler.
   for (hz, kind, layout), run in itertools.groupby(
     frames, lambda frame: (frame.sample_rate, frame.format.name, frame.layout)
@@ -195,29 +194,25 @@ def _mono(
 
 def _start(container: Any, frame: Any, rate: int) -> int:
   """Samples from time zero to the first of the sound, negative where that comes earlier."""
-  import av
-
-  pictures = [
-    s for s in container.streams.video
-    if not s.disposition & av.stream.Disposition.attached_pic
-  ]  # fmt: skip
-  if not pictures or frame.time is None:
+  picture = media.picture(container)
+  if picture is None or frame.time is None:
     return 0
-  zero = float((pictures[0].start_time or 0) * pictures[0].time_base)
+  zero = float((picture.start_time or 0) * picture.time_base)
   return round((frame.time - zero) * rate)
 
 
-def _decode(path: str | os.PathLike[str], container: Any, stream: Any) -> Iterator[Any]:
+def _decode(track: Track) -> Iterator[Any]:
   import av
 
   seen = False
   try:
-    for frame in container.decode(stream):
-      seen = True
-      yield frame
+    for packet in track.packets():
+      for frame in packet.decode():
+        seen = True
+        yield frame
   except av.FFmpegError as error:
-    if seen:
-      raise MediaError("truncated", path, f"decoding breaks off ({error})") from error
+    if seen and not media.is_starved(error):
+      raise MediaError("truncated", track.path, f"decoding breaks off ({error})") from error
     raise
 
 

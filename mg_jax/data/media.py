@@ -1,14 +1,24 @@
-"""Opening media files through PyAV (FFmpeg), and what can be wrong with them.
+"""Opening and creating media files through PyAV (FFmpeg), and what can be wrong with them.
 
-Whatever it is becomes a `MediaError` with a reason a program can count by.
+Whatever is wrong with a file becomes a `MediaError` with a reason a program can count by. Running
+out of memory or of file descriptors is not the file's fault: that is a plain `UserError`, which no
+quarantine takes for a bad record.
+
+A path is always that of a regular file. FFmpeg would read some names as protocols ("12:30.mp4",
+"pipe:") or as patterns of pictures ("a%d.png"); here every legal name of a file means that file.
+Folders, pipes and devices are refused before they are opened, since opening a pipe may wait for
+ever.
 """
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from mg_jax.core.errors import UserError
+from mg_jax.data import atomic
 
 MAX_PIXELS = 40_000_000
 
@@ -19,6 +29,8 @@ Reason = Literal[
   "no_video",
   "no_audio",
   "too_large",
+  "hdr",
+  "colours",
   "too_short",
   "truncated",
   "damaged",
@@ -32,6 +44,8 @@ _ADVICE: dict[str, str] = {
   "no_video": "give a file with a picture track",
   "no_audio": "give a file with a sound track",
   "too_large": f"scale it below {MAX_PIXELS // 1_000_000} megapixels first",
+  "hdr": "tone-map it to standard dynamic range (BT.709) first",
+  "colours": "convert it to BT.709 first",
   "too_short": "ask for fewer frames, a higher frame rate or an earlier start",
   "truncated": "copy or download it again",
   "damaged": "copy or download it again",
@@ -59,17 +73,74 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
   Raises:
     MediaError: missing, empty or unreadable.
+    UserError: when the process is out of memory or of file descriptors.
   """
   import av
 
-  # Before release 19 of PyAV, tags that are not UTF-8 were errors unless this was said.
-  lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
   try:
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+      raise MediaError("unreadable", path, "it is not a regular file")
+    if not found.st_size:
       raise MediaError("empty", path, "the file holds no bytes")
-    with av.open(os.fspath(path), **lenient) as container:
+    # Before version 19, PyAV fails on tags that are not UTF-8 unless this says otherwise.
+    lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    with av.open(_url(path), **lenient) as container:
       yield container
   except FileNotFoundError as error:
     raise MediaError("missing", path, "there is no such file") from error
-  except (av.FFmpegError, OSError, EOFError) as error:
+  except (av.FFmpegError, OSError, EOFError, MemoryError) as error:
+    if is_starved(error):
+      raise _starved(path, error) from error
     raise MediaError("unreadable", path, f"it cannot be decoded ({error})") from error
+
+
+@contextlib.contextmanager
+def created(path: str | os.PathLike[str]) -> Iterator[Any]:
+  """Yields the container of a new mp4, whose index comes first; the file appears when all is done.
+
+  Raises:
+    MediaError: when the file cannot be written.
+    UserError: as `opened`.
+  """
+  import av
+
+  try:
+    with (
+      atomic.replacing(path) as partial,
+      av.open(_url(partial), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+      yield container
+  except (av.FFmpegError, OSError, MemoryError) as error:
+    if is_starved(error):
+      raise _starved(path, error) from error
+    raise MediaError("unwritable", path, f"the video could not be written ({error})") from error
+
+
+def picture(container: Any) -> Any | None:
+  """The video stream of a container: the first one that is no attached picture (cover art)."""
+  import av
+
+  still = av.stream.Disposition.attached_pic
+  return next((s for s in container.streams.video if not s.disposition & still), None)
+
+
+def is_starved(error: BaseException) -> bool:
+  """Whether an error says that the process lacks memory or file descriptors."""
+  lacking = errno.ENOMEM, errno.EMFILE, errno.ENFILE
+  return isinstance(error, MemoryError) or getattr(error, "errno", None) in lacking
+
+
+def _starved(path: str | os.PathLike[str], error: BaseException) -> UserError:
+  if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+    return UserError(
+      f"{os.fspath(path)}: there is not enough memory to go on; run fewer readers, or raise the "
+      "memory limit of the process"
+    )
+  return UserError(
+    f"{os.fspath(path)}: the process has too many files open; raise its limit (ulimit -n)"
+  )
+
+
+def _url(path: str | os.PathLike[str]) -> str:
+  return f"file:{os.fspath(path)}"

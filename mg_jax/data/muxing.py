@@ -3,8 +3,9 @@
 `add_sound` copies the picture of a file packet by packet, so not one bit of it changes, and gives
 it another sound; `write_clip` encodes both. Sound starts with the first frame and lasts as long as
 the picture: the rest is cut off or silent. The delay of the encoder is noted in the file, so that
-players and `audio.read_audio` leave it out. Files appear whole or not at all. PyAV is imported when
-first used.
+players and `audio.read_audio` leave it out. Pictures without presentation times (raw streams; AVI
+whose frames are stored out of order) are refused, as copying them needs times that only decoding
+could give. Files appear whole or not at all. PyAV is imported when first used.
 
 video uint8 (T, H, W, 3); wave (T,) floats in [-1, 1], clipped
 """
@@ -18,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, video
+from mg_jax.data import media, video
 from mg_jax.data.audio import RATE
-from mg_jax.data.media import MediaError, opened
+from mg_jax.data.media import MediaError
+from mg_jax.data.tracks import Track, picture_track
 
 Codec = Literal["aac", "opus"]
 _ENCODERS: dict[str, str] = {"aac": "aac", "opus": "libopus"}
@@ -69,13 +71,15 @@ def add_sound(
     codec: of the sound.
 
   Raises:
-    UserError: as `write_clip`; also for a picture that an mp4 cannot hold.
+    UserError: as `write_clip`; also for a picture that an mp4 cannot hold, or without times.
     MediaError: when the video is missing, damaged or without a picture, or the file cannot be
       written.
   """
   out = path if out is None else out
   wave = _checked(out, wave, rate=rate, codec=codec)
-  _mux(path, wave, out, rate=rate, codec=codec, seconds=video.probe(path).duration_s)
+  with media.opened(path) as source:
+    seconds = picture_track(path, source).length_s()
+  _mux(path, wave, out, rate=rate, codec=codec, seconds=seconds)
 
 
 def _checked(
@@ -105,35 +109,26 @@ def _mux(
   codec: str,
   seconds: float,
 ) -> None:
-  import av
-
   length = round(seconds * rate)
   wave = np.pad(wave[:length], (0, max(0, length - len(wave))))
-  with opened(path) as source:
-    picture = source.streams.video[0]
-    try:
-      with (
-        atomic.replacing(out) as partial,
-        av.open(os.fspath(partial), "w", format="mp4", options={"movflags": "faststart"}) as file,
-      ):
-        copy = _copy_of(path, file, picture)
-        sound = file.add_stream(_ENCODERS[codec], rate=rate, layout="mono")
-        sound.bit_rate = BIT_RATE
-        zero = (picture.start_time or 0) * picture.time_base
-        heard = _encoded(sound, wave, rate=rate, zero=float(zero))
-        ahead = next(heard, None)
-        for packet in _copied(path, source, picture):
-          # In the order of time, or players of long files would seek back and forth.
-          while ahead is not None and ahead.pts * ahead.time_base <= packet.dts * packet.time_base:
-            file.mux(ahead)
-            ahead = next(heard, None)
-          packet.stream = copy
+  with media.opened(path) as source:
+    picture = picture_track(path, source)
+    with media.created(out) as file:
+      copy = _copy_of(path, file, picture.stream)
+      sound = file.add_stream(_ENCODERS[codec], rate=rate, layout="mono")
+      sound.bit_rate = BIT_RATE
+      heard = _encoded(sound, wave, rate=rate, zero=picture.zero_s)
+      ahead = next(heard, None)
+      for packet in _copied(picture):
+        # In the order of time, or players of long files would seek back and forth.
+        while ahead is not None and ahead.pts * ahead.time_base <= packet.dts * packet.time_base:
+          file.mux(ahead)
+          ahead = next(heard, None)
+        packet.stream = copy
+        file.mux(packet)
+      for packet in [ahead, *heard]:
+        if packet is not None:
           file.mux(packet)
-        for packet in [ahead, *heard]:
-          if packet is not None:
-            file.mux(packet)
-    except OSError as error:
-      raise MediaError("unwritable", out, f"the video could not be written ({error})") from error
 
 
 def _copy_of(path: str | os.PathLike[str], file: Any, picture: Any) -> Any:
@@ -147,15 +142,20 @@ def _copy_of(path: str | os.PathLike[str], file: Any, picture: Any) -> Any:
     ) from error
 
 
-def _copied(path: str | os.PathLike[str], source: Any, picture: Any) -> Iterator[Any]:
+def _copied(picture: Track) -> Iterator[Any]:
   """The packets of the picture as they are, each with the time at which it is decoded."""
   import av
 
-  count, told, waiting = 0, picture.frames, []
+  path, count, told, waiting = picture.path, 0, picture.stream.frames, []
   try:
-    for packet in source.demux(picture):
+    for packet in picture.packets():
       if not packet.size:
         continue  # marks the end
+      if not picture.timed or packet.pts is None:
+        raise UserError(
+          f"{os.fspath(path)}: its container does not tell when frames are shown; encode it as "
+          "H.264 in an mp4 first"
+        )
       if packet.is_corrupt:
         raise MediaError("damaged", path, "parts of its picture are missing")
       count += 1
@@ -165,6 +165,8 @@ def _copied(path: str | os.PathLike[str], source: Any, picture: Any) -> Iterator
         waiting = []
     yield from _dated(waiting)
   except av.FFmpegError as error:
+    if media.is_starved(error):
+      raise
     raise MediaError("truncated", path, f"reading breaks off ({error})") from error
   if count < told:
     raise MediaError("truncated", path, f"it holds {count} of {told} frames")

@@ -41,6 +41,7 @@ class SoundConfig:
     holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each sound,
       "none" nothing.
     silence_db: level of the loudest sample below which a segment is left out as silent.
+    bad_limit: share of the segments that may fail to be read and are replaced, from 0 to 1.
     global_batch: rows of a batch over all processes.
     seed: of every order and every place.
   """
@@ -56,6 +57,7 @@ class SoundConfig:
   held_out_seconds: float = 2.0
   holdout: Literal["file", "tail", "none"] = "file"
   silence_db: float = -60.0
+  bad_limit: float | int = 0.05
   global_batch: int = 16
   seed: int = 0
 
@@ -67,6 +69,8 @@ class SoundConfig:
       raise UserError(f"data.seconds of {self.seconds} hold no sample at {self.rate} Hz")
     if not -math.inf < self.silence_db <= 0:
       raise UserError(f"data.silence_db is {self.silence_db}; give a level of at most 0 dB")
+    if not 0 <= self.bad_limit <= 1:
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
     if not 0 <= self.seed < 2**32:
       raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
 
@@ -101,7 +105,7 @@ def open_source(config: SoundConfig, split: Split) -> Source:
   Raises:
     UserError: when the data are missing or unusable.
   """
-  return SoundSource(_scanned(config, split), split)
+  return SoundSource(_scanned(config, split), split, limit=config.bad_limit)
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,6 +123,7 @@ def _scanned(config: SoundConfig, split: Split) -> SoundIndex:
     silence_db=config.silence_db, holdout=config.holdout,
   )  # fmt: skip
   if split == "train":
+    sounds.log_passed(_log, config.path, index.passed)
     for item in index.rejected:
       _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
   _log.info(

@@ -1,6 +1,7 @@
 """Sound of the files of a folder as a random-access source of pieces [MG 6.2].
 
-Files are sound or video of any kind, rate and number of channels, in the folder and those below it.
+Files are sound or video of any kind, rate and number of channels, in the folder and those below it,
+known by their endings; others are listed as passed over.
 `scan` decodes each once, to 16 bits of one channel in a cache, and lists what it had to reject and
 why; it cuts what is left into segments of equal length, and holds out some. Samples beyond [-1, 1]
 are clipped, and a constant offset stays. A segment counts as silent where no sample of it comes
@@ -15,6 +16,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from typing import Any, Literal
@@ -27,10 +29,16 @@ from mg_jax.data.folder import HELD_OUT, Rejected, Split
 from mg_jax.data.media import MediaError
 from mg_jax.data.quarantine import Quarantine
 
-SUFFIXES = (
-  ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aiff", *folder.SUFFIXES
-)
+# What FFmpeg reads: sound, then video.
+SUFFIXES = tuple(dict.fromkeys((
+  ".wav", ".w64", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".m4a", ".m4b", ".aac",
+  ".ac3", ".aif", ".aiff", ".aifc", ".caf", ".wma", ".mka", ".weba", ".amr", ".au", ".wv", ".ape",
+  ".tta", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".wmv", ".ogv", ".3gp",
+  *folder.SUFFIXES,
+)))  # fmt: skip
+_NOTES = (".txt", ".json", ".jsonl")  # captions and the like, which nobody takes for sound
 CACHE = "sounds"  # folder of decoded files inside a cache
+_NAMED = 8  # files passed over that are named
 _LEVELS = 10  # peaks kept of a second of sound, by which silence is told
 _LEAST_TAIL_S = 0.5  # shorter ones are not held out
 _DECODERS = 2
@@ -66,6 +74,7 @@ class SoundIndex:
     segments: of both splits.
     silent: how many were left out.
     rejected: files that give none; `reason` is a `media.Reason` or "silent".
+    passed: files passed over for their endings.
   """
 
   folder: str
@@ -73,6 +82,7 @@ class SoundIndex:
   segments: tuple[Segment, ...]
   silent: int
   rejected: tuple[Rejected, ...]
+  passed: tuple[str, ...] = ()
 
   def count(self, split: Split) -> int:
     """Segments of a split."""
@@ -109,7 +119,7 @@ def scan(
   """
   if samples < 1:
     raise ValueError(f"segments need a length, got {samples}")
-  names, root = _files(path), pathlib.Path(cache) / CACHE
+  (names, passed), root = list_files(path), pathlib.Path(cache) / CACHE
   with concurrent.futures.ThreadPoolExecutor(_DECODERS) as pool:
     found = list(pool.map(lambda name: _decoded(pathlib.Path(path, name), root, rate), names))
   segments: list[Segment] = []
@@ -134,7 +144,7 @@ def scan(
   if all(segment.split == "validation" for segment in segments):
     # The hash held out every one of a handful of files: there would be nothing to train on.
     segments = [dataclasses.replace(segment, split="train") for segment in segments]
-  return SoundIndex(os.fspath(path), rate, tuple(segments), silent, tuple(rejected))
+  return SoundIndex(os.fspath(path), rate, tuple(segments), silent, tuple(rejected), passed)
 
 
 class SoundSource:
@@ -178,22 +188,52 @@ class SoundSource:
     return Sound(wave, self._key(index))
 
 
-def _files(path: str | os.PathLike[str]) -> list[str]:
+def list_files(
+  path: str | os.PathLike[str], *, below: bool = True
+) -> tuple[list[str], tuple[str, ...]]:
+  """Names of the files of a folder that may hold sound, and of those passed over, both in order.
+
+  Hidden files are left out, and files of text beside the media are not counted as passed over.
+
+  Args:
+    path: the folder.
+    below: whether the folders below it are read too.
+
+  Raises:
+    UserError: the folder is missing or holds no such file.
+  """
   if not os.path.isdir(path):
     raise UserError(f"{os.fspath(path)}: there is no such folder; give a folder of sounds")
-  names = []
+  found, names, passed = [], [], []
   for parent, folders, files in os.walk(path):
     folders[:] = sorted(name for name in folders if not name.startswith("."))
-    inside = (os.path.relpath(os.path.join(parent, name), path) for name in files)
-    names += [
-      name for name in inside
-      if name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
-    ]  # fmt: skip
+    # Without those below, a folder that is named like a file is listed, to be rejected by name.
+    files = files if below else files + folders
+    found += [os.path.relpath(os.path.join(parent, name), path) for name in files]
+    if not below:
+      break
+  for name in sorted(found):
+    if os.path.basename(name).startswith("."):
+      continue
+    if name.lower().endswith(SUFFIXES):
+      names.append(name)
+    elif not name.lower().endswith(_NOTES) and os.path.isfile(os.path.join(path, name)):
+      passed.append(name)
   if not names:
     raise UserError(
       f"{os.fspath(path)} holds no sound; put files ending in {', '.join(SUFFIXES)} there"
     )
-  return sorted(names)
+  return names, tuple(passed)
+
+
+def log_passed(log: logging.Logger, path: str, passed: tuple[str, ...]) -> None:
+  """Logs how many files were passed over, and the first of them by name."""
+  if passed:
+    more = ", ..." if len(passed) > _NAMED else ""
+    log.warning(
+      "%s: passed over for unknown endings (%d): %s%s", path, len(passed),
+      ", ".join(passed[:_NAMED]), more,
+    )  # fmt: skip
 
 
 def _decoded(path: pathlib.Path, root: pathlib.Path, rate: int) -> dict[str, Any] | MediaError:
@@ -212,10 +252,12 @@ def _decoded(path: pathlib.Path, root: pathlib.Path, rate: int) -> dict[str, Any
       return {"path": str(target), **found}
   try:
     levels = _decode(path, target, rate)
+    found = {"samples": target.stat().st_size // 2, "levels": levels}
+    atomic.write_json(record, found)
   except MediaError as error:
     return error
-  found = {"samples": target.stat().st_size // 2, "levels": levels}
-  atomic.write_json(record, found)
+  except OSError as error:
+    raise UserError(f"{root} cannot be written ({error}); choose another data.cache") from error
   return {"path": str(target), **found}
 
 

@@ -44,7 +44,7 @@ SHOWN = 64  # takes that stand in for held-out ones where a folder holds out non
 _LEAST_S = 1.0  # shorter ends of a file are left out
 _PROBES = 4
 # What changes neither pixels nor sound nor captions.
-_FREE = ("cache", "chunks", "video_weight", "sound_weight", "global_batch")
+_FREE = ("cache", "chunks", "video_weight", "sound_weight", "global_batch", "bad_limit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ class SoundtrackConfig:
     holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each file,
       "none" nothing.
     caption_required: whether a file without a caption is an error.
+    bad_limit: share of the pieces that may fail to decode and are replaced, from 0 to 1.
     global_batch: rows of a batch over all processes.
     seed: of the world and of every order and place.
   """
@@ -83,6 +84,7 @@ class SoundtrackConfig:
   sound_weight: int = 1
   holdout: Literal["file", "tail", "none"] = "file"
   caption_required: bool = True
+  bad_limit: float | int = 0.05
   global_batch: int = 16
   seed: int = 0
 
@@ -102,6 +104,8 @@ class SoundtrackConfig:
         f"data.video_weight is {self.video_weight} and sound_weight {self.sound_weight}; neither "
         "may be negative, and one must be positive"
       )
+    if not 0 <= self.bad_limit <= 1:
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
     if not 0 <= self.seed < 2**32:
       raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
 
@@ -249,7 +253,7 @@ def open_takes(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kin
   weights = {"video": config.video_weight, "sound": config.sound_weight}
   for kind in KINDS:
     if weights[kind] and any(p.kind == kind and p.split == split for p in pieces):
-      sources[kind] = FolderTakes(config, kind, split, rate=rate)
+      sources[kind] = FolderTakes(config, kind, split, rate=rate, limit=config.bad_limit)
   if not sources:
     raise UserError(
       f"{config.path}: no file of the {split} split has a weight; raise data.video_weight or "
@@ -314,10 +318,12 @@ def scan(config: SoundtrackConfig) -> SoundtrackIndex:
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your videos and sounds")
-  names = _files(config.path)
-  captions = folder.read_captions(config.path, names, required=config.caption_required)
+  names, passed = sounds.list_files(config.path, below=False)
+  sounds.log_passed(_log, config.path, passed)
   with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
     found = list(pool.map(lambda name: _probe(os.path.join(config.path, name)), names))
+  usable = [n for n, info in zip(names, found, strict=True) if not isinstance(info, MediaError)]
+  captions = folder.read_captions(config.path, usable, required=config.caption_required)
   pieces: list[Piece] = []
   rejected: list[Rejected] = []
   for name, info in zip(names, found, strict=True):
@@ -391,12 +397,18 @@ class FolderTakes:
 
 def content(config: SoundtrackConfig) -> str:
   """A digest of the names, sizes and captions of a folder's files, without opening them."""
-  names = _files(config.path)
+  names, _ = sounds.list_files(config.path, below=False)
   captions = folder.read_captions(config.path, names, required=False)
-  rows = [
-    [name, pathlib.Path(config.path, name).stat().st_size, *captions[name]] for name in names
-  ]
+  rows = [[name, _size(os.path.join(config.path, name)), *captions[name]] for name in names]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _size(path: str) -> int | None:
+  """Bytes of a file, None where a link leads nowhere or the file has just vanished."""
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return None
 
 
 def record_sources(latents: str | os.PathLike[str], split: Split) -> dict[Kind, RecordSource]:
@@ -423,32 +435,18 @@ def soundtrack_feed(
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
-def _files(path: str) -> list[str]:
-  if not os.path.isdir(path):
-    raise UserError(f"{path}: there is no such folder; give a folder of videos and sounds")
-  names = sorted(
-    name for name in os.listdir(path)
-    if name.lower().endswith(sounds.SUFFIXES) and not name.startswith(".")
-  )  # fmt: skip
-  if not names:
-    raise UserError(
-      f"{path} holds no video and no sound; put files ending in {', '.join(sounds.SUFFIXES)} there"
-    )
-  return names
-
-
 def _probe(path: str) -> tuple[Kind, float] | MediaError:
-  """Kind and length in s of a file."""
+  """Kind and length in s of a file; one with no picture but cover art is sound."""
   try:
-    if path.lower().endswith(folder.SUFFIXES):
-      info = video.probe(path)
-      if not info.has_audio:
-        return MediaError("no_audio", path, "the file holds no audio stream")
-      return "video", info.duration_s
-    seconds = audio.probe(path).duration_s
-    if not seconds:
-      seconds = sum(map(len, audio.read_blocks(path))) / audio.RATE
-    return "sound", seconds
+    info = video.probe(path)
+    if not info.has_audio:
+      return MediaError("no_audio", path, "the file holds no audio stream")
+    return "video", info.duration_s
+  except MediaError as error:
+    if error.reason != "no_video":
+      return error
+  try:
+    return "sound", audio.probe(path).duration_s
   except MediaError as error:
     return error
 

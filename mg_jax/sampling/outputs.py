@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.atomic import write_json
+from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.images import contact_sheet, write_png
 from mg_jax.data.video import read_clip, write_video
 from mg_jax.sampling.pipeline import Settings, TextToVideo
@@ -98,10 +98,13 @@ def generate(
     overwrite: makes every clip anew.
 
   Raises:
-    UserError: when a clip of the same name was made otherwise, before anything is generated.
+    UserError: when a clip of the same name was made otherwise, or one cannot be written, before
+      anything is generated.
   """
   recipe = {"origin": pipeline.origin, "settings": dataclasses.asdict(settings)}
   left = [p for p in prompts if overwrite or not _is_done(folder, p, settings, recipe)]
+  for prompt in left:
+    check_writable(record_path(clip_path(folder, prompt, settings)))
   for i in range(0, len(left), pipeline.batch):
     chunk = left[i : i + pipeline.batch]
     videos = pipeline(

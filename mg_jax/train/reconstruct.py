@@ -56,6 +56,8 @@ def reconstruct(
     raise UserError(f"{out} cannot be written: a reconstruction is saved as .mp4")
   if out.exists() and path.exists() and out.samefile(path):
     raise UserError(f"{out} is the video itself; choose another name for the reconstruction")
+  for kind in (".mp4", ".json", ".png"):
+    atomic.check_writable(out.with_suffix(kind))
   how = fitting.fit(path, multiple=autoencoder.model.factors[1:], size=size, fps=fps)
   if min(how.size) < WINDOW:
     raise UserError(

@@ -56,6 +56,8 @@ def reconstruct_sound(
     raise UserError(f"{path} would be overwritten; choose another name for the reconstruction")
   if seconds is not None and not 0 < seconds < math.inf:
     raise UserError(f"--seconds={seconds} hold no sound; give a positive time")
+  for written in (out, original, out.with_suffix(".json"), out.with_suffix(".png")):
+    atomic.check_writable(written)
   length = write_blocks(original, read_blocks(path, rate=rate, seconds=seconds), rate=rate)
   fidelity = SoundFidelity(rate=rate)
   # One read for the codec, one to compare with: latents wait for sound that lies ahead.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import audio
-from mg_jax.data.atomic import write_json
+from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
@@ -60,9 +60,10 @@ def score_infill(
     gap_s: length of the gap.
 
   Raises:
-    UserError: when no held-out sound is long enough.
+    UserError: when no held-out sound is long enough, or the folder cannot be written.
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
+  check_writable(folder / "infill.json")
   takes, gap = held_out(data, rate=rate), round(gap_s * rate)
   rows = {name: SoundFidelity(rate=rate) for name in ("made", "silence", "repetition", "codec")}
   used = 0
@@ -125,9 +126,10 @@ def score_seams(
     seconds: length of each.
 
   Raises:
-    UserError: when the sounds have no seams, being of one window.
+    UserError: when the sounds have no seams, being of one window, or as `score_infill`.
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
+  check_writable(folder / "seams.json")
   spans = pipeline.spans(seconds, **changes)
   ends = sorted({t for span in spans for t in span if 0.1 < t < seconds - 0.1})
   if not ends:

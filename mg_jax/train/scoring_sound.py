@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import muxing, toy
-from mg_jax.data.atomic import write_json
+from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.soundtracks import SoundtrackConfig, Take, ToyTakes, toy_recipe
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import sound_plots
@@ -61,7 +61,7 @@ def score_sound(
     **changes: settings other than the pipeline's own.
 
   Raises:
-    UserError: for a run that did not learn the toy world.
+    UserError: for a run that did not learn the toy world, or a folder that cannot be written.
   """
   if data.source != "toy":
     raise UserError(
@@ -69,6 +69,7 @@ def score_sound(
       "files; give a run with --config.data.source=toy, or --measure=infill or seams"
     )
   folder, pictured = pathlib.Path(folder), True
+  check_writable(folder / "scores.json")
   recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
   takes, scenes = ToyTakes(recipe, "validation"), toy.ToySource(recipe, "validation")
   facts: list[dict[str, Any]] = []

@@ -83,8 +83,30 @@ def test_rejected_files_are_told(config, tmp_path, caplog):
     ({"global_batch": 0}, "data.global_batch is 0"),
     ({"silence_db": 3.0}, "data.silence_db is 3.0"),
     ({"seed": -1}, "data.seed is -1"),
+    ({"bad_limit": 1.5}, "data.bad_limit is 1.5"),
   ],
 )
 def test_mistakes_are_named(config, fields, message):
   with pytest.raises(UserError, match=message):
     sound_recipe.open_source(config(**fields), "train")
+
+
+def test_a_config_sets_how_much_may_be_bad(config):
+  lenient, strict = (
+    sound_recipe.open_source(config(bad_limit=limit), "train") for limit in (0.5, 0.0)
+  )
+  last = max(range(24), key=lambda k: lenient.segments[k].start)
+  cut = lenient.segments[last]
+  with open(cut.decoded, "r+b") as file:
+    file.truncate(2 * cut.start + 2)
+  assert lenient[last].key != lenient._key(last) and len(lenient.quarantine) == 1
+  with pytest.raises(UserError, match="cannot be read"):
+    strict[last]
+
+
+def test_files_passed_over_are_named(config, tmp_path, caplog):
+  for name in ("song.mid", "cover.jpg", "notes.txt", ".hidden.xyz"):
+    (tmp_path / "in" / name).write_text("x")
+  with caplog.at_level("WARNING"):
+    sound_recipe.open_source(config(seed=5), "train")
+  assert "passed over for unknown endings (2): cover.jpg, song.mid" in caplog.text

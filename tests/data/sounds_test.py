@@ -1,6 +1,7 @@
 """A folder of sounds: what is decoded, how it is cut and split, silence, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -157,3 +158,49 @@ def test_folders_that_cannot_serve(scan, tmp_path, put):
   put("b.wav", tone(0.1, RATE))
   with pytest.raises(UserError, match="validation split holds no sound"):
     sounds.SoundSource(scan(), "validation")
+
+
+# ending, container and codec of what FFmpeg can write here.
+ENDINGS = [
+  ("aif", "aiff", "pcm_s16be"), ("AIFF", "aiff", "pcm_s16be"), ("caf", "caf", "pcm_s16le"),
+  ("m4b", "ipod", "aac"), ("wma", "asf", "wmav2"), ("opus", "opus", "libopus"),
+  ("oga", "oga", "flac"), ("w64", "w64", "pcm_s16le"), ("au", "au", "pcm_s16be"),
+  ("mka", "matroska", "flac"), ("mp2", "mp2", "mp2"), ("ac3", "ac3", "ac3"), ("tta", "tta", "tta"),
+  ("wv", "wv", "wavpack"), ("weba", "webm", "libopus"), ("m4a", "ipod", "alac"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending, container, codec", ENDINGS)
+def test_sound_of_any_ending_is_taken(scan, tmp_path, movie, ending, container, codec):
+  path = tmp_path / "sounds" / f"a.{ending}"
+  movie(path, container=container, codec=None, sound=codec, seconds=0.5)
+  index = scan()
+  assert not index.rejected and not index.passed
+  assert sum(min(s.stop - s.start, 800) for s in index.segments) >= 3200
+  assert audio.probe(path).duration_s == pytest.approx(0.5, abs=0.06)
+
+
+def test_odd_things_in_a_folder_are_rejected_by_name(scan, put, tmp_path):
+  root = tmp_path / "sounds"
+  put("good.wav", tone(0.3, RATE))
+  os.mkfifo(root / "pipe.wav")
+  (root / "gone.flac").symlink_to(tmp_path / "nowhere")
+  (root / "inside.wav").mkdir()
+  put("inside.wav/deep.wav", tone(0.3, RATE))
+  (root / ".git").mkdir()
+  put(".git/hidden.wav", tone(0.3, RATE))
+  (root / "song.mid").write_bytes(b"MThd")
+  (root / "good.txt").write_text("a tone")
+  index = scan()
+  assert {s.file for s in index.segments} == {"good.wav", "inside.wav/deep.wav"}
+  assert {(r.file, r.reason) for r in index.rejected} == {
+    ("pipe.wav", "unreadable"), ("gone.flac", "missing")
+  }  # fmt: skip
+  assert index.passed == ("song.mid",)
+
+
+def test_a_cache_that_cannot_be_written_is_told(scan, put, tmp_path):
+  put("a.wav", tone(0.3, RATE))
+  (tmp_path / "cache").write_text("a file")
+  with pytest.raises(UserError, match=r"cannot be written.*choose another data\.cache"):
+    scan()

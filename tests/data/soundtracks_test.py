@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_content_is_names_sizes_and_captions(media):
 
 def test_folders_that_cannot_be_used_are_told(media, tmp_path):
   (tmp_path / "empty").mkdir()
-  told = {"": "path is empty", "nowhere": "no such folder", "empty": "no video and no sound"}
+  told = {"": "path is empty", "nowhere": "no such folder", "empty": "holds no sound"}
   for path, words in told.items():
     with pytest.raises(UserError, match=words):
       soundtracks.scan(_folder(tmp_path / path if path else ""))
@@ -270,3 +271,60 @@ def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
 def test_numbers_that_make_no_sense_are_told(fields, words):
   with pytest.raises(UserError, match=words):
     SoundtrackConfig(**fields)
+
+
+def test_what_lies_in_a_folder_is_known_by_content(tmp_path, movie, caplog):
+  root = tmp_path / "media"
+  root.mkdir()
+  live = {"codec": "libvpx-vp9", "sound": "libopus", "options": {"live": "1"}}
+  movie(root / "live.webm", container="webm", **live)
+  movie(root / "music.mp4", codec=None, sound="aac", cover=True)
+  movie(root / "clip.avi", sound="mp3")
+  movie(root / "book.m4b", codec=None, sound="aac")
+  movie(root / "cover.mp4", codec=None, cover=True)
+  os.mkfifo(root / "pipe.mp4")
+  (root / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+  (root / "folder.mkv").mkdir()
+  (root / "song.mid").write_bytes(b"MThd")
+  config = SoundtrackConfig(
+    path=str(root), chunks=((2.0, 1),), fps=10.0, size=16, caption_required=False
+  )
+  assert soundtracks.content(config) == soundtracks.content(config)
+  with caplog.at_level("WARNING"):
+    index = soundtracks.scan(config)
+  kinds = {p.file: (p.kind, round(p.seconds)) for p in index.pieces}
+  assert kinds == {
+    "live.webm": ("video", 2), "music.mp4": ("sound", 2), "clip.avi": ("video", 2),
+    "book.m4b": ("sound", 2),
+  }  # fmt: skip
+  assert {r.file: r.reason for r in index.rejected} == {
+    "cover.mp4": "no_audio", "pipe.mp4": "unreadable", "gone.wav": "missing",
+    "folder.mkv": "unreadable",
+  }  # fmt: skip
+  assert "passed over for unknown endings (1): song.mid" in caplog.text
+  for source in soundtracks.open_takes(config, "train", rate=48_000).values():
+    for take in (source[k] for k in range(len(source))):
+      assert np.abs(take.wave[9600:]).max() > 0.3
+    assert not len(source.quarantine)
+
+
+def test_a_config_sets_how_much_may_be_bad(tmp_path, movie):
+  for k in range(4):
+    movie(tmp_path / f"{k}.mp4", sound="aac")
+  base = SoundtrackConfig(
+    path=str(tmp_path), chunks=((2.0, 1),), fps=10.0, size=16, caption_required=False,
+    holdout="none",
+  )  # fmt: skip
+  for limit, fails in ((0.0, True), (0.5, False)):
+    config = dataclasses.replace(base, bad_limit=limit)
+    source = soundtracks.open_takes(config, "train", rate=48_000)["video"]
+    assert config.identity() == base.identity()
+    (tmp_path / "2.mp4").rename(tmp_path / "away")
+    if fails:
+      with pytest.raises(UserError, match="cannot be read"):
+        source[2]
+    else:
+      assert source[2].key != "2.mp4@0.000" and source.quarantine.records[0].index == 2
+    (tmp_path / "away").rename(tmp_path / "2.mp4")
+  with pytest.raises(UserError, match="bad_limit is -1"):
+    dataclasses.replace(base, bad_limit=-1)

@@ -136,3 +136,17 @@ def test_contact_sheet_shows_every_clip(tmp_path, frames):
   for level in (40, 80):
     # Rows are one clip each, in the order of the prompts; the encoder may shift a level slightly.
     assert (np.abs(sheet - level) <= 4).sum() >= frames * 16 * 24
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_made(tmp_path):
+  (tmp_path / "file").write_text("x")
+  pipeline = Painter()
+  with pytest.raises(UserError, match="file cannot be written"):
+    _run(tmp_path / "file" / "clips", pipeline)
+  assert not pipeline.asked and len(list(tmp_path.iterdir())) == 1
+
+
+def test_names_that_look_like_protocols_are_names(tmp_path):
+  folder, named = outputs.place(tmp_path / "shot:1 %d.mp4", PROMPTS[:1], SETTINGS)
+  list(outputs.generate(Painter(), named, folder, SETTINGS))
+  assert probe(tmp_path / "shot:1 %d.mp4").frames == 4
