@@ -7,6 +7,7 @@ import logging
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -29,7 +30,7 @@ STEPS = 1_000_000  # more than any machine does in the time, which ends the trai
 
 
 @figures.measured
-def main(argv: list[str]) -> dict | None:
+def main(argv: list[str]) -> Callable[[], dict] | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _MINUTES.value <= 0 or _COUNT.value < 1:
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> dict | None:
   _log.info("\n%s", report.table)
   _log.info("clips, contact sheet and scores.json: %s", workdir / "samples")
   found = {"samples": report.rates, "seconds": time.monotonic() - start}
-  return found | {name: curves.ends(workdir / name) for name in shares}
+  return lambda: found | {name: curves.ends(workdir / name) for name in shares}
 
 
 if __name__ == "__main__":

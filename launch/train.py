@@ -5,8 +5,10 @@ python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
 On several hosts the launchers beside this file start it once on each, with --distributed.
 """
 
+import functools
 import pathlib
 import sys
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -27,7 +29,7 @@ _STOPPED = flags.DEFINE_integer(
 
 
 @figures.measured
-def main(argv: list[str]) -> dict | None:
+def main(argv: list[str]) -> Callable[[], dict] | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _CONFIG.value is None:
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> dict | None:
     distributed.initialize()
   if experiment.run(_CONFIG.value, _WORKDIR.value).status == "interrupted":
     sys.exit(_STOPPED.value)
-  return curves.ends(_WORKDIR.value)
+  return functools.partial(curves.ends, _WORKDIR.value)
 
 
 if __name__ == "__main__":

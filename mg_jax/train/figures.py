@@ -37,7 +37,7 @@ _ABSOLUTE = re.compile(r"(?:^|[=,])[/~]")
 def measured(main: Callable[[list[str]], Any]) -> Callable[[list[str]], None]:
   """Gives a command the flag `--figure=FILE.json`, which keeps what its main returns.
 
-  A main returns its measurements; with them, as a pair, what `record` takes as `about`, where
+  A main returns its measurements as `record` takes them; with them, as a pair, its `about`, where
   another process has measured; or None where it did not come to its end.
   """
   flag = flags.DEFINE_string("figure", None, "Also keep what was measured in this JSON file.")
@@ -73,7 +73,7 @@ def check(path: str | os.PathLike[str]) -> None:
 
 def record(
   path: str | os.PathLike[str],
-  values: Mapping[str, Any],
+  values: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
   *,
   about: Mapping[str, Any] | None = None,
 ) -> None:
@@ -83,8 +83,8 @@ def record(
 
   Args:
     path: the JSON file; its folder is made.
-    values: nested dictionaries of numbers, lists and text. A link names one by its keys with
-      slashes between them.
+    values: nested dictionaries of numbers, lists and text, or a function that reads them, which
+      only the process that writes calls. A link names one by its keys with slashes between them.
     about: "versions" and "machine", where another process has measured; default `describe()`.
   """
   if about is None:
@@ -95,7 +95,7 @@ def record(
     about = describe()
   document = {
     "command": command(),
-    "values": _plain(values),
+    "values": _plain(values() if callable(values) else values),
     **about,
     "commit": commit(),
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

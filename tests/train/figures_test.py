@@ -2,8 +2,10 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from absl import flags
 
 import mg_jax
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.train import experiment, figures
+from mg_jax.train.writer import MetricWriter
 
 
 @pytest.fixture
@@ -105,6 +108,39 @@ def test_a_command_is_refused_before_it_runs(typed, command):
   with pytest.raises(UserError, match="a path of this one"):
     main([])
   assert not answers  # it would have been asked for one
+
+
+@pytest.mark.parametrize("status, kept", [("finished", True), ("interrupted", False)])
+def test_a_training_keeps_the_ends_of_its_metrics(typed, tmp_path, monkeypatch, status, kept):
+  def train(config, workdir):
+    writer = MetricWriter(workdir)
+    writer.write(0, {"eval/psnr": 10.5})
+    writer.write(7, {"eval/psnr": 20.5})
+    writer.close()
+    return SimpleNamespace(status=status)
+
+  monkeypatch.setattr(experiment, "run", train)
+  typed("launch/train.py", "--config=e.py", "--workdir=runs/a")
+  known, file = set(flags.FLAGS), tmp_path / "a.json"
+  try:
+    root = figures._ROOT / "launch/train.py"
+    main = runpy.run_path(str(root), run_name="main_under_test")["main"]
+    values = {"config": {}, "workdir": str(tmp_path), "figure": str(file)}
+    for name, value in values.items():
+      flags.FLAGS[name].value = value
+    if kept:
+      main(["train.py"])
+    else:
+      with pytest.raises(SystemExit):
+        main(["train.py"])
+  finally:
+    for name in set(flags.FLAGS) - known:
+      delattr(flags.FLAGS, name)
+  assert file.exists() == kept
+  if kept:
+    assert _read(file)["command"] == "python launch/train.py --config=e.py --workdir=runs/a"
+    ends = {"first": {"eval/psnr": 10.5}, "last": {"eval/psnr": 20.5, "step": 7}}
+    assert _read(file)["values"] == ends
 
 
 def _git(folder, *words):
