@@ -7,6 +7,7 @@ A number in README.md or docs/ is a link to its value, `[27.1 dB](docs/figures/N
 import datetime
 import functools
 import importlib.metadata
+import logging
 import math
 import os
 import pathlib
@@ -27,6 +28,7 @@ from mg_jax.data import atomic
 
 flags.disclaim_key_flags()  # a flag defined here belongs to the command that asked for it
 
+_log = logging.getLogger(__name__)
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 CODE = ("mg_jax", "experiments", "launch")  # what decides a result, beside the libraries
 _ROOT = pathlib.Path(mg_jax.__file__).resolve().parent.parent
@@ -68,7 +70,10 @@ def check(path: str | os.PathLike[str]) -> None:
         f"a figure is for every machine, and {word!r} is a path of this one; "
         "give paths relative to the repository"
       )
-  commit()
+  if (found := commit()) and found["dirty"]:
+    _log.warning(
+      "the code differs from its commit, so %s can be no figure of README or docs/", os.fspath(path)
+    )
 
 
 def record(

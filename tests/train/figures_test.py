@@ -72,6 +72,15 @@ def test_what_cannot_become_a_figure_is_refused_before_it_is_measured(typed, pat
     figures.check(path)
 
 
+def test_code_that_is_in_no_commit_is_told_before_it_is_measured(typed, monkeypatch, caplog):
+  typed("launch/train.py")
+  figures.check("a.json")
+  assert not caplog.records
+  monkeypatch.setattr(figures, "commit", lambda: {"id": "a" * 40, "dirty": True})
+  figures.check("a.json")
+  assert "differs from its commit, so a.json can be no figure" in caplog.text
+
+
 def test_urls_and_relative_paths_are_no_paths_of_a_machine(typed):
   typed("launch/train.py", "--figure=/tmp/a.json", "--a=gs://b/c", "--b=a/b,c/d", "--f=3/4")
   figures.check("/tmp/a.json")
