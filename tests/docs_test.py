@@ -115,6 +115,7 @@ _UNIT = re.compile(r" ?(?:%|dB\b|[GM]i?B\b|ms\b|times (?:as|our|slower|faster)\b
 _VERSION = re.compile(r"\b(jax|torch|diffusers|transformers) (\d+(?:\.\d+)+)")
 _CODE = re.compile(r"`[^`]*`")
 _BLOCK = re.compile(r"^```[^`]*^```|(?:^ {4}.*\n?)+", re.MULTILINE)  # of code
+_NOISE, _FEW = 0.05, 0.1  # such a share of the machine, in such a share of the samples
 _HEADING = re.compile(r"^#.*$", re.MULTILINE)
 
 
@@ -261,8 +262,18 @@ def unfit(record: Mapping[str, Any]) -> Iterator[str]:
       yield f"has no {part}"
   if record.get("commit") and record["commit"]["dirty"]:
     yield "was made by code that is in no commit"
+  others = [share for share in _foreign(record.get("values")) if share is not None]
+  if sum(share > _NOISE for share in others) > _FEW * len(others):
+    yield "was timed while other processes used the machine"
   if re.search(r'"(?:[^"]*[=, ])?/\w', json.dumps(record)):
     yield "names a path of one machine"
+
+
+def _foreign(node: Any) -> list[float | None]:
+  """Shares of the machine that others used during the samples of a benchmark."""
+  if not isinstance(node, dict):
+    return []
+  return [*node.get("foreign", ()), *(x for item in node.values() for x in _foreign(item))]
 
 
 def _pages() -> list[str]:
@@ -396,6 +407,7 @@ def test_a_json_that_cannot_be_made_again_is_told():
   changed = [
     {"commit": None}, {"commit": {"id": "a", "dirty": True}}, {"values": {}},
     {"command": "python launch/train.py --workdir=/tmp/x"}, {"values": {"video": "/data/a.mp4"}},
+    {"values": {"tae_encode": {"mg_jax": {"foreign": [0.01, 0.4, None]}}}},
   ]  # fmt: skip
   found = [next(unfit(_RECORD | change), "") for change in changed]
   assert [bool(words) for words in found] == [True] * len(changed), found
