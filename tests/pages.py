@@ -152,7 +152,7 @@ def complaints(
       if old := [entry for entry in left if start.startswith(entry)]:
         left.remove(old[0])
       else:
-        told.append(f"{path}: {start[:70]!r}: {bare} are figures without a link, see tests/pages.py")
+        told.append(f"{path}: {start[:70]!r}: {bare} are figures without a link (tests/pages.py)")
     found += told
   return found + [f"{path}: {entry!r} is legacy no more; take it out" for entry in left]
 
