@@ -1,14 +1,14 @@
 """Times the parts that take the time, beside the same work in PyTorch, on one CPU.
 
-python launch/bench.py --suites=tae_encode,tae_decode --json=bench.json
+python launch/bench.py --suites=tae_encode,tae_decode --figure=bench.json
 
 Suites: dit_block_forward, dit_block_step, tae_encode, tae_decode, tae_step, text_t5,
 text_clip, dacvae_encode, dacvae_decode, sampling; and with --size=large product,
 layer_5b_16k, layer_5b_73k, layer_30b_16k, layer_30b_73k, which are meant for a GPU (gpu.py).
-Both sides run in turns in processes of their own; peers need `pip install mg_jax[parity]`.
+Both sides run in turns in processes of their own; peers need `pip install mg_jax[parity]`, here or
+for the Python that --peer_python names.
 """
 
-import json
 import logging
 import pathlib
 import sys
@@ -20,6 +20,7 @@ from absl import flags
 from launch.bench_suites import driver, report, suites
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.train import figures
 
 _log = logging.getLogger("mg_jax")
 _SUITES = flags.DEFINE_list("suites", [], "Suites to run; default all.")
@@ -27,31 +28,27 @@ _SIZE = flags.DEFINE_enum("size", "default", suites.SIZES, "Size of the shapes."
 _RUNS = flags.DEFINE_integer("runs", 9, "Samples of each program.")
 _THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
 _PEERS = flags.DEFINE_bool("peers", True, "Also time the peers; without, ours on any platform.")
-_JSON = flags.DEFINE_string("json", None, "Also write everything measured to this file.")
+_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter of the peers; default this one.")
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> tuple[dict, dict]:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _RUNS.value < 1 or _THREADS.value < 1:
     raise UserError("--runs and --threads must be at least 1")
-  about = report.machine(_THREADS.value)
-  _log.info("%s", ", ".join(f"{name} {value}" for name, value in about.items() if value))
-  rows = []
-  for measured in driver.run(
-    driver.choose(_SUITES.value, _SIZE.value),
-    size=_SIZE.value,
-    runs=_RUNS.value,
-    threads=_THREADS.value,
-    peers=_PEERS.value,
-    log=_log.info,
-  ):
-    rows += measured
-    # At once, so that nothing measured is lost when a later suite is stopped.
-    print(report.table(measured), flush=True)
-    if _JSON.value:
-      document = json.dumps(report.document(rows, about), indent=2)
-      pathlib.Path(_JSON.value).write_text(document + "\n")
+  chosen, rows = driver.choose(_SUITES.value, _SIZE.value), []
+  with driver.sides(_THREADS.value, peer_python=_PYTHON.value) as (ours, torch):
+    about = driver.about(ours, torch)
+    known = about["machine"] | about["versions"]
+    _log.info("%s", ", ".join(f"{name} {value}" for name, value in known.items() if value))
+    for measured in driver.run(
+      chosen, ours, torch, size=_SIZE.value, runs=_RUNS.value, peers=_PEERS.value, log=_log.info
+    ):
+      rows += measured
+      # At once, so that nothing measured is lost when a later suite is stopped.
+      print(report.table(measured), flush=True)
+  return report.values(rows), about
 
 
 if __name__ == "__main__":

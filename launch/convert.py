@@ -7,6 +7,7 @@ python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
 
 import pathlib
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -14,6 +15,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.train import figures
 
 _FROM = flags.DEFINE_string(
   "from", None, "Folder with config.json and weights, OWNER/NAME[/FOLDER], or a run's workdir."
@@ -26,13 +28,17 @@ _KIND = flags.DEFINE_enum(
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> dict | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   for name, flag in (("from", _FROM), ("to", _TO), ("kind", _KIND)):
     if not flag.value:
       raise UserError(f"--{name} is missing; see --help")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.train import profile
+
+  start = time.monotonic()
   if _KIND.value == "run":
     from mg_jax.train import export
 
@@ -42,7 +48,9 @@ def main(argv: list[str]) -> None:
 
     source = hub.fetch(_FROM.value)
     written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
+  found = {"seconds": time.monotonic() - start, "peak_gib": profile.memory_gib()}
   print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
+  return found
 
 
 if __name__ == "__main__":

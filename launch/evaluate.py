@@ -19,6 +19,7 @@ from absl import flags
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.data.toy import WORLDS
+from mg_jax.train import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of text to video or of sound.")
@@ -37,7 +38,8 @@ _MEASURE = flags.DEFINE_enum(
 )
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> dict | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if not _WORKDIR.value or _COUNT.value < 1:
@@ -62,17 +64,13 @@ def main(argv: list[str]) -> None:
       count=_COUNT.value, seed=_SEED.value, **given, **changes,
     )  # fmt: skip
     _log.info("%s\n%s", folder, found.table)
-    return
+    return found.rows
   report = score(
-    load_text_to_video(_WORKDIR.value),
-    folder,
-    world=_WORLD.value,
-    count=_COUNT.value,
-    texts=prompts.read(_PROMPTS.value) if _PROMPTS.value else None,
-    seed=_SEED.value,
-    **changes,
-  )
+    load_text_to_video(_WORKDIR.value), folder, world=_WORLD.value, count=_COUNT.value,
+    texts=prompts.read(_PROMPTS.value) if _PROMPTS.value else None, seed=_SEED.value, **changes,
+  )  # fmt: skip
   _log.info("%s\n%s", folder / "scores.json", report.table)
+  return report.rates
 
 
 if __name__ == "__main__":

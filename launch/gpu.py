@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
   bench = ("launch/bench.py", f"--suites={layers}", f"--size={_BENCH.value}", "--runs=3")
   tasks = {  # what each runs, and what it leaves when it came to its end
     "parity": (("-m", "launch.bench_suites.parity", f"{out}/parity.json"), "parity.json"),
-    "bench": ((*bench, f"--json={out}/bench.json"), "bench.json"),
+    "bench": ((*bench, f"--figure={out}/bench.json"), "bench.json"),
     "memory": (("-m", "launch.bench_suites.memory", f"{out}/memory.json"), "memory.json"),
     "train": (
       ("launch/quickstart.py", f"--workdir={out}/train", *size), "train/samples/scores.json"

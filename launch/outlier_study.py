@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.train import figures
 
 _log = logging.getLogger("mg_jax")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment of an autoencoder.")
@@ -23,7 +24,8 @@ _RADII = flags.DEFINE_list("radii", ["3"], "Thresholds r.")
 _REDUCTIONS = flags.DEFINE_list("reductions", ["mean"], "mean, sum or both.")
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> dict | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _CONFIG.value is None:
@@ -37,8 +39,10 @@ def main(argv: list[str]) -> None:
   cells = outliers.grid(weights, radii, _REDUCTIONS.value)
   rows = outliers.study(config.to_dict(_CONFIG.value), _WORKDIR.value, cells)
   _log.info("\n%s", outliers.table(rows))
-  if len(rows) == len(cells):
-    outliers.plot(rows, pathlib.Path(_WORKDIR.value) / outliers.PLOT)
+  if len(rows) < len(cells):
+    return None
+  outliers.plot(rows, pathlib.Path(_WORKDIR.value) / outliers.PLOT)
+  return {cell.name: row for cell, row in zip(cells, rows, strict=True)}
 
 
 if __name__ == "__main__":

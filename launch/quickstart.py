@@ -6,6 +6,8 @@ Everything lands in one folder; run again, it resumes.
 import logging
 import pathlib
 import sys
+import time
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -14,6 +16,7 @@ from absl import flags
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.data.toy import WORLDS
+from mg_jax.train import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
@@ -26,7 +29,8 @@ _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score
 STEPS = 1_000_000  # more than any machine does in the time, which ends the training
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> Callable[[], dict] | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _MINUTES.value <= 0 or _COUNT.value < 1:
@@ -34,10 +38,10 @@ def main(argv: list[str]) -> None:
   if not 0 < _SHARE.value < 1:
     raise UserError("--tae_share must lie between 0 and 1")
   from experiments import t2v_256, tae
-  from mg_jax.train import experiment, scoring
+  from mg_jax.train import curves, experiment, scoring
   from mg_jax.train.export import load_text_to_video
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir, start = pathlib.Path(_WORKDIR.value), time.monotonic()
   size = f"tiny,size={_SIZE.value},frames={_FRAMES.value}"
   autoencoder, generator = tae.get_config(size), t2v_256.get_config(size)
   generator.autoencoder = str(workdir / "tae")
@@ -49,13 +53,15 @@ def main(argv: list[str]) -> None:
     settings.train.steps = STEPS
     settings.train.max_seconds = 60 * _MINUTES.value * share
     if experiment.run(settings, str(workdir / name)).status == "interrupted":
-      return
+      return None
   pipeline = load_text_to_video(workdir / "t2v")
   report = scoring.score(
     pipeline, workdir / "samples", world=generator.data.world, count=_COUNT.value
   )
   _log.info("\n%s", report.table)
   _log.info("clips, contact sheet and scores.json: %s", workdir / "samples")
+  found = {"samples": report.rates, "seconds": time.monotonic() - start}
+  return lambda: found | {name: curves.ends(workdir / name) for name in shares}
 
 
 if __name__ == "__main__":

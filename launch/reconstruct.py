@@ -15,6 +15,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.train import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained autoencoder's run.")
@@ -30,7 +31,8 @@ _TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; 
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> dict | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if sum(map(bool, (_VIDEO.value, _SOUND.value, _LATENTS.value))) != 1:
@@ -57,12 +59,12 @@ def main(argv: list[str]) -> None:
       f"{_OUT.value}: mel distance {report['mel']:.3f}, STFT distance {report['stft']:.3f}, "
       f"SI-SDR {report['si_sdr']:.2f} dB over {report['seconds']:.2f} s"
     )
-    return
+    return report
   size, tiles = fitting.parse_size(_SIZE.value), tiling.parse(_TILES.value)
   autoencoder = export.load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiles)
   if _LATENTS.value:
     print(f"{_OUT.value}: {decode_latents(autoencoder, _LATENTS.value, _OUT.value)} frames")
-    return
+    return None
   report = reconstruct(
     autoencoder, _VIDEO.value, _OUT.value, size=size, fps=_FPS.value, seconds=_SECONDS.value
   )
@@ -70,6 +72,7 @@ def main(argv: list[str]) -> None:
     f"{_OUT.value}: PSNR {report['psnr']:.2f} dB, SSIM {report['ssim']:.4f} "
     f"over {report['frames']} frames of {report['height']}x{report['width']}"
   )
+  return report
 
 
 if __name__ == "__main__":

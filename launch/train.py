@@ -5,8 +5,10 @@ python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
 On several hosts the launchers beside this file start it once on each, with --distributed.
 """
 
+import functools
 import pathlib
 import sys
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -15,6 +17,7 @@ from ml_collections import config_flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.train import figures
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as experiments/tae.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, previews.")
@@ -25,17 +28,18 @@ _STOPPED = flags.DEFINE_integer(
 )
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> Callable[[], dict] | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _CONFIG.value is None:
     raise UserError("--config is missing; give an experiment such as experiments/tae.py:tiny")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.train import experiment
+  from mg_jax.train import curves, experiment
 
   if _DUMP.value:
     print(experiment.describe(_CONFIG.value))
-    return
+    return None
   if not _WORKDIR.value:
     raise UserError("--workdir is missing; give the folder the run is kept in")
   if _DISTRIBUTED.value:
@@ -44,6 +48,7 @@ def main(argv: list[str]) -> None:
     distributed.initialize()
   if experiment.run(_CONFIG.value, _WORKDIR.value).status == "interrupted":
     sys.exit(_STOPPED.value)
+  return functools.partial(curves.ends, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ _SIDEWAYS = {("mg_jax/data/toy.py", "world")}
 
 # Library -> the only places (prefixes of paths) that may import it.
 _HOMES = {
-  "absl": ("launch/", "experiments/", "mg_jax/core/config.py", "tests/"),
+  "absl": (
+    "launch/", "experiments/", "mg_jax/core/config.py", "mg_jax/train/figures.py", "tests/"
+  ),
   "ml_collections": ("launch/", "experiments/", "mg_jax/core/config.py", "tests/"),
   "orbax": ("mg_jax/train/checkpoint.py", "mg_jax/train/warmstart.py", "tests/train/"),
   "grain": ("mg_jax/data/", "mg_jax/train/checkpoint.py", "tests/data/", "tests/train/"),

@@ -243,6 +243,7 @@ def test_the_worker_keeps_programs_by_name():
   assert answers.answer({"do": "build", **request}) == {"first_s": 1.5, "flop": 2.0, "units": 3}
   assert answers.answer({"do": "sample", "name": "a", "seconds": 0.001})["calls"] > 0
   assert set(map(str, calls)) == {str(("k", {"n": 1}, "v"))}
+  assert worker.Worker(build, lambda: {"versions": {}}).answer({"do": "about"}) == {"versions": {}}
   assert answers.answer({"do": "drop", "name": "a"}) == {"dropped": True}
   with pytest.raises(KeyError):
     answers.answer({"do": "sample", "name": "a", "seconds": 0.001})
@@ -254,7 +255,9 @@ class _Side:
   def __init__(self, log, ms, fails=()):
     self.log, self.ms, self.fails = log, ms, fails
 
-  def ask(self, *, do, name, **rest):
+  def ask(self, *, do, name="", **rest):
+    if do == "about":
+      return {"versions": {"python": "3.13.0", "jax": "0.12.0"}, "machine": {"cpu": "x"}}
     self.log.append((do, name))
     if (do, name) in self.fails:
       return {"error": "Oops: no"}
@@ -265,28 +268,20 @@ class _Side:
 
 def _measure(fails=()):
   log, suite = [], SUITES["tae_encode"]
-  side = _Side(log, {"mg_jax": 100.0, "torch eager": 180.0, "torch compiled": 150.0}, fails)
+  times = {"mg_jax": 100, "torch eager": 180, "torch compiled": 150}
+  side = _Side(log, times | {"torch AutoencoderKLCosmos": 300}, fails)
   rows = [Row(suite.name, driver.OURS, unit="frames")]
   rows += [Row(suite.name, f"torch {v}", True, unit="frames") for v in SAME_WORK]
   rows.append(Row(suite.name, "torch AutoencoderKLWan", note="not installed: pip install x"))
+  rows.append(Row(suite.name, "torch AutoencoderKLCosmos", widths="64-128", unit="frames"))
   driver._suite(suite, "tiny", [(side, row) for row in rows], 2, lambda line: None)
   return rows, log
 
 
-def test_without_peers_only_ours_is_measured(monkeypatch):
-  class Process(_Side):
-    def __init__(self, side, threads):
-      super().__init__([], {"mg_jax": 1.0})
-
-    def __enter__(self):
-      return self
-
-    def __exit__(self, *exc):
-      pass
-
-  monkeypatch.setattr(driver, "Side", Process)
-  suites, options = driver.choose([]), {"size": "tiny", "runs": 1, "threads": 1}
-  parts = list(driver.run(suites, **options, log=lambda line: None, peers=False))
+def test_without_peers_only_ours_is_measured():
+  suites, side = driver.choose([]), _Side([], {"mg_jax": 1.0})
+  options = {"size": "tiny", "runs": 1, "log": lambda line: None}
+  parts = list(driver.run(suites, side, side, **options, peers=False))
   names = [name for name, suite in SUITES.items() if "default" in suite.sizes]
   # Suite by suite: what is measured can be told before the next one begins.
   found = [[(row.suite, row.name) for row in rows] for rows in parts]
@@ -294,11 +289,37 @@ def test_without_peers_only_ours_is_measured(monkeypatch):
   assert "layer_30b_73k" not in names
 
 
+def test_peers_without_their_libraries_are_not_asked():
+  side = _Side([], {"mg_jax": 1.0})
+  options = {"size": "tiny", "runs": 1, "log": lambda line: None}
+  (rows,) = driver.run(driver.choose(["tae_encode"]), side, side, **options)
+  assert {row.note for row in rows[1:]} == {"not installed: pip install mg_jax[parity]"}
+  assert {name for do, name in side.log if do != "drop"} == {"mg_jax"}
+  widths = {row.name: row.widths for row in rows}
+  assert widths["mg_jax"] == widths["torch eager"] == "8-16-16"
+  assert widths["torch AutoencoderKLCosmos"].startswith("64-128-256-256")
+
+
+def test_each_side_tells_its_own_versions():
+  class Torch(_Side):
+    def ask(self, **request):
+      return {"versions": {"python": "3.11.7", "torch": "2.13.0", "mg_jax": "0"}}
+
+  about = driver.about(_Side([], {}), Torch([], {}))
+  assert about["versions"] == {
+    "python": "3.13.0", "jax": "0.12.0", "peer_python": "3.11.7", "torch": "2.13.0", "mg_jax": "0",
+  }  # fmt: skip
+  assert about["machine"] == {"cpu": "x"}
+  with pytest.raises(UserError, match="the benchmark does not start: the process ended: KeyError"):
+    with driver.Side("nonsense", 1) as side:
+      driver.about(side, side)
+
+
 def test_samples_are_taken_in_turns():
   rows, log = _measure()
-  names = ["mg_jax", "torch eager", "torch compiled"]
+  names = ["mg_jax", "torch eager", "torch compiled", "torch AutoencoderKLCosmos"]
   assert [name for do, name in log if do == "sample"] == names * 2
-  assert [row.samples for row in rows] == [[100.0] * 2, [180.0] * 2, [150.0] * 2, []]
+  assert [row.samples for row in rows] == [[100] * 2, [180] * 2, [150] * 2, [], [300] * 2]
   assert ("build", "torch AutoencoderKLWan") not in log
 
 
@@ -312,8 +333,26 @@ def test_the_report_compares_with_the_fastest_same_work():
   assert "the fastest torch takes 1.50 times as long" in text
   assert "other processes" not in text
   rows[0].foreign[0] = 0.4
-  assert "1 of 6 samples" in report.table(rows)
-  assert json.loads(json.dumps(report.document(rows, report.machine(2))))["ratios"]
+  assert "1 of 8 samples" in report.table(rows)
+
+
+def test_peers_that_do_other_work_are_told_with_their_work():
+  rows, _ = _measure()
+  rows[-1].flop, rows[-1].units = 9e9, 18  # 0.5 GFLOP a frame, where ours are 0.25
+  text = report.table(rows)
+  assert "torch AutoencoderKLCosmos, widths 64-128 " in text
+  assert (
+    "tae_encode: of frames, torch AutoencoderKLCosmos at widths 64-128 takes 2.67 times our time"
+    " for 2.00 times our multiply-adds" in text
+  )
+  found = json.loads(json.dumps(report.values(rows)))["tae_encode"]
+  assert found["fastest_torch"] == 1.5
+  assert found["mg_jax"]["ms"] == 100 and found["mg_jax"]["gflop"] == 4
+  assert found["torch_AutoencoderKLWan"]["note"].startswith("not installed")
+  peer = found["torch_AutoencoderKLCosmos"]
+  assert peer["widths"] == "64-128" and peer["gflop"] == 9
+  assert peer["time"] == pytest.approx(300 / 18 / (100 / 16)) and peer["work"] == 2
+  assert peer["time_for_work"] == pytest.approx(peer["time"] / 2)
 
 
 @pytest.mark.parametrize("do", ["build", "sample"])
@@ -334,6 +373,11 @@ def test_unknown_suites_are_told():
     driver.choose(["tea"])
 
 
+def test_an_interpreter_that_is_not_there_is_told():
+  with pytest.raises(UserError, match="no/python cannot be started .No such file"):
+    driver.Side("torch", 1, python="no/python")
+
+
 def test_a_side_that_dies_says_so():
   with driver.Side("nonsense", 1) as side:
     assert side.ask(do="drop", name="a")["error"] == "the process ended: KeyError: 'nonsense'"
@@ -344,17 +388,18 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
   out = tmp_path / "bench.json"
   command = [sys.executable, "launch/bench.py", "--suites=tae_encode,sampling", "--size=tiny"]
   done = subprocess.run(
-    [*command, "--runs=2", f"--json={out}"],
+    [*command, "--runs=2", f"--figure={out}"],
     cwd=_ROOT, capture_output=True, text=True, timeout=280,
     env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-3000:]
   document = json.loads(out.read_text())
-  assert document["machine"]["threads"] == 2
-  rows = {(row["suite"], row["name"]): row for row in document["rows"]}
-  assert len(rows["tae_encode", "mg_jax"]["samples"]) == 2
-  peer = rows["tae_encode", "torch eager"]
-  assert bool(peer["note"]) != bool(peer["samples"])
+  assert document["command"].startswith("python launch/bench.py --suites=tae_encode,sampling")
+  assert document["machine"]["cores"] <= 2 and "jax" in document["versions"]
+  values = document["values"]
+  assert len(values["tae_encode"]["mg_jax"]["samples"]) == 2 and values["sampling"]["mg_jax"]["ms"]
+  peer = values["tae_encode"]["torch_eager"]
+  assert ("note" in peer) != bool(peer["samples"])
   assert "clips/s" in done.stdout and "sample 2 of 2" in done.stderr
 
 

@@ -6,7 +6,7 @@ slows the machine slows both. Compilation is never inside a sample.
 
 import contextlib
 import dataclasses
-import importlib.util
+import functools
 import json
 import os
 import pathlib
@@ -14,10 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from launch.bench_suites.suites import PUBLISHED, SAME_WORK, SUITES, Suite
+from launch.bench_suites.suites import PUBLISHED, SAME_WORK, SUITES, Suite, widths
 from mg_jax.core.errors import UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -32,6 +32,7 @@ class Row:
 
   Attributes:
     suite, name: which work, by whom.
+    widths: of an autoencoder of video, see suites.widths.
     same_work: whether it computes the same function as ours.
     note: why there are no samples, "" when there are.
     samples: milliseconds per call.
@@ -42,6 +43,7 @@ class Row:
   suite: str
   name: str
   same_work: bool = False
+  widths: str = ""
   note: str = ""
   samples: list[float] = dataclasses.field(default_factory=list)
   foreign: list[float | None] = dataclasses.field(default_factory=list)
@@ -68,7 +70,12 @@ class Row:
 class Side:
   """The process of one side. A context manager."""
 
-  def __init__(self, side: str, threads: int):
+  def __init__(self, side: str, threads: int, *, python: str | None = None):
+    """Starts it, with the interpreter `python` where the libraries of a side are in another one.
+
+    Raises:
+      UserError: when that interpreter cannot be started.
+    """
     self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     environment = {"JAX_PLATFORMS": "cpu", **os.environ}
     paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
@@ -77,10 +84,13 @@ class Side:
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     # Compile times are part of the report, so nothing may come from a cache.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    self._process = subprocess.Popen(
-      [sys.executable, "-m", "launch.bench_suites.worker", side, str(threads)],
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
-    )  # fmt: skip
+    try:
+      self._process = subprocess.Popen(
+        [python or sys.executable, "-m", "launch.bench_suites.worker", side, str(threads)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
+      )  # fmt: skip
+    except OSError as e:
+      raise UserError(f"{python} cannot be started ({e.strerror}); give a Python's path") from e
 
   def ask(self, **request: Any) -> dict[str, Any]:
     """Sends a request and waits for its answer; a dead process answers with an error."""
@@ -112,10 +122,34 @@ class Side:
     self._log.close()
 
 
-def installed(variant: str) -> bool:
-  """Whether the libraries of a peer are there."""
+@contextlib.contextmanager
+def sides(threads: int, *, peer_python: str | None = None) -> Iterator[tuple[Side, Side]]:
+  """Both sides, ours and that of torch, while inside; `peer_python` is as `python` of Side."""
+  with Side("ours", threads) as ours, Side("torch", threads, python=peer_python) as torch:
+    yield ours, torch
+
+
+def about(ours: Side, torch: Side) -> dict[str, Any]:
+  """{"versions", "machine"} as `figures.record` takes them; libraries by the side that runs them.
+
+  Where the peers run on another Python, that is "peer_python".
+
+  Raises:
+    UserError: when our side does not start.
+  """
+  own = ours.ask(do="about")
+  if "error" in own:
+    raise UserError(f"the benchmark does not start: {own['error']}")
+  theirs = torch.ask(do="about").get("versions", {})
+  if (python := theirs.get("python", own["versions"]["python"])) != own["versions"]["python"]:
+    own["versions"]["peer_python"] = python
+  return own | {"versions": theirs | own["versions"]}
+
+
+def _lacking(variant: str, versions: Mapping[str, str]) -> str:
+  """Why a peer cannot run with the libraries that are installed, or ""."""
   needed = ("torch", "diffusers") if variant in PUBLISHED else ("torch",)
-  return all(importlib.util.find_spec(name) for name in needed)
+  return "" if all(name in versions for name in needed) else _MISSING
 
 
 def choose(names: Sequence[str], size: str = "default") -> list[Suite]:
@@ -135,10 +169,11 @@ def choose(names: Sequence[str], size: str = "default") -> list[Suite]:
 
 def run(
   suites: Sequence[Suite],
+  ours: Side,
+  torch: Side,
   *,
   size: str,
   runs: int,
-  threads: int,
   log: Callable[[str], None],
   peers: bool = True,
 ) -> Iterator[list[Row]]:
@@ -146,21 +181,22 @@ def run(
 
   Args:
     suites: from `choose`.
+    ours, torch: from `sides`.
     size: of SIZES.
     runs: samples per program.
-    threads: of each side.
     log: takes lines of progress.
     peers: whether the peers are timed too; they run on the CPU.
   """
-  with Side("ours", threads) as ours, Side("torch", threads) as torch:
-    for suite in suites:
-      programs = [(ours, Row(suite.name, OURS, unit=suite.unit))]
-      for variant in suite.peers if peers else ():
-        row = Row(suite.name, f"torch {variant}", variant in SAME_WORK, unit=suite.unit)
-        row.note = "" if installed(variant) else _MISSING
-        programs.append((torch, row))
-      _suite(suite, size, programs, runs, log)
-      yield [row for _, row in programs]
+  versions = about(ours, torch)["versions"]
+  for suite in suites:
+    row = functools.partial(Row, suite.name, unit=suite.unit)
+    programs = [(ours, row(OURS, widths=widths(OURS, suite.sizes[size])))]
+    for variant in suite.peers if peers else ():
+      peer = row(f"torch {variant}", variant in SAME_WORK, widths(variant, suite.sizes[size]))
+      peer.note = _lacking(variant, versions)
+      programs.append((torch, peer))
+    _suite(suite, size, programs, runs, log)
+    yield [row for _, row in programs]
 
 
 def _suite(suite, size, programs, runs, log) -> None:

@@ -21,7 +21,7 @@ from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
 from mg_jax.models.transformer import Block, Surroundings
 from mg_jax.sampling.pipeline import Settings, TextToVideo
-from mg_jax.train import flops
+from mg_jax.train import figures, flops
 
 _POSITION_STD = 0.02
 
@@ -150,6 +150,9 @@ _FUNCTIONS = {
 def function(kind: str, shapes: dict[str, Any]) -> tuple[Callable, tuple, int]:
   """A pure function, its arguments, and the units that one call of it makes."""
   return _FUNCTIONS[kind](shapes)
+
+
+about = figures.describe  # versions and machine of this side
 
 
 def build(kind: str, shapes: dict[str, Any], variant: str = "") -> Program:

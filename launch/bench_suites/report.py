@@ -1,61 +1,58 @@
-"""The report of a benchmark: a table for the terminal, and JSON with every sample."""
+"""The report of a benchmark: a table for the terminal, and every sample for `--figure`."""
 
-import dataclasses
-import importlib.metadata
-import importlib.util
-import os
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 from launch.bench_suites.driver import OURS, Row
 
-_LIBRARIES = ("jax", "flax", "torch", "diffusers", "transformers")
 _HEAD = ("", "median ms", "min", "max", "GFLOP", "GFLOP/s", "rate", "first s", "x ours")
 _NOISE = 0.05  # share of the machine used by others from which a sample is called noisy
 
 
-def machine(threads: int) -> dict[str, Any]:
-  """Processor, cores, threads of each side, and versions."""
-  model = platform.processor() or platform.machine()
-  try:
-    with open("/proc/cpuinfo") as f:
-      model = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
-  except (OSError, StopIteration):
-    pass
-  versions = {
-    name: importlib.metadata.version(name) for name in _LIBRARIES if importlib.util.find_spec(name)
-  }
-  flags = os.environ.get("XLA_FLAGS", "")
-  return {"cpu": model, "cores": os.cpu_count(), "threads": threads, **versions, "xla_flags": flags}
+def _done(rows: Sequence[Row], suite: str) -> tuple[Row | None, list[Row]]:
+  """Our row of a suite, None when it failed, and those of the peers that were measured."""
+  done = [row for row in rows if row.suite == suite and not row.note and row.samples]
+  ours = next((row for row in done if row.name == OURS), None)
+  return ours, [row for row in done if row.name != OURS]
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
   """Per suite, the median of the fastest peer that does the same work over our median."""
   out = {}
   for suite in dict.fromkeys(row.suite for row in rows):
-    done = [row for row in rows if row.suite == suite and not row.note and row.samples]
-    ours = [row.median for row in done if row.name == OURS]
-    peers = [row.median for row in done if row.same_work]
-    if ours and peers:
-      out[suite] = min(peers) / ours[0]
+    ours, peers = _done(rows, suite)
+    same = [row.median for row in peers if row.same_work]
+    if ours and same:
+      out[suite] = min(same) / ours.median
   return out
 
 
+def beside(row: Row, ours: Row) -> dict[str, float]:
+  """A peer that does other work, per unit and over ours: {"time", "work", "time_for_work"}."""
+  time = ours.rate / row.rate
+  work = row.flop / row.units / (ours.flop / ours.units)
+  return {"time": time, "work": work, "time_for_work": time / work}
+
+
 def _cells(row: Row, ours: Row | None) -> tuple[str, ...]:
+  name = f"{row.name}, widths {row.widths}" if row.widths else row.name
   rate = f"{row.rate:.1f} {row.unit}/s" if row.units else ""
   known = (f"{row.flop / 1e9:.1f}", f"{row.gflops:.0f}") if row.flop else ("", "")
   ratio = f"{row.median / ours.median:.2f}" if row.same_work and ours else ""
   times = (f"{value:.2f}" for value in (row.median, min(row.samples), max(row.samples)))
-  return (row.name, *times, *known, rate, f"{row.first_s:.1f}", ratio)
+  return (name, *times, *known, rate, f"{row.first_s:.1f}", ratio)
 
 
 def table(rows: Sequence[Row]) -> str:
-  """The rows, suite by suite; "x ours" is a peer's median over ours, for the same work only."""
-  lines = []
+  """The rows, suite by suite; "x ours" is a peer's median over ours, for the same work only.
+
+  GFLOP are those of one call. Of peers that do other work a line says how long they take per unit,
+  and for how many multiply-adds.
+  """
+  lines, notes = [], []
   for suite in dict.fromkeys(row.suite for row in rows):
     own = [row for row in rows if row.suite == suite]
-    ours = next((row for row in own if row.name == OURS and row.samples and not row.note), None)
+    ours, peers = _done(rows, suite)
     cells = [(suite, *_HEAD[1:])]
     cells += [_cells(row, ours) for row in own if row.samples and not row.note]
     widths = [max(len(row[i]) for row in cells) for i in range(len(_HEAD))]
@@ -64,8 +61,16 @@ def table(rows: Sequence[Row]) -> str:
       lines.append("  ".join((row[0].ljust(widths[0]), *rest)).rstrip())
     lines += [f"{row.name}: {row.note}" for row in own if row.note]
     lines.append("")
+    for row in peers if ours else ():
+      if not row.same_work:
+        found = beside(row, ours)
+        notes.append(
+          f"{suite}: of {row.unit}, {row.name} at widths {row.widths} takes {found['time']:.2f} "
+          f"times our time for {found['work']:.2f} times our multiply-adds"
+        )
   for suite, ratio in ratios(rows).items():
     lines.append(f"{suite}: the fastest torch takes {ratio:.2f} times as long as mg_jax")
+  lines += notes
   if noisy := sum(1 for row in rows for share in row.foreign if share and share > _NOISE):
     count = sum(len(row.samples) for row in rows)
     lines.append(
@@ -75,10 +80,25 @@ def table(rows: Sequence[Row]) -> str:
   return "\n".join(lines)
 
 
-def document(rows: Sequence[Row], about: dict[str, Any]) -> dict[str, Any]:
-  """Everything that was measured, for `--json`."""
-  return {
-    "machine": about,
-    "ratios": ratios(rows),
-    "rows": [dataclasses.asdict(row) for row in rows],
-  }
+def values(rows: Sequence[Row]) -> dict[str, Any]:
+  """Everything that was measured: {suite: {program: numbers}}, and "fastest_torch" of a suite.
+
+  A program's numbers are "ms" (the median), "samples", "gflop" of one call, "gflops" a second,
+  "rate" in units a second, "widths", "foreign", "first_s", "note", and of peers that do other work
+  those of `beside`. Numbers that are not known are left out.
+  """
+  found: dict[str, Any] = {}
+  for row in rows:
+    ours, _ = _done(rows, row.suite)
+    about = {"samples": row.samples, "foreign": row.foreign, "first_s": row.first_s}
+    if row.samples and not row.note:
+      about["ms"] = row.median
+      about |= {"gflop": row.flop / 1e9, "gflops": row.gflops} if row.flop else {}
+      about |= {"rate": row.rate, "unit": row.unit} if row.units else {}
+      if ours and ours is not row and not row.same_work:
+        about |= beside(row, ours)
+    about |= {name: text for name in ("widths", "note") if (text := getattr(row, name))}
+    found.setdefault(row.suite, {})[row.name.replace(" ", "_")] = about
+  for suite, ratio in ratios(rows).items():
+    found[suite]["fastest_torch"] = ratio
+  return found

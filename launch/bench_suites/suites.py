@@ -1,16 +1,49 @@
 """What is measured: the shapes of every suite at every size, read by both sides.
 
 A suite is one piece of work. The same-work peers ("eager", "compiled") compute the same function,
-for text encoders and the audio codec by transformers; the others are published autoencoders of
-about the same purpose, comparable per frame and by their arithmetic rate only.
+for text encoders and the audio codec by transformers. The others are the layouts of published
+autoencoders, shrunk to the widths that are named beside them: other work per frame than ours, so
+that their times are read beside their multiply-adds and say nothing of the published networks.
 """
 
 import dataclasses
 from typing import Any
 
 SAME_WORK = ("eager", "compiled")
-PUBLISHED = ("AutoencoderKLWan", "AutoencoderKLHunyuanVideo", "AutoencoderKLCosmos")
 SIZES = ("tiny", "default", "large")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """An autoencoder of diffusers, 8 x 8 in space with 16 channels, shrunk.
+
+  Attributes:
+    time: frames of a latent frame.
+    widths: of its levels, in words.
+    fields: what makes it so; the rest is as published.
+  """
+
+  time: int
+  widths: str
+  fields: dict[str, Any]
+
+
+PUBLISHED = {
+  "AutoencoderKLWan": Published(4, "32-64-128-128", {"base_dim": 32, "z_dim": 16}),
+  "AutoencoderKLHunyuanVideo": Published(
+    4, "32-64-128-128", {"block_out_channels": (32, 64, 128, 128)}
+  ),
+  "AutoencoderKLCosmos": Published(
+    8,
+    "64-128-256-256, decoder 128-256-256-256",
+    {
+      "encoder_block_out_channels": (64, 128, 256, 256),
+      "decode_block_out_channels": (128, 256, 256, 256),
+      "spatial_compression_ratio": 8,
+      "temporal_compression_ratio": 8,
+    },
+  ),
+}
 
 # One layer of the generator with cross-attention. The MLP is the family's 8 D / 3, rounded up.
 _BLOCK = {
@@ -138,9 +171,9 @@ SUITES = {
   for suite in (
     Suite("dit_block_forward", "block_forward", _BLOCK, SAME_WORK),
     Suite("dit_block_step", "block_step", _BLOCK, SAME_WORK),
-    Suite("tae_encode", "tae_encode", _TAE, SAME_WORK + PUBLISHED, "frames"),
-    Suite("tae_decode", "tae_decode", _TAE, SAME_WORK + PUBLISHED, "frames"),
-    Suite("tae_step", "tae_step", _TAE, SAME_WORK + PUBLISHED, "frames"),
+    Suite("tae_encode", "tae_encode", _TAE, SAME_WORK + tuple(PUBLISHED), "frames"),
+    Suite("tae_decode", "tae_decode", _TAE, SAME_WORK + tuple(PUBLISHED), "frames"),
+    Suite("tae_step", "tae_step", _TAE, SAME_WORK + tuple(PUBLISHED), "frames"),
     Suite("text_t5", "text_t5", _T5, SAME_WORK, "prompts"),
     Suite("text_clip", "text_clip", _CLIP, SAME_WORK, "prompts"),
     Suite("dacvae_encode", "dacvae_encode", _CODEC, SAME_WORK, "s of sound"),
@@ -153,6 +186,14 @@ SUITES = {
     Suite("layer_30b_73k", "block_step", _layer(_30B, 73_728), SAME_WORK),
   )
 }
+
+
+def widths(variant: str, shapes: dict[str, Any]) -> str:
+  """Channels of the levels of an autoencoder of video, ours or a peer; "" for other work."""
+  if variant in PUBLISHED:
+    return PUBLISHED[variant].widths
+  model = shapes.get("model", {})
+  return "-".join(str(model["channels"] * m) for m in model.get("multipliers", ()))
 
 
 @dataclasses.dataclass(frozen=True)

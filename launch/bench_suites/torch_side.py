@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from launch.bench_suites import peers
 from launch.bench_suites.suites import PUBLISHED, Program
+from mg_jax.train import figures
 
 # Memory order of a video and of the kernels that read it.
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -178,27 +179,11 @@ _FUNCTIONS = {
   "text_clip": functools.partial(_text, make=_clip),
 }
 
-# Their own layouts at about our width, 8 x 8 in space; 4 in time, Cosmos 8.
-_PUBLISHED = {
-  "AutoencoderKLWan": (4, {"base_dim": 32, "z_dim": 16}),
-  "AutoencoderKLHunyuanVideo": (4, {"block_out_channels": (32, 64, 128, 128)}),
-  "AutoencoderKLCosmos": (
-    8,
-    {
-      "encoder_block_out_channels": (64, 128, 256, 256),
-      "decode_block_out_channels": (128, 256, 256, 256),
-      "spatial_compression_ratio": 8,
-      "temporal_compression_ratio": 8,
-    },
-  ),
-}
-
-
 def _published(name, kind, shapes):
   import diffusers
 
-  time_factor, fields = _PUBLISHED[name]
-  module = getattr(diffusers, name)(**fields).eval()
+  about = PUBLISHED[name]
+  module = getattr(diffusers, name)(**about.fields).eval()
   frames = shapes["frames"] + 1  # causal in time: 1 + 4 k or 1 + 8 k
   x = torch.randn(shapes["batch"], 3, frames, shapes["side"], shapes["side"])
   if kind == "tae_encode":
@@ -213,8 +198,13 @@ def _published(name, kind, shapes):
 
     return step, frames
   side = shapes["side"] // 8
-  z = torch.randn(shapes["batch"], 16, 1 + shapes["frames"] // time_factor, side, side)
+  z = torch.randn(shapes["batch"], 16, 1 + shapes["frames"] // about.time, side, side)
   return lambda: module.decode(z), frames
+
+
+def about() -> dict[str, Any]:
+  """Versions of what this side runs on."""
+  return {"versions": figures.versions(("torch", "diffusers", "transformers"))}
 
 
 def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:

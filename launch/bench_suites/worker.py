@@ -55,12 +55,14 @@ def sample(call: Callable[[], object], seconds: float) -> dict[str, float | int 
 class Worker:
   """Programs by name, and the requests that a side answers."""
 
-  def __init__(self, build: Callable):
-    self._build = build
+  def __init__(self, build: Callable, about: Callable[[], dict] = dict):
+    self._build, self._about = build, about
     self._programs = {}
 
   def answer(self, request: dict) -> dict:
-    """Does one request: "build", "sample" or "drop"."""
+    """Does one request: "about", "build", "sample" or "drop"."""
+    if request["do"] == "about":
+      return self._about()
     name = request["name"]
     if request["do"] == "build":
       program = self._build(request["kind"], request["shapes"], request["variant"])
@@ -79,7 +81,8 @@ def main(side: str, threads: int) -> None:
   pin(threads)
   if side == "torch":
     importlib.import_module("torch").set_num_threads(threads)
-  worker = Worker(importlib.import_module(SIDES[side]).build)
+  module = importlib.import_module(SIDES[side])
+  worker = Worker(module.build, module.about)
   for line in sys.stdin:
     try:
       answer = worker.answer(json.loads(line))

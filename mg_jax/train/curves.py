@@ -3,10 +3,10 @@
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic
-from mg_jax.train import export, plots
+from mg_jax.train import export, figures, plots
 from mg_jax.train.writer import read_metrics
 
 DIGITS = 5  # of the numbers that are kept
@@ -18,10 +18,7 @@ def read(workdir: str | os.PathLike[str], name: str) -> tuple[list[int], list[fl
   Raises:
     UserError: when the run has no metrics, or none of that name.
   """
-  try:
-    rows = read_metrics(workdir)
-  except FileNotFoundError as e:
-    raise UserError(f"{os.fspath(workdir)} has no metrics; give the workdir of a run") from e
+  rows = _rows(workdir)
   # What was not finite is written as text.
   found = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
   if not found:
@@ -31,13 +28,27 @@ def read(workdir: str | os.PathLike[str], name: str) -> tuple[list[int], list[fl
   return steps, [found[step] for step in steps]
 
 
+def ends(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+  """The first and the last value of every metric of a run: {"first", "last"}, "last" with "step".
+
+  Raises:
+    UserError: when the run has no metrics.
+  """
+  rows = _rows(workdir)
+  first, last = {}, {}
+  for row in rows:
+    first, last = row | first, last | row
+  del first["step"]
+  return {"first": first, "last": last}
+
+
 def plot(
   workdirs: Sequence[str | os.PathLike[str]], names: Sequence[str], out: str | os.PathLike[str]
 ) -> None:
   """Writes a picture with a panel per metric and a line per run, and beside it the numbers.
 
-  For `out.png` there is `out.json`: of each run its config, None where it has kept no checkpoint
-  yet, and of each metric {"steps", "values"}.
+  For `out.png` there is `out.json`, as `figures.record` writes it: of each run its config, None
+  where it has kept no checkpoint yet, and of each metric {"steps", "values"}.
 
   Raises:
     UserError: as `read`, and without matplotlib.
@@ -62,7 +73,17 @@ def plot(
       for name, runs in lines.items()
     }
     kept[os.fspath(workdir)] = {"config": _config(workdir), "metrics": metrics}
-  atomic.write_json(out.with_suffix(".json"), kept)
+  figures.record(out.with_suffix(".json"), kept)
+
+
+def _rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  try:
+    rows = read_metrics(workdir)
+  except FileNotFoundError:
+    rows = []
+  if not rows:
+    raise UserError(f"{os.fspath(workdir)} has no metrics; give the workdir of a run")
+  return rows
 
 
 def _config(workdir: str | os.PathLike[str]) -> dict | None:

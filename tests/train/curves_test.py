@@ -36,6 +36,14 @@ def test_unknown_metrics_and_runs_are_named(run, tmp_path):
     curves.read(tmp_path, "psnr")
 
 
+def test_a_run_has_ends(run, tmp_path):
+  ends = curves.ends(run)
+  assert ends["first"] == {"model/loss": 1.0, "eval/psnr": 20.5}
+  assert ends["last"] == {"step": 3, "model/loss": 1 / 3, "eval/psnr": 20.5}
+  with pytest.raises(UserError, match="no metrics; give the workdir"):
+    curves.ends(tmp_path)
+
+
 def test_the_picture_has_a_panel_for_each_metric(run, tmp_path):
   pytest.importorskip("matplotlib", reason="needs pip install mg_jax[plot]")
   from matplotlib import image
@@ -51,9 +59,10 @@ def test_the_numbers_are_kept_with_the_config_that_made_them(run, tmp_path, monk
   pytest.importorskip("matplotlib", reason="needs pip install mg_jax[plot]")
   out = tmp_path / "two.png"
   curves.plot([run], ["model/loss", "eval/psnr"], out)
-  kept = json.loads(out.with_suffix(".json").read_text())[str(run)]
+  kept = json.loads(out.with_suffix(".json").read_text())["values"][str(run)]
   assert kept["metrics"]["model/loss"] == {"steps": [1, 3], "values": [1.0, 0.33333]}
   assert kept["metrics"]["eval/psnr"]["values"] == [20.5] and kept["config"] is None
   monkeypatch.setattr(curves.export, "saved_config", lambda workdir: {"optim": {"lr": 0.1}})
   curves.plot([run], ["model/loss"], out)
-  assert json.loads(out.with_suffix(".json").read_text())[str(run)]["config"]["optim"]["lr"] == 0.1
+  kept = json.loads(out.with_suffix(".json").read_text())["values"][str(run)]
+  assert kept["config"]["optim"]["lr"] == 0.1
