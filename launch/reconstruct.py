@@ -37,11 +37,9 @@ def main(argv: list[str]) -> dict | None:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if sum(map(bool, (_VIDEO.value, _SOUND.value, _LATENTS.value))) != 1:
     raise UserError("give one of --video, --sound and --latents; see --help")
-  for flag in (_WORKDIR, _OUT):
-    if not flag.value:
-      raise UserError(f"--{flag.name} is missing; see --help")
-  unused = (_SIZE, _FPS, _TILES) if _SOUND.value else (_SIZE, _FPS, _SECONDS)
-  for flag in unused if not _VIDEO.value else ():
+  if missing := [flag.name for flag in (_WORKDIR, _OUT) if not flag.value]:
+    raise UserError(f"--{missing[0]} is missing; see --help")
+  for flag in () if _VIDEO.value else (_SIZE, _FPS, _TILES if _SOUND.value else _SECONDS):
     if flag.value:
       raise UserError(f"--{flag.name} is for --video; leave it out")
   # After the flags are parsed: --help and mistakes should not wait for a backend.

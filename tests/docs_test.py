@@ -55,7 +55,6 @@ LEGACY: dict[str, tuple[str, ...]] = {
     "The shortcut that the paper describes",
   ),
   "docs/plans.md": (
-    "MFU counts the model's FLOPs once",  # by the plans of 768 px 31 and 69 %, of others 25 and 75
     "Weights split over all three dimensions",  # of the mesh of 1,64,1,1 there is no plan
   ),
 }
@@ -66,7 +65,6 @@ LEGACY_CURVES = {
 # What prose says of plans: (file, phrase, plan in docs/plans/, where each number of it is found).
 _30B = "t2v_768.py_{}_data.global_batch_{}"
 _PEAK = ("memory/peak", "memory/limit")
-_MFU = ("bound/mfu_scheduled", "devices")
 
 
 def _chips(plan: Mapping[str, Any]) -> float:
@@ -87,14 +85,6 @@ PLANS: tuple[tuple[str, str, str, tuple[str | Callable, ...]], ...] = (
    _30B.format("v6e_16x16_remat_full_mesh_1_32_1_8", 32), ("devices", *_PEAK)),
   ("README.md", "64 of tpu7x (24 of 95 for each of its 128 devices)",
    _30B.format("tpu7x_4x4x4_remat_full_mesh_1_16_1_8", 16), (_chips, *_PEAK, "devices")),
-  ("README.md", "79 % on 512 chips of v5p", _30B.format(
-    "v5p_8x8x8_mesh_1_64_4_2_remat_mlp_model.dit.context_parallel_ulysses", 64), _MFU),
-  ("README.md", "80 % on 256 H200", _30B.format("h200_256_mesh_2_32_1_4_remat_mlp", 64), _MFU),
-  ("README.md", "70 % on 64 chips of tpu7x", _30B.format(
-    "tpu7x_4x4x4_mesh_1_16_4_2_remat_mlp_model.dit.context_parallel_ulysses", 16),
-   (_MFU[0], _chips)),
-  ("README.md", "63 % on 256 of v6e", _30B.format(
-    "v6e_16x16_mesh_1_32_4_2_remat_full_model.dit.context_parallel_ulysses", 32), _MFU),
   ("docs/plans.md", "106 GB with",
    "soundtrack.py_v5p_4x4x4_remat_full_mesh_4_16_1_1_data.global_batch_256", (_sent_gb,)),
 )  # fmt: skip
