@@ -34,6 +34,10 @@ CONFIGS = {
     "block_out_channels": (16, 16, 48), "layers_per_block": 3, "latent_channels": 8,
     "norm_num_groups": 16, "size": (16, 20), "mid_block_add_attention": False,
   },
+  "uneven widths": {
+    "block_out_channels": (16, 24, 20), "layers_per_block": 1, "latent_channels": 6,
+    "norm_num_groups": 4, "size": (8, 12),
+  },
   "one level": {
     "block_out_channels": (8,), "layers_per_block": 1, "latent_channels": 2,
     "norm_num_groups": 2, "size": (6, 5),

@@ -26,12 +26,25 @@ FIELDS = {
     "vocab": 40, "width": 16, "layers": 4, "heads": 1, "head_dim": 24, "mlp_dim": 20,
     "activation": "silu", "gated": True, "buckets": 16, "max_distance": 20,
   },
+  "UMT5": {
+    "vocab": 56, "width": 24, "layers": 4, "heads": 3, "head_dim": 10, "mlp_dim": 32,
+    "activation": "gelu", "gated": True, "type": "UMT5", "norm_eps": 1e-3,
+  },
+  "mT5": {
+    "vocab": 44, "width": 20, "layers": 2, "heads": 2, "head_dim": 6, "mlp_dim": 28,
+    "activation": "gelu", "gated": True, "type": "MT5",
+  },
+  "gated ReLU": {
+    "vocab": 36, "width": 16, "layers": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24,
+    "activation": "relu", "gated": True, "norm_eps": 0.05,
+  },
 }  # fmt: skip
 
 
 def reference(fields):
   torch.manual_seed(0)
-  config = transformers.T5Config(
+  name = fields.get("type", "T5")
+  config = getattr(transformers, f"{name}Config")(
     vocab_size=fields["vocab"],
     d_model=fields["width"],
     num_layers=fields["layers"],
@@ -41,9 +54,10 @@ def reference(fields):
     feed_forward_proj=("gated-" if fields["gated"] else "") + fields["activation"],
     relative_attention_num_buckets=fields.get("buckets", 32),
     relative_attention_max_distance=fields.get("max_distance", 128),
+    layer_norm_epsilon=fields.get("norm_eps", 1e-6),
     dropout_rate=0.0,
   )
-  model = transformers.T5EncoderModel(config).eval()
+  model = getattr(transformers, f"{name}EncoderModel")(config).eval()
   with torch.no_grad():
     for p in model.parameters():
       p.normal_(0, 0.3)
