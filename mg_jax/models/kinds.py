@@ -105,12 +105,9 @@ class Config(Mapping[str, Any]):
   def __len__(self) -> int:
     return len(self._values)
 
-  def section(self, name: str, *over: str) -> "Config":
-    """The config inside a field, with the values of those in other fields over its own."""
-    values = dict(self[name])
-    for other in over:
-      values |= self.get(other) or {}
-    self._sections.append(Config(values, f"{self.where}: {name}"))
+  def section(self, name: str) -> "Config":
+    """The config inside a field."""
+    self._sections.append(Config(dict(self[name]), f"{self.where}: {name}"))
     return self._sections[-1]
 
   def demand(self, name: str, *supported: Any) -> None:

@@ -45,10 +45,7 @@ def read(config: Config, names: Collection[str]) -> Layout:
   config.check_family("clip", ("clip", *_TOWERS), ("CLIP",))
   if "text_config" in config or "vision_config" in config:
     both = config.get("projection_dim", 512)
-    sections = {
-      tower: config.section(f"{tower}_config", f"{tower}_config_dict")
-      for tower in ("text", "vision")
-    }
+    sections = {tower: _section(config, f"{tower}_config") for tower in ("text", "vision")}
     fields = {tower: _fields(tower, section, both) for tower, section in sections.items()}
     places = {"logit_scale": Place(("logit_scale",))}
     for tower, values in fields.items():
@@ -67,6 +64,13 @@ def read(config: Config, names: Collection[str]) -> Layout:
   config.close(_IRRELEVANT)
   # Buffers that count from 0.
   return Layout(kind, fields, places, ignored=(r"(\w+_model\.)?embeddings\.position_ids$",))
+
+
+def _section(config: Config, name: str) -> Config:
+  """The config of a tower; where an older version left it in two places, the other one counts."""
+  config.get(name)
+  older = f"{name}_dict"
+  return config.section(older if older in config else name)
 
 
 def _only_tower(config: Config, names: Collection[str]) -> str:

@@ -74,8 +74,9 @@ def convert(
   try:
     layout = reader.read(config, checkpoint.shapes)
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    reason = f"it has no {e}" if isinstance(e, KeyError) else repr(e)
     raise UserError(
-      f"{config.where} is no config of kind {kind} ({e!r}); give a folder of that kind"
+      f"{config.where} is no config of kind {kind} ({reason}); give a folder of that kind"
     ) from e
   shapes = _shapes(KINDS[layout.kind], layout.fields)
   _compare(checkpoint, layout, shapes)
@@ -244,7 +245,10 @@ def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -
   try:
     params = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(fields))["params"]
   except (ArithmeticError, TypeError, ValueError) as e:
-    raise UserError(f"the config makes no network ({type(e).__name__}: {e})") from e
+    reason = next(iter(str(e).splitlines()), "")[:160]
+    raise UserError(
+      f"the config makes no network ({type(e).__name__}: {reason}); give one whose sizes fit"
+    ) from e
   return params if boxed else unbox(params)
 
 

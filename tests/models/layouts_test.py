@@ -259,8 +259,8 @@ def test_a_vision_tower_alone_sees_frames(tmp_path, projects):
     FrozenVision(tmp_path / "x")
 
 
-def test_fields_in_the_older_place_of_a_clip_count(tmp_path):
-  config = BOTH | {"text_config_dict": {"hidden_act": "gelu"}, "vision_config_dict": None}
+def test_fields_in_the_older_place_of_a_clip_count():
+  config = BOTH | {"text_config_dict": TEXT | {"hidden_act": "gelu"}, "vision_config_dict": None}
   fields = KINDS["clip"].read(Config(config, "c"), ()).fields
   assert (fields["text"]["activation"], fields["vision"]["activation"]) == ("gelu", "quick_gelu")
 

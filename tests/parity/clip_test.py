@@ -6,6 +6,8 @@ import pytest
 
 from mg_jax.models import published
 from mg_jax.models.clip import unit
+from mg_jax.models.kinds import Config
+from mg_jax.models.layouts import KINDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -98,6 +100,21 @@ def test_tokens_pooled_and_logits_match(name, dtype, limit, tmp_path):
   close(logits, out.logits_per_image, limit, size=float(theirs.logit_scale.detach().exp()))
 
 
+def test_a_config_in_two_places_means_the_same():
+  config = {
+    "text_config": {"hidden_size": 16, "hidden_act": "gelu", "num_hidden_layers": 3},
+    "text_config_dict": {"hidden_size": 32, "num_attention_heads": 4},
+    "vision_config": {"hidden_size": 24, "hidden_act": "gelu"}, "vision_config_dict": None,
+  }  # fmt: skip
+  theirs = transformers.CLIPConfig(**config)
+  ours = KINDS["clip"].read(Config(config, "config.json"), ()).fields
+  for tower, fields in (("text_config", ours["text"]), ("vision_config", ours["vision"])):
+    wanted = getattr(theirs, tower)
+    assert (fields["width"], fields["layers"]) == (wanted.hidden_size, wanted.num_hidden_layers)
+    assert fields["heads"] == wanted.num_attention_heads
+    assert fields["activation"] == wanted.hidden_act
+
+
 @pytest.mark.parametrize("projects", [True, False])
 @pytest.mark.parametrize("tower", ["Text", "Vision"])
 def test_one_tower_matches(tower, projects, tmp_path):
@@ -123,3 +140,10 @@ def test_one_tower_matches(tower, projects, tmp_path):
   pooled = getattr(out, f"{'text' if tower == 'Text' else 'image'}_embeds" if projects
                    else "pooler_output")  # fmt: skip
   close(found.pooled, pooled, 1e-5)
+
+
+def test_every_field_of_the_published_config_is_known(caplog):
+  for name in ("CLIPConfig", "CLIPTextConfig", "CLIPVisionConfig"):
+    values = getattr(transformers, name)().to_dict()
+    KINDS["clip"].read(Config(values, name), ())
+  assert not caplog.records
