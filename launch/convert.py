@@ -1,8 +1,15 @@
-"""Converts weights to a folder of ours: a Hugging Face checkpoint, or the encoder of a run.
+"""Converts weights to a folder of ours: a published checkpoint, or the encoder of a run.
 
 python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfloat16
 python launch/convert.py --from=OWNER/NAME --to=weights/dacvae --kind=dacvae
+python launch/convert.py --from=GENERATOR/text_encoder_2 --to=weights/t5 --kind=t5
 python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
+
+t5: the encoder of T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5, in the layout of transformers.
+clip: CLIP and MetaCLIP, or one tower alone, in the layout of transformers or of open_clip.
+autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as of SD3.5 and FLUX, with
+any widths. dacvae: Meta's DACVAE. Relatives that compute something else are refused by name.
+The files of a tokenizer come along, from the checkpoint's folder or from `tokenizer` beside it.
 """
 
 import pathlib
@@ -18,12 +25,12 @@ from mg_jax.core.errors import UserError
 from mg_jax.train import figures
 
 _FROM = flags.DEFINE_string(
-  "from", None, "Folder with config.json and weights, OWNER/NAME[/FOLDER], or a run's workdir."
+  "from", None, "Folder with a config and weights, OWNER/NAME[/FOLDER], or a run's workdir."
 )
 _TO = flags.DEFINE_string("to", None, "Folder to be made.")
 _KIND = flags.DEFINE_enum(
   "kind", None, ["t5", "clip", "autoencoder", "dacvae", "run"],
-  "Family of the model, or run: the workdir of a training.",
+  "Family of the model, or run: the workdir of a training; see above.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
 

@@ -29,6 +29,15 @@ DTYPES = {
   "BF16": np.dtype(ml_dtypes.bfloat16),
   "F32": np.dtype(np.float32),
   "F64": np.dtype(np.float64),
+  "U16": np.dtype(np.uint16),
+  "U32": np.dtype(np.uint32),
+  "U64": np.dtype(np.uint64),
+  "C64": np.dtype(np.complex64),
+  "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+  "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+  "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+  "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+  "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes, the limit of the published reader
@@ -92,6 +101,11 @@ class TensorFile:
         shape = tuple(row["shape"])
         if not all(type(n) is int and n >= 0 for n in (start, end, *shape)):
           raise ValueError(f"{name} has no proper shape or place")
+        if row["dtype"] not in DTYPES:
+          raise UserError(
+            f"{self.path}: {name} has the type {row['dtype']!r}, which is not supported; give a "
+            f"file with one of {', '.join(DTYPES)}"
+          )
         rows[name] = (DTYPES[row["dtype"]], shape, start, end)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
       raise UserError(f"{self.path}: its header cannot be understood ({e!r})") from e

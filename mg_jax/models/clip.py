@@ -58,6 +58,7 @@ class Layer(nn.Module):
   heads: int
   mlp_dim: int
   activation: Activation
+  norm_eps: float
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -71,14 +72,14 @@ class Layer(nn.Module):
       y = linear(width, name, ("embed", "heads"))(h_BLD)
       return y.reshape(*y.shape[:2], self.heads, width // self.heads)
 
-    h_BLD = LayerNorm(dtype=self.dtype, name="attention_norm")(x_BLD)
+    h_BLD = LayerNorm(eps=self.norm_eps, dtype=self.dtype, name="attention_norm")(x_BLD)
     q, k, v = heads("query"), heads("key"), heads("value")
     if bias_BNLL is None:
       o_BLNK = attend(q, k, v)
     else:
       o_BLNK = biased_attention(q, k, v, bias_BNLL, scale=q.shape[-1] ** -0.5)
     x_BLD = x_BLD + linear(width, "out", ("heads", "embed"))(o_BLNK.reshape(x_BLD.shape))
-    h_BLD = LayerNorm(dtype=self.dtype, name="mlp_norm")(x_BLD)
+    h_BLD = LayerNorm(eps=self.norm_eps, dtype=self.dtype, name="mlp_norm")(x_BLD)
     h_BLF = ACTIVATIONS[self.activation](linear(self.mlp_dim, "up", ("embed", "mlp"))(h_BLD))
     x_BLD = x_BLD + linear(width, "down", ("mlp", "embed"))(h_BLF)
     return shard(x_BLD, "batch", None, "act_embed"), None
@@ -88,7 +89,9 @@ def _layers(tower: "TextTower | VisionTower", x_BLD: Array, bias_BNLL: Array | N
   if tower.width % tower.heads:
     raise UserError(f"a tower of width {tower.width} is not divisible by {tower.heads} heads")
   stack = stacked(Layer, tower.layers, policy=tower.remat)
-  layers = stack(tower.heads, tower.mlp_dim, tower.activation, tower.dtype, name="layers")
+  layers = stack(
+    tower.heads, tower.mlp_dim, tower.activation, tower.norm_eps, tower.dtype, name="layers"
+  )
   return layers(x_BLD, bias_BNLL)[0]
 
 
@@ -98,6 +101,8 @@ def _positions(tower: nn.Module, length: int, std: float) -> Array:
 
 
 def _project(tower: "TextTower | VisionTower", pooled_BD: Array) -> Array:
+  if tower.projection is None:
+    return pooled_BD
   axes = ("embed", "features")
   return Linear(tower.projection, logical=axes, dtype=tower.dtype, name="projection")(pooled_BD)
 
@@ -108,7 +113,7 @@ class TextTower(nn.Module):
   Attributes:
     vocab: ids; the last one ends a text in the published vocabulary.
     length: most tokens of a text, 77, or 256 for long prompts.
-    projection: E.
+    projection: E; None leaves the pooled token as wide as the tower.
     end: id of the end token, which a text is pooled at; its first one counts.
   """
 
@@ -118,8 +123,9 @@ class TextTower(nn.Module):
   layers: int = 12
   heads: int = 8
   mlp_dim: int = 2048
-  projection: int = 512
+  projection: int | None = 512
   activation: Activation = "quick_gelu"
+  norm_eps: float = 1e-5
   end: int = 49407
   remat: Policy = "none"
   dtype: Any = jnp.float32
@@ -141,7 +147,7 @@ class TextTower(nn.Module):
     # A finite value: rows of an empty text must not become NaN.
     bias_BNSS = jnp.where(seen_BSS, 0.0, jnp.finfo(jnp.float32).min)[:, None]
     x_BSD = _layers(self, shard(x_BSD, "batch", "text_length", "act_embed"), bias_BNSS)
-    x_BSD = LayerNorm(dtype=self.dtype, name="final_norm")(x_BSD)
+    x_BSD = LayerNorm(eps=self.norm_eps, dtype=self.dtype, name="final_norm")(x_BSD)
     last_B = jnp.argmax((ids_BS == self.end) & mask_BS, axis=1)
     pooled = jnp.take_along_axis(x_BSD, last_B[:, None, None], axis=1)[:, 0]
     return Features(x_BSD, _project(self, pooled))
@@ -153,7 +159,7 @@ class VisionTower(nn.Module):
   Attributes:
     size: side of the square image, in pixels.
     patch: side of a patch.
-    projection: E.
+    projection: E; None leaves the pooled token as wide as the tower.
   """
 
   size: int = 224
@@ -162,8 +168,9 @@ class VisionTower(nn.Module):
   layers: int = 12
   heads: int = 12
   mlp_dim: int = 3072
-  projection: int = 512
+  projection: int | None = 512
   activation: Activation = "quick_gelu"
+  norm_eps: float = 1e-5
   remat: Policy = "none"
   dtype: Any = jnp.float32
 
@@ -187,9 +194,9 @@ class VisionTower(nn.Module):
     first_B1D = jnp.broadcast_to(first_D, (len(x), 1, self.width))
     x_BLD = jnp.concatenate([first_B1D, x_BLD], axis=1)
     x_BLD = x_BLD + _positions(self, x_BLD.shape[1], self.width**-0.5)
-    x_BLD = LayerNorm(dtype=self.dtype, name="first_norm")(x_BLD)
+    x_BLD = LayerNorm(eps=self.norm_eps, dtype=self.dtype, name="first_norm")(x_BLD)
     x_BLD = _layers(self, shard(x_BLD, "batch", None, "act_embed"), None)
-    pooled = LayerNorm(dtype=self.dtype, name="final_norm")(x_BLD[:, 0])
+    pooled = LayerNorm(eps=self.norm_eps, dtype=self.dtype, name="final_norm")(x_BLD[:, 0])
     return Features(x_BLD, _project(self, pooled))
 
 

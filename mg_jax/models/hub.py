@@ -1,5 +1,8 @@
 """Checkpoints as the hub keeps them: folders with a config and weights, in one file or in shards.
 
+In the folder of a whole generator, the parts have folders of their own: `text_encoder_2` a text
+encoder, `tokenizer_2` its tokenizer, `vae` the autoencoder.
+
 Safetensors are read as they are, files of torch as weights only: nothing in either is run. Kernels
 that are kept as a norm and a direction, `weight_g` and `weight_v`, are read as the `weight` that
 they make.
@@ -9,7 +12,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,17 +21,30 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import tensors
 
 CONFIG = "config.json"
-# Of transformers, diffusers and the codecs of audio; those that cannot hold code first.
-CHECKPOINTS = (
-  "model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin",
-  "diffusion_pytorch_model.bin", "weights.pth",
+# Of transformers, diffusers, open_clip and the codecs of audio, with their configs; files that
+# cannot hold code come first.
+CHECKPOINTS = {
+  "model.safetensors": CONFIG,
+  "diffusion_pytorch_model.safetensors": CONFIG,
+  "open_clip_model.safetensors": "open_clip_config.json",
+  "pytorch_model.bin": CONFIG,
+  "diffusion_pytorch_model.bin": CONFIG,
+  "open_clip_pytorch_model.bin": "open_clip_config.json",
+  "weights.pth": CONFIG,
+}
+# Of a tokenizer, in the order they are read in.
+TOKENIZERS = (
+  "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "merges.txt",
+  "special_tokens_map.json", "bpe_simple_vocab_16e6.txt.gz",
 )  # fmt: skip
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 
 
 def fetch(name: str) -> pathlib.Path:
   """A folder as it is; otherwise, for OWNER/NAME, a download by `huggingface_hub`.
 
-  OWNER/NAME/FOLDER is one folder of a repository, such as the `vae` of a generator.
+  OWNER/NAME/FOLDER is one folder of a repository, such as the `vae` of a generator. Only what is
+  read is downloaded: the weights in one format, the config, the tokenizer.
 
   Raises:
     UserError: when it is neither, or cannot be fetched.
@@ -47,13 +63,62 @@ def fetch(name: str) -> pathlib.Path:
     ) from e
   try:
     repository, inside = match[1], match[2].lstrip("/")
-    kinds = ("*.json", "*.safetensors", "*.model", "*.txt", "weights.pth")
-    patterns = [f"{inside}/{kind}" if inside else kind for kind in kinds]
-    folder = huggingface_hub.snapshot_download(repository, allow_patterns=patterns)
+    wanted = _wanted(huggingface_hub.list_repo_files(repository), inside, name)
+    folder = huggingface_hub.snapshot_download(repository, allow_patterns=wanted)
     return pathlib.Path(folder) / inside
+  except UserError:
+    raise
   except Exception as e:  # of the network, the name or the rights, in many classes
     reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
     raise UserError(f"{name} is no folder here and could not be fetched: {reason}") from e
+
+
+def _wanted(files: Collection[str], inside: str, name: str) -> list[str]:
+  """Of the files of a repository, those that a conversion of its folder `inside` reads."""
+  start = f"{inside}/" if inside else ""
+  here = {file.removeprefix(start) for file in files if file.startswith(start)}
+  weights = _choose(here, name)
+  stem, suffix = os.path.splitext(weights)
+  shard = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?{re.escape(suffix)}(\.index\.json)?")
+  small = {*TOKENIZERS, CHECKPOINTS[weights]}
+  wanted = [start + file for file in sorted(here) if file in small or shard.fullmatch(file)]
+  beside = _tokenizer_beside(inside)
+  return wanted + [f"{beside}/{file}" for file in TOKENIZERS if f"{beside}/{file}" in files]
+
+
+def _choose(files: Collection[str], where: str) -> str:
+  """The name in `CHECKPOINTS` of the weights among the files of a folder, which may have folders.
+
+  Raises:
+    UserError: when there are none.
+  """
+  for name in CHECKPOINTS:
+    if name in files or f"{name}.index.json" in files:
+      return name
+  parts = sorted(file.removesuffix(f"/{CONFIG}") for file in files if file.endswith(f"/{CONFIG}"))
+  others = sorted(file for file in files if file.endswith(_WEIGHTS) and "/" not in file)
+  hint = "give the folder of a checkpoint"
+  if parts:
+    hint = f"give one of its folders: {', '.join(f'{where}/{part}' for part in parts)}"
+  elif others:
+    hint = f"it has {others[0]}, which is read under one of these names only"
+  raise UserError(f"{where} holds none of {', '.join(CHECKPOINTS)}; {hint}")
+
+
+def _tokenizer_beside(folder: str) -> str:
+  """Beside the folder of a part of a generator, that of its tokenizer."""
+  parent, name = os.path.split(folder)
+  return os.path.join(parent, re.sub("^text_encoder", "tokenizer", name))
+
+
+def tokenizer_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """The files of the tokenizer of a checkpoint: in its folder, or as a generator lays them out."""
+  folder = os.path.abspath(folder)
+  for place in (folder, _tokenizer_beside(folder)):
+    found = [path for name in TOKENIZERS if (path := pathlib.Path(place, name)).is_file()]
+    if found:
+      return found
+  return []
 
 
 class Checkpoint:
@@ -73,39 +138,47 @@ class Checkpoint:
     self._readers: dict[str, Callable[[], np.ndarray]] = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
     held: dict[str, Any] = {}
-    for shard in self._shards():
+    files = {path.relative_to(self.folder).as_posix() for path in self.folder.glob("*")}
+    files |= {f"{path.parent.name}/{CONFIG}" for path in self.folder.glob(f"*/{CONFIG}")}
+    weights = _choose(files, str(folder))
+    for shard in self._shards(weights):
       held |= self._open(shard)
     self._fold_norms()
-    alone = held and not (self.folder / CONFIG).is_file()
-    self.config = held if alone else read_json(self.folder / CONFIG)
+    self.config_path = self.folder / CHECKPOINTS[weights]
+    alone = held and not self.config_path.is_file()
+    self.config = held if alone else read_json(self.config_path)
 
   def read(self, name: str) -> np.ndarray:
     """One array, in memory of its own."""
     return self._readers[name]()
 
-  def _shards(self) -> list[pathlib.Path]:
-    for whole in CHECKPOINTS:
-      index = self.folder / f"{whole}.index.json"
-      if index.is_file():
-        table = read_json(index).get("weight_map")
-        if not isinstance(table, dict) or not table:
-          raise UserError(f"{index} names no shards; fetch it again")
-        # Shards lie in the folder: a name with a path in it is not followed.
-        shards = [self.folder / pathlib.PurePath(str(n)).name for n in sorted(set(table.values()))]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-          raise UserError(f"{self.folder} lacks {', '.join(missing)}, which its index names")
-        return shards
-      if (self.folder / whole).is_file():
-        return [self.folder / whole]
-    raise UserError(f"{self.folder} holds none of {', '.join(CHECKPOINTS)}")
+  def _shards(self, whole: str) -> list[pathlib.Path]:
+    index = self.folder / f"{whole}.index.json"
+    if not index.is_file():
+      return [self.folder / whole]
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+      raise UserError(f"{index} names no shards; fetch it again")
+    # Shards lie in the folder: a name with a path in it is not followed.
+    shards = [
+      self.folder / name for name in sorted({pathlib.PurePath(str(n)).name for n in table.values()})
+    ]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+      raise UserError(
+        f"{self.folder} lacks {', '.join(missing)}, which its index names; fetch what is missing"
+      )
+    return shards
 
   def _open(self, shard: pathlib.Path) -> dict[str, Any]:
     """Adds the arrays of a file; returns the config it holds itself, mostly none."""
     found, config = open_arrays(shard)
+    # As training over several devices leaves them.
+    if found and all(name.startswith("module.") for name in found):
+      found = {name.removeprefix("module."): entry for name, entry in found.items()}
     twice = sorted(set(found) & set(self._readers))
     if twice:
-      raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")
+      raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too; fetch it again")
     for name, (shape, read) in found.items():
       self.shapes[name], self._readers[name] = tuple(shape), read
     return config
@@ -154,17 +227,29 @@ def open_arrays(
     table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
   except Exception as e:  # whatever a file that is none makes torch raise
     reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
-    raise UserError(f"{path} is refused, it is not a file of tensors alone ({reason})") from e
+    raise UserError(
+      f"{path} is refused, as it is cut off or holds more than tensors ({reason}); fetch it again, "
+      "or give safetensors"
+    ) from e
   config = {}
   if isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
     metadata, table = table.get("metadata"), table["state_dict"]
     config = metadata.get("kwargs", {}) if isinstance(metadata, Mapping) else {}
-  if not isinstance(table, Mapping) or not all(isinstance(t, torch.Tensor) for t in table.values()):
-    raise UserError(f"{path} is refused, it is not a table of tensors")
+  def plain(tensor: Any) -> bool:
+    dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+    return dense and not tensor.is_quantized
+
+  if not isinstance(table, Mapping) or not all(map(plain, table.values())):
+    raise UserError(
+      f"{path} is refused, as it is not a table of plain tensors; give safetensors, or the state "
+      "dict alone"
+    )
 
   def read(tensor):
-    # numpy has no bfloat16 of its own, and float32 holds all of its values.
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    # Types that numpy does not have itself; float32 holds all of their values.
+    own = (torch.float16, torch.float32, torch.float64)
+    wide = tensor.is_floating_point() and tensor.dtype not in own
+    return (tensor.float() if wide else tensor).detach().numpy()
 
   found = {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
   return found, dict(config)
@@ -175,7 +260,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError as e:
-    raise UserError(f"{path.parent} has no {path.name}; give the folder of a checkpoint") from e
+    raise UserError(f"{path.parent} has no {path.name}; put that of the weights there") from e
   except (OSError, ValueError, RecursionError) as e:
     raise UserError(f"{path} cannot be understood ({e}); fetch it again") from e
   if not isinstance(value, dict):

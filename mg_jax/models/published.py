@@ -2,9 +2,10 @@
 
 `convert` puts every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec in its
 place in our tree (`models.layouts`), one array at a time, so that memory does not grow with the
-model. `save` writes parameters of our own into such a folder. `load` gives module and parameters
-back. A folder holds `weights.safetensors`, whose names are the paths of our parameters, and
-`config.json` with the fields of the module, beside which that of an image autoencoder keeps the
+model. What it cannot place, and what may change the result, it refuses by name (`models.kinds`).
+`save` writes parameters of our own into such a folder. `load` gives module and parameters back. A
+folder holds `weights.safetensors`, whose names are the paths of our parameters, and `config.json`
+with the fields of the module, beside which that of an image autoencoder keeps the
 published `scaling` and `shift` of its latents.
 """
 
@@ -12,6 +13,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,18 +32,15 @@ from mg_jax.core.sharding import state_shardings, unbox
 from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.data import atomic, tensors
-from mg_jax.models.hub import CONFIG, Checkpoint, read_json
-from mg_jax.models.layouts import KINDS, Kind, Place
+from mg_jax.models.hub import CONFIG, Checkpoint, read_json, tokenizer_files
+from mg_jax.models.kinds import Config, Kind, Layout, Place
+from mg_jax.models.layouts import KINDS
 
 _log = logging.getLogger(__name__)
 FORMAT = "mg_jax weights 2"
 WEIGHTS = "weights.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
-# Beside the weights, where a checkpoint has them.
-TOKENIZERS = (
-  "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "merges.txt",
-  "special_tokens_map.json",
-)  # fmt: skip
+IMPORTED = tuple(name for name, kind in KINDS.items() if kind.read)
 
 
 def convert(
@@ -53,29 +52,37 @@ def convert(
 ) -> dict[str, Any]:
   """Converts a checkpoint folder; returns the config written.
 
-  Arrays that are missing, unexpected or of another shape are logged, each on a line.
+  Arrays that are missing, unexpected or of another shape are logged, each on a line. The files of a
+  tokenizer come along, from the folder or from beside it.
 
   Args:
-    source: a folder as transformers or diffusers saves it, or Meta a codec.
+    source: a folder as transformers, diffusers or open_clip saves it, or Meta a codec.
     target: a new folder, which appears whole or not at all.
-    kind: "t5", "clip", "autoencoder" or "dacvae".
+    kind: "t5", "clip", "autoencoder" or "dacvae"; a tower alone of a CLIP is written as one of kind
+      "clip_text" or "clip_vision".
     dtype: of the weights written.
 
   Raises:
-    UserError: when something is missing or does not fit, a value is not finite, or `target` exists.
+    UserError: when something is missing, does not fit or is not understood and may change the
+      result, a value is not finite, or `target` exists.
   """
-  family = _family(target, kind, dtype)
+  reader = _family(target, kind, dtype)
+  if not reader.read:
+    raise UserError(f"{kind} is no kind to convert from; give one of {', '.join(IMPORTED)}")
   checkpoint = Checkpoint(source)
+  config = Config(checkpoint.config, str(checkpoint.config_path))
   try:
-    fields, facts = family.fields(checkpoint.config), family.facts(checkpoint.config)
-    places = family.places(fields)
+    layout = reader.read(config, checkpoint.shapes)
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
-    raise UserError(f"{checkpoint.folder / CONFIG} is no config of kind {kind} ({e!r})") from e
-  shapes = _shapes(family, fields)
-  _compare(checkpoint, family, places, shapes)
-  beside = [checkpoint.folder / name for name in TOKENIZERS]
-  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields} | facts
-  return _write(target, described, shapes, _parts(checkpoint, places, shapes, dtype), beside)
+    reason = f"it has no {e}" if isinstance(e, KeyError) else repr(e)
+    raise UserError(
+      f"{config.where} is no config of kind {kind} ({reason}); give a folder of that kind"
+    ) from e
+  shapes = _shapes(KINDS[layout.kind], layout.fields)
+  _compare(checkpoint, layout, shapes)
+  described = {"format": FORMAT, "kind": layout.kind, "dtype": dtype, "model": layout.fields}
+  parts = _parts(checkpoint, layout.places, shapes, dtype)
+  return _write(target, described | layout.facts, shapes, parts, tokenizer_files(source))
 
 
 def save(
@@ -132,7 +139,7 @@ def _write(
   parts: Iterable[tuple[str, Iterable[np.ndarray]]],
   beside: Iterable[pathlib.Path],
 ) -> dict[str, Any]:
-  """Writes a folder with its config, weights and those files `beside` them that there are."""
+  """Writes a folder with its config, its weights, and copies of the files `beside` them."""
   target = pathlib.Path(target)
   partial = target.with_name(f"{atomic.PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
   try:
@@ -143,8 +150,7 @@ def _write(
     described = described | {"sha256": _sha256(partial / WEIGHTS)}
     atomic.write_json(partial / CONFIG, described)
     for path in beside:
-      if path.is_file():
-        shutil.copyfile(path, partial / path.name)
+      shutil.copyfile(path, partial / path.name)
     os.rename(partial, target)
   except OSError as e:
     raise UserError(f"{target} cannot be written ({e.strerror}); choose another place") from e
@@ -239,16 +245,17 @@ def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -
   try:
     params = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(fields))["params"]
   except (ArithmeticError, TypeError, ValueError) as e:
-    raise UserError(f"the config makes no network ({type(e).__name__}: {e})") from e
+    reason = next(iter(str(e).splitlines()), "")[:160]
+    raise UserError(
+      f"the config makes no network ({type(e).__name__}: {reason}); give one whose sizes fit"
+    ) from e
   return params if boxed else unbox(params)
 
 
-def _compare(
-  checkpoint: Checkpoint, family: Kind, places: Mapping[str, Place], shapes: Mapping[str, tuple]
-) -> None:
-  """Logs what is missing, of another shape or unexpected; the first two are an error."""
-  wrong, used = [], set()
-  for path, place in places.items():
+def _compare(checkpoint: Checkpoint, layout: Layout, shapes: Mapping[str, tuple]) -> None:
+  """Logs and refuses what is missing, of another shape or unexpected, and copies that are none."""
+  wrong, used = [], set(layout.copies)
+  for path, place in layout.places.items():
     part = shapes[path][1:] if place.stacked else shapes[path]
     for name in place.names:
       used.add(name)
@@ -264,18 +271,32 @@ def _compare(
       if not fits:
         wrong.append(f"wrong shape: {name} {have.shape}, for {path} {part}")
   left = sorted(set(checkpoint.shapes) - used)
-  for name in left:
-    if not name.startswith(family.ignored):
-      _log.warning("unexpected: %s %s", name, checkpoint.shapes[name])
-  if ignored := [name for name in left if name.startswith(family.ignored)]:
+  ignored = [name for name in left if any(re.match(p, name) for p in layout.ignored)]
+  wrong += [
+    f"unexpected: {name} {checkpoint.shapes[name]}" for name in left if name not in ignored
+  ]
+  if ignored:
     _log.info("left out as not needed: %d arrays, first %s", len(ignored), ignored[0])
   for line in wrong:
     _log.error("%s", line)
   if wrong:
     raise UserError(
       f"{checkpoint.folder} does not hold what its config promises: {len(wrong)} arrays are "
-      f"missing or of another shape, first {wrong[0]}"
+      f"missing, unexpected or of another shape, first {wrong[0]}; give weights and config of one "
+      "supported model"
     )
+  for copy, name in layout.copies.items():
+    if _digest(checkpoint, copy) != _digest(checkpoint, name):
+      raise UserError(
+        f"{checkpoint.folder} has a {copy} that is no copy of {name}, as it is in the supported "
+        "models; remove the one that is not meant"
+      )
+
+
+def _digest(checkpoint: Checkpoint, name: str) -> bytes:
+  """Of an array's values, so that two need not be in memory at once."""
+  array = np.ascontiguousarray(checkpoint.read(name).astype(np.float32))
+  return hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()
 
 
 def _parts(
@@ -285,8 +306,13 @@ def _parts(
 
   def arrays(place: Place) -> Iterator[np.ndarray]:
     for name in place.names:
-      ours = place.change(checkpoint.read(name))
-      yield _cast(ours, dtype, f"{checkpoint.folder}: {name}")
+      theirs = checkpoint.read(name)
+      if not jnp.issubdtype(theirs.dtype, jnp.floating):
+        raise UserError(
+          f"{checkpoint.folder}: {name} holds {theirs.dtype} values, which need a scale that is "
+          "not read; give weights in floating point"
+        )
+      yield _cast(place.change(theirs), dtype, f"{checkpoint.folder}: {name}")
       progress.update()
 
   for path in shapes:
@@ -300,5 +326,5 @@ def _cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
   if not np.isfinite(cast).all():
     if np.isfinite(array).all():
       raise UserError(f"{what} does not fit {dtype}; use bfloat16")
-    raise UserError(f"{what} holds values that are not finite")
+    raise UserError(f"{what} holds values that are not finite; give weights without")
   return cast

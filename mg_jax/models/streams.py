@@ -1,8 +1,9 @@
 """The text streams of a generator: their readers, and the frozen encoders behind some [MG 3.1.4].
 
 A frozen encoder is a folder of converted weights (`models.published`): a T5 gives the features of
-its last layer, a CLIP the tokens of its text tower. Prompt -> ids and mask (B, S) -> features (B,
-S, E). Streams without a folder are encoded by the generator itself, with which they are trained.
+its last layer, a CLIP or its text tower alone the tokens of that tower. Prompt -> ids and mask
+(B, S) -> features (B, S, E). Streams without a folder are encoded by the generator itself, with
+which they are trained.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from mg_jax.core.typing import PyTree
 from mg_jax.data.streams import Reader, TextConfig, open_reader, open_readers
 from mg_jax.data.tokenizers import check_vocabulary
 from mg_jax.models import published
-from mg_jax.models.clip import CLIP
+from mg_jax.models.clip import CLIP, TextTower
 from mg_jax.models.text import T5Encoder
 
 
@@ -138,13 +139,17 @@ def open_streams(
     else:
       encoder = published.module(config.encoder)
     tower = encoder.text if isinstance(encoder, CLIP) else encoder
+    if not isinstance(tower, T5Encoder | TextTower):
+      raise UserError(
+        f"config {where}.encoder is {config.encoder}, which reads no text; give a T5 or a CLIP"
+      )
     check_vocabulary(streams.readers[name].tokenizer, tower.vocab, where=where)
     if any(route.features != tower.width for route in routes[name]):
       raise UserError(
         f"config {where} gives features of {tower.width}, but the route takes "
         f"{routes[name][0].features}"
       )
-    if isinstance(encoder, CLIP) and config.length > tower.length:
+    if isinstance(tower, TextTower) and config.length > tower.length:
       raise UserError(
         f"config {where}.length is {config.length}, but its encoder takes {tower.length} tokens"
       )
@@ -174,4 +179,5 @@ def caption_reader(text: Mapping[str, Any], model: CLIP) -> Reader:
 def _features(module: nn.Module, params: PyTree, ids, mask):
   if isinstance(module, CLIP):
     return module.apply({"params": params}, ids, mask, method="encode_text").tokens
-  return module.apply({"params": params}, ids, mask)
+  features = module.apply({"params": params}, ids, mask)
+  return features.tokens if isinstance(module, TextTower) else features

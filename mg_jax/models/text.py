@@ -1,11 +1,11 @@
-"""The T5 encoder [Raffel et al. 2020]: T5 1.0 and 1.1, UL2 and ByT5, frozen or trained along.
+"""The T5 encoder [Raffel et al. 2020]: T5 1.0 and 1.1, UL2, ByT5 and UMT5, frozen or trained along.
 
 [MG 3.1.4] reads prompts with UL2 and their quoted text with ByT5, [MG 6.2] with T5-base. They are
-one network: a relative position bias whose table all layers share, RMSNorm before each branch, no
-biases, no scaling of the attention logits. They differ in sizes and in the MLP: ReLU without a gate
-(T5 1.0), or a gated GELU (1.1, ByT5) or SiLU (UL2). The toy world has its own words, so its encoder
-is a small one over bytes that starts from random weights. ids (B, S) and mask (B, S) in, features
-(B, S, E) out. Features of padding are zero.
+one network: a relative position bias whose table all layers share (each has its own in UMT5),
+RMSNorm before each branch, no biases, no scaling of the attention logits. They differ in sizes and
+in the MLP: ReLU without a gate (T5 1.0), or a gated GELU (1.1, ByT5, UMT5) or SiLU (UL2). The toy
+world has its own words, so its encoder is a small one over bytes that starts from random weights.
+ids (B, S) and mask (B, S) in, features (B, S, E) out. Features of padding are zero.
 """
 
 import math
@@ -24,7 +24,6 @@ from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import RMSNorm
 from mg_jax.nn.stack import stacked
 
-NORM_EPS = 1e-6
 ACTIVATIONS = {
   "relu": jax.nn.relu,
   "gelu": lambda x: jax.nn.gelu(x, approximate=True),
@@ -47,18 +46,38 @@ def relative_buckets(length: int, *, buckets: int, max_distance: int) -> Int[np.
   return np.where(offset > 0, half, 0) + np.where(distance < exact, distance, far)
 
 
+def _position_bias(module, index_SS, mask_BS, *, width: int):
+  """The position table of a module as a bias (B, N, S, S) in which keys of padding are masked."""
+  table = module.param(
+    "position_bias",
+    partitioned(nn.initializers.normal(width**-0.5), "positions", "heads"),
+    (module.buckets, module.heads),
+    jnp.float32,
+  )
+  # A finite value: rows of an all-padding prompt must not become NaN.
+  masked = jnp.finfo(jnp.float32).min
+  return jnp.where(mask_BS[:, None, None, :], table[index_SS].transpose(2, 0, 1)[None], masked)
+
+
 class TextBlock(nn.Module):
-  """Self-attention with an additive bias, then the MLP, each behind an RMSNorm."""
+  """Self-attention with an additive bias, then the MLP, each behind an RMSNorm.
+
+  Called without a bias, it makes one from a table of its own.
+  """
 
   heads: int
   head_dim: int
   mlp_dim: int
   activation: str
   gated: bool
+  buckets: int
+  norm_eps: float
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x_BSD, bias_BNSS):
+  def __call__(self, x_BSD, bias_BNSS, index_SS, mask_BS):
+    if bias_BNSS is None:
+      bias_BNSS = _position_bias(self, index_SS, mask_BS, width=x_BSD.shape[-1])
     width, inner = x_BSD.shape[-1], self.heads * self.head_dim
 
     def linear(features, name, *, fan_in, axes):
@@ -69,13 +88,13 @@ class TextBlock(nn.Module):
       y = linear(inner, name, fan_in=fan_in, axes=("embed", "heads"))(h_BSD)
       return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
 
-    h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="attention_norm")(x_BSD)
+    h_BSD = RMSNorm(eps=self.norm_eps, dtype=self.dtype, name="attention_norm")(x_BSD)
     # The logits carry no 1/sqrt(K), so the query starts that much smaller.
     q, k, v = heads("query", width * self.head_dim), heads("key", width), heads("value", width)
     o = biased_attention(q, k, v, bias_BNSS, scale=1.0).reshape(*x_BSD.shape[:-1], inner)
     x_BSD = x_BSD + linear(width, "out", fan_in=inner, axes=("heads", "embed"))(o)
 
-    h_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="mlp_norm")(x_BSD)
+    h_BSD = RMSNorm(eps=self.norm_eps, dtype=self.dtype, name="mlp_norm")(x_BSD)
     hidden = linear(self.mlp_dim, "up", fan_in=width, axes=("embed", "mlp"))(h_BSD)
     activate = ACTIVATIONS[self.activation]
     if self.gated:
@@ -95,6 +114,8 @@ class T5Encoder(nn.Module):
     width: E.
     activation, gated: of the MLP, act(x) or, gated, act(gate x) * (up x).
     buckets, max_distance: of the relative position bias.
+    shared_bias: whether all layers share its table; each has its own in UMT5.
+    norm_eps: of the RMSNorms.
     remat: policy of core.remat for the layers.
     dtype: of the activations.
   """
@@ -109,6 +130,8 @@ class T5Encoder(nn.Module):
   gated: bool = True
   buckets: int = 32
   max_distance: int = 128
+  shared_bias: bool = True
+  norm_eps: float = 1e-6
   remat: Policy = "none"
   dtype: Any = jnp.float32
 
@@ -120,17 +143,11 @@ class T5Encoder(nn.Module):
     embed = self.param(
       "embed", partitioned(normal(1.0), "vocab", "embed"), (self.vocab, self.width), jnp.float32
     )
-    position = self.param(
-      "position_bias",
-      partitioned(normal(self.width**-0.5), "positions", "heads"),
-      (self.buckets, self.heads),
-      jnp.float32,
-    )
     length = ids_BS.shape[1]
-    index = relative_buckets(length, buckets=self.buckets, max_distance=self.max_distance)
-    bias_BNSS = position[index].transpose(2, 0, 1)[None]
-    # A finite value: rows of an all-padding prompt must not become NaN.
-    bias_BNSS = jnp.where(mask_BS[:, None, None, :], bias_BNSS, jnp.finfo(jnp.float32).min)
+    index_SS = relative_buckets(length, buckets=self.buckets, max_distance=self.max_distance)
+    shared_BNSS = None
+    if self.shared_bias:
+      shared_BNSS = _position_bias(self, index_SS, mask_BS, width=self.width)
     x_BSD = shard(embed[ids_BS].astype(self.dtype), "batch", "text_length", "act_embed")
     blocks = stacked(TextBlock, self.layers, policy=self.remat)(
       self.heads,
@@ -138,9 +155,11 @@ class T5Encoder(nn.Module):
       self.mlp_dim,
       self.activation,
       self.gated,
+      self.buckets,
+      self.norm_eps,
       self.dtype,
       name="layers",
     )
-    x_BSD, _ = blocks(x_BSD, bias_BNSS)
-    x_BSD = RMSNorm(eps=NORM_EPS, dtype=self.dtype, name="final_norm")(x_BSD)
+    x_BSD, _ = blocks(x_BSD, shared_BNSS, index_SS, mask_BS)
+    x_BSD = RMSNorm(eps=self.norm_eps, dtype=self.dtype, name="final_norm")(x_BSD)
     return x_BSD * mask_BS[..., None].astype(self.dtype)

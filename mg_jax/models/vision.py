@@ -1,8 +1,8 @@
 """A frozen vision tower: features of frames for a generator of sound or for metrics [MG 6.2].
 
 The paper's is that of a long-prompt MetaCLIP H/14: one vector for each frame. It comes from a
-folder of converted weights of a CLIP (`models.published`). Vectors have unit length, as the two
-towers are compared by their angle.
+folder of converted weights of a CLIP, or of its vision tower alone (`models.published`). Vectors
+have unit length, as the two towers are compared by their angle.
 
 frames uint8 (T, H, W, 3) -> features float16 (T, E)
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.models import published
-from mg_jax.models.clip import CLIP, normalise, unit
+from mg_jax.models.clip import CLIP, VisionTower, normalise, unit
 
 _BATCH = 32  # images of a call
 
@@ -30,12 +30,13 @@ class FrozenVision:
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
-    """Raises UserError when the folder holds no CLIP."""
+    """Raises UserError when the folder holds no CLIP or vision tower."""
     model = published.module(folder)
-    if not isinstance(model, CLIP):
-      raise UserError(f"{folder} holds no CLIP, so no vision tower; convert one")
+    tower = model.vision if isinstance(model, CLIP) else model
+    if not isinstance(tower, VisionTower):
+      raise UserError(f"{folder} holds no CLIP and no vision tower; convert one")
     self._folder = folder
-    self.size, self.features = model.vision.size, model.vision.projection
+    self.size, self.features = tower.size, tower.projection or tower.width
 
   def identity(self) -> str:
     """Tells towers apart."""
@@ -55,10 +56,11 @@ class FrozenVision:
   @functools.cached_property
   def _run(self):
     model, params = published.load(self._folder)
+    method = "encode_image" if isinstance(model, CLIP) else None
 
     def see(params, frames):
       pixels = normalise(frames.astype(jnp.float32) / 255)
-      seen = model.apply({"params": params}, pixels, method="encode_image")
+      seen = model.apply({"params": params}, pixels, method=method)
       return unit(seen.pooled.astype(jnp.float32))
 
     return functools.partial(jax.jit(see), params)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import types
 
@@ -15,6 +16,7 @@ from mg_jax.core.mesh import make_mesh
 from mg_jax.data import tensors
 from mg_jax.models import hub, published
 from mg_jax.models.dacvae import DACVAE
+from mg_jax.models.kinds import Config
 from mg_jax.models.layouts import KINDS
 from mg_jax.models.tae import TAE
 from mg_jax.models.text import T5Encoder
@@ -45,12 +47,11 @@ AUTOENCODER = {
 
 def _arrays(kind, config):
   """Random arrays under the published names, in the published shapes."""
-  family = KINDS[kind]
-  fields = family.fields(config)
-  shapes = published.flatten_paths(published._abstract(family, fields))
+  layout = KINDS[kind].read(Config(config, "config"), ())
+  fields, shapes = layout.fields, published._shapes(KINDS[kind], layout.fields)
   rng, out = np.random.default_rng(0), {}
-  for path, place in family.places(fields).items():
-    shape = shapes[path].shape[1:] if place.stacked else shapes[path].shape
+  for path, place in layout.places.items():
+    shape = shapes[path][1:] if place.stacked else shapes[path]
     if path == "vision/patch_embed/kernel":
       shape = (fields["vision"]["width"], 3, *[fields["vision"]["patch"]] * 2)
     elif path.endswith("kernel"):
@@ -154,12 +155,13 @@ def test_an_autoencoder_loads_and_keeps_its_scale_as_a_fact(autoencoder, tmp_pat
     ({"_class_name": None}, "class None"),
     ({"use_quant_conv": True}, "has use_quant_conv, as older autoencoders of 4 channels do"),
     ({"layers_per_block": 2}, "of another shape"),
-    ({"in_channels": 4}, "in_channels 4; only 3 is known"),
-    ({"act_fn": "relu"}, "act_fn 'relu'; only 'silu' is known"),
-    ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "is one DownEncoderBlock2D for each"),
-    ({"block_out_channels": [8, 12]}, "no multiples of the first"),
+    ({"in_channels": 4}, "in_channels 4, of which only 3 is supported"),
+    ({"act_fn": "relu"}, "act_fn 'relu', of which only 'silu' is supported"),
+    ({"latents_mean": [0.1]}, r"latents_mean \[0.1\], of which only none is supported"),
+    ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "with one DownEncoderBlock2D for each"),
+    ({"block_out_channels": [8, 12]}, "of another shape"),
     ({"block_out_channels": [0, 12]}, "no config of kind autoencoder"),
-    ({"block_out_channels": [8, 16, 16]}, r"for block_out_channels \[8, 16, 16\]; known is one"),
+    ({"block_out_channels": [8, 16, 16]}, r"for block_out_channels \[8, 16, 16\]; give a che"),
     ({"block_out_channels": ["8", "16"]}, "no config of kind autoencoder"),
     ({"layers_per_block": 1.5}, "no config of kind autoencoder"),
     ({"latent_channels": 16}, "of another shape, first wrong shape: encoder.conv_out"),
@@ -186,19 +188,30 @@ def test_an_autoencoder_that_leaves_quantisation_unsaid_has_it(autoencoder, tmp_
 
 def test_a_folder_inside_a_repository_is_fetched_alone(autoencoder, monkeypatch):
   asked = []
+  text = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json"]
+  files = [
+    "model_index.json", "unet/config.json", "tokenizer/vocab.json", "tokenizer_2/spiece.model",
+    "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
+    "vae/config.json", "vae/diffusion_pytorch_model.bin", "text_encoder_2/model.fp16.safetensors",
+    "text_encoder_2/pytorch_model.bin", *(f"text_encoder_2/{name}" for name in text),
+  ]  # fmt: skip
 
   def download(name, *, allow_patterns):
-    asked.append((name, allow_patterns))
+    asked.append((name, sorted(allow_patterns)))
     return str(autoencoder[0].parent)
 
-  fake = types.SimpleNamespace(snapshot_download=download)
+  fake = types.SimpleNamespace(snapshot_download=download, list_repo_files=lambda name: files)
   monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
   assert hub.fetch("owner/name.1/vae") == autoencoder[0]
-  assert hub.fetch("owner/name.1") == autoencoder[0].parent
-  (inside, some), (whole, every) = asked
-  assert inside == whole == "owner/name.1"
-  assert "vae/*.safetensors" in some and all(p.startswith("vae/") for p in some)
-  assert "*.safetensors" in every
+  hub.fetch("owner/name.1/text_encoder_2")
+  vae = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
+  both = sorted(f"text_encoder_2/{name}" for name in text) + ["tokenizer_2/spiece.model"]
+  assert asked == [("owner/name.1", vae), ("owner/name.1", both)]
+  with pytest.raises(UserError, match="give one of its folders: owner/name.1/text_encoder_2, own"):
+    hub.fetch("owner/name.1")
+  files[:] = ["config.json", "tokenizer_config.json", "pytorch_model.bin", "tf_model.h5"]
+  hub.fetch("owner/byte_t5")
+  assert asked[-1][1] == ["config.json", "pytorch_model.bin", "tokenizer_config.json"]
 
 
 def test_weights_spread_over_a_mesh(t5, tmp_path):
@@ -301,12 +314,12 @@ def test_each_array_that_does_not_fit_has_a_line(t5, tmp_path, caplog):
   arrays["shared.weight"] = arrays["shared.weight"][:, :3]
   arrays |= {"decoder.x": np.zeros(1, np.float32), "extra": np.zeros((2, 5), np.float32)}
   _save(folder / "model.safetensors", arrays)
-  with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="2 arrays"):
+  with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="3 arrays"):
     published.convert(folder, tmp_path / "ours", "t5")
   assert [record.message for record in caplog.records] == [
-    "unexpected: extra (2, 5)",
     "wrong shape: shared.weight (20, 3), for embed (20, 16)",
     "missing: encoder.final_layer_norm.weight, for final_norm/scale (16,)",
+    "unexpected: extra (2, 5)",
   ]
 
 
@@ -394,11 +407,10 @@ CODEC = {
 
 def _codec_shapes(config):
   """Names and shapes of a published codec of these fields, as far as ours needs them."""
-  places = KINDS["dacvae"].places(KINDS["dacvae"].fields(config))
-  family = KINDS["dacvae"]
-  ours = published._shapes(family, family.fields(config))
+  layout = KINDS["dacvae"].read(Config(config, "config"), ())
+  ours = published._shapes(KINDS["dacvae"], layout.fields)
   shapes = {}
-  for path, place in places.items():
+  for path, place in layout.places.items():
     (name,) = place.names
     if name.endswith(".alpha"):
       shapes[name] = (1, *ours[path], 1)
@@ -420,7 +432,8 @@ def _codec_shapes(config):
 def codec(tmp_path):
   """A folder with a codec whose kernels are kept as norm and direction, and its arrays."""
   rng, folder = np.random.default_rng(0), tmp_path / "codec"
-  arrays = {n: rng.uniform(0.5, 1, s).astype(np.float32) for n, s in _codec_shapes(CODEC).items()}
+  # Small, so that the signal does not grow to where a sine in float32 means nothing.
+  arrays = {n: rng.uniform(0.1, 0.2, s).astype(np.float32) for n, s in _codec_shapes(CODEC).items()}
   arrays |= {"decoder.model.1.block.11.bias": np.ones(2, np.float32)}
   folder.mkdir()
   (folder / "config.json").write_text(json.dumps(CODEC))
@@ -452,10 +465,10 @@ def test_codecs_that_do_not_fit_are_refused(codec, tmp_path):
   folder, arrays = codec
   config = folder / "config.json"
   for change, message in (
-    ({"decoder_rates": [2, 4]}, r"decoder_rates \[2, 4\]; known are the encoder_rates \[2, 4\]"),
+    ({"decoder_rates": [2, 4]}, r"decoder_rates \[2, 4\], of which only the encoder_rates"),
     ({"codebook_dim": 4}, "of another shape, first wrong shape: quantizer.in_proj.weight"),
     ({"encoder_rates": [2, 3], "decoder_rates": [3, 2]}, "give even ones"),
-    ({"encoder_rates": "two"}, "no config of kind dacvae|known are the encoder_rates"),
+    ({"encoder_rates": "two"}, "no config of kind dacvae|only the encoder_rates"),
   ):
     config.write_text(json.dumps(CODEC | change))
     with pytest.raises(UserError, match=message):
@@ -478,5 +491,8 @@ def test_the_published_codec_has_these_names_and_shapes(media):
   ours = _codec_shapes({})
   assert ours == {name: theirs.get(name) for name in ours}
   left = set(theirs) - set(ours)
-  assert all(name.startswith(KINDS["dacvae"].ignored) for name in left)
+  ignored = KINDS["dacvae"].read(Config({}, "config"), ()).ignored
+  assert all(any(re.match(pattern, name) for pattern in ignored) for name in left)
+  plain = [name for name in ours if not name.startswith("decoder.wm_model.")]
+  assert not any(re.match(pattern, name) for pattern in ignored for name in plain)
   assert (len(theirs), len(left)) == (317, 73)

@@ -12,8 +12,9 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import count_params
-from mg_jax.models import published, zoo
+from mg_jax.models import layouts_autoencoder, published, zoo
 from mg_jax.models.inflate import inflate
+from mg_jax.models.kinds import Config
 from mg_jax.models.tae import TAE
 
 torch = pytest.importorskip("torch")
@@ -34,6 +35,10 @@ CONFIGS = {
     "block_out_channels": (16, 16, 48), "layers_per_block": 3, "latent_channels": 8,
     "norm_num_groups": 16, "size": (16, 20), "mid_block_add_attention": False,
   },
+  "uneven widths": {
+    "block_out_channels": (16, 24, 20), "layers_per_block": 1, "latent_channels": 6,
+    "norm_num_groups": 4, "size": (8, 12),
+  },
   "one level": {
     "block_out_channels": (8,), "layers_per_block": 1, "latent_channels": 2,
     "norm_num_groups": 2, "size": (6, 5),
@@ -44,6 +49,9 @@ CONFIGS = {
 INFLATED = ["two levels", pytest.param("published ratios", marks=pytest.mark.slow)]
 
 
+NO_QUANTISATION = {"use_quant_conv": False, "use_post_quant_conv": False}
+
+
 def reference(fields, device="cpu"):
   torch.manual_seed(0)
   levels = len(fields["block_out_channels"])
@@ -51,7 +59,7 @@ def reference(fields, device="cpu"):
     model = diffusers.AutoencoderKL(
       down_block_types=("DownEncoderBlock2D",) * levels,
       up_block_types=("UpDecoderBlock2D",) * levels,
-      use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5305, shift_factor=0.0609,
+      scaling_factor=1.5305, shift_factor=0.0609, **NO_QUANTISATION,
       **{k: v for k, v in fields.items() if k != "size"},
     ).eval()  # fmt: skip
   with torch.no_grad():
@@ -196,3 +204,9 @@ def test_an_older_autoencoder_is_refused(tmp_path):
   diffusers.AutoencoderKL(block_out_channels=(32,), latent_channels=4).save_pretrained(tmp_path)
   with pytest.raises(UserError, match="use_quant_conv"):
     published.convert(tmp_path, tmp_path / "ours", "autoencoder")
+
+
+def test_every_field_of_the_published_config_is_known(caplog):
+  config = dict(diffusers.AutoencoderKL(**NO_QUANTISATION).config)
+  layouts_autoencoder.read(Config(config | {"_class_name": "AutoencoderKL"}, "config.json"), ())
+  assert not caplog.records

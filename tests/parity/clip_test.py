@@ -6,6 +6,8 @@ import pytest
 
 from mg_jax.models import published
 from mg_jax.models.clip import unit
+from mg_jax.models.kinds import Config
+from mg_jax.models.layouts import KINDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -21,7 +23,7 @@ CONFIGS = {
   "long text": (
     {"vocab": 64, "length": 50, "width": 24, "layers": 3, "heads": 1, "mlp_dim": 96},
     {"size": 28, "patch": 14, "width": 16, "layers": 1, "heads": 4, "mlp_dim": 64},
-    {"projection": 20, "activation": "gelu"},
+    {"projection": 20, "activation": "gelu", "norm_eps": 1e-2},
   ),
   "deep vision": (
     {"vocab": 48, "length": 20, "width": 32, "layers": 1, "heads": 4, "mlp_dim": 32},
@@ -31,7 +33,7 @@ CONFIGS = {
 }
 
 
-def reference(text, vision, both):
+def reference(text, vision, both, architecture="CLIPModel"):
   torch.manual_seed(0)
   sizes = lambda tower: {  # noqa: E731
     "hidden_size": tower["width"],
@@ -40,6 +42,7 @@ def reference(text, vision, both):
     "num_attention_heads": tower["heads"],
     "hidden_act": both["activation"],
     "projection_dim": both["projection"],
+    "layer_norm_eps": both.get("norm_eps", 1e-5),
   }
   config = transformers.CLIPConfig(
     text_config=sizes(text) | {
@@ -49,7 +52,9 @@ def reference(text, vision, both):
     vision_config=sizes(vision) | {"image_size": vision["size"], "patch_size": vision["patch"]},
     projection_dim=both["projection"],
   )  # fmt: skip
-  model = transformers.CLIPModel(config).eval()
+  part = {"CLIPText": config.text_config, "CLIPVisi": config.vision_config}
+  config = part.get(architecture[:8], config)
+  model = getattr(transformers, architecture)(config).eval()
   with torch.no_grad():
     for p in model.parameters():
       p.normal_(0, 0.3)
@@ -93,3 +98,52 @@ def test_tokens_pooled_and_logits_match(name, dtype, limit, tmp_path):
   logits = ours.apply(params, jnp.asarray(image), jnp.asarray(ids), jnp.asarray(mask))
   # Cosines of random vectors are near zero: what counts is their distance on the scale of one.
   close(logits, out.logits_per_image, limit, size=float(theirs.logit_scale.detach().exp()))
+
+
+def test_a_config_in_two_places_means_the_same():
+  config = {
+    "text_config": {"hidden_size": 16, "hidden_act": "gelu", "num_hidden_layers": 3},
+    "text_config_dict": {"hidden_size": 32, "num_attention_heads": 4},
+    "vision_config": {"hidden_size": 24, "hidden_act": "gelu"}, "vision_config_dict": None,
+  }  # fmt: skip
+  theirs = transformers.CLIPConfig(**config)
+  ours = KINDS["clip"].read(Config(config, "config.json"), ()).fields
+  for tower, fields in (("text_config", ours["text"]), ("vision_config", ours["vision"])):
+    wanted = getattr(theirs, tower)
+    assert (fields["width"], fields["layers"]) == (wanted.hidden_size, wanted.num_hidden_layers)
+    assert fields["heads"] == wanted.num_attention_heads
+    assert fields["activation"] == wanted.hidden_act
+
+
+@pytest.mark.parametrize("projects", [True, False])
+@pytest.mark.parametrize("tower", ["Text", "Vision"])
+def test_one_tower_matches(tower, projects, tmp_path):
+  text, vision, both = CONFIGS["long text"]
+  suffix = "WithProjection" if projects else ""
+  theirs = reference(text, vision, both, f"CLIP{tower}Model{suffix}")
+  theirs.save_pretrained(tmp_path / "theirs")
+  published.convert(tmp_path / "theirs", tmp_path / "ours", "clip")
+  ours, params = published.load(tmp_path / "ours")
+  rng = np.random.default_rng(0)
+  if tower == "Text":
+    ids = rng.integers(0, text["vocab"] - 2, (2, text["length"])).astype(np.int32)
+    ids[:, -1] = text["vocab"] - 1
+    found = ours.apply({"params": params}, jnp.asarray(ids), jnp.ones(ids.shape, bool))
+    call = {"input_ids": torch.tensor(ids).long()}
+  else:
+    image = rng.standard_normal((2, vision["size"], vision["size"], 3)).astype(np.float32)
+    found = ours.apply({"params": params}, jnp.asarray(image))
+    call = {"pixel_values": torch.tensor(image).permute(0, 3, 1, 2)}
+  with torch.no_grad():
+    out = theirs(**call)
+  close(found.tokens, out.last_hidden_state, 1e-5)
+  pooled = getattr(out, f"{'text' if tower == 'Text' else 'image'}_embeds" if projects
+                   else "pooler_output")  # fmt: skip
+  close(found.pooled, pooled, 1e-5)
+
+
+def test_every_field_of_the_published_config_is_known(caplog):
+  for name in ("CLIPConfig", "CLIPTextConfig", "CLIPVisionConfig"):
+    values = getattr(transformers, name)().to_dict()
+    KINDS["clip"].read(Config(values, name), ())
+  assert not caplog.records

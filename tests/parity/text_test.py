@@ -1,11 +1,15 @@
 """The text encoder against the T5 encoder of transformers, on the same random weights."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.models import published
+from mg_jax.models.kinds import Config
+from mg_jax.models.layouts import KINDS
 from mg_jax.models.text import relative_buckets
 
 torch = pytest.importorskip("torch")
@@ -26,12 +30,25 @@ FIELDS = {
     "vocab": 40, "width": 16, "layers": 4, "heads": 1, "head_dim": 24, "mlp_dim": 20,
     "activation": "silu", "gated": True, "buckets": 16, "max_distance": 20,
   },
+  "UMT5": {
+    "vocab": 56, "width": 24, "layers": 4, "heads": 3, "head_dim": 10, "mlp_dim": 32,
+    "activation": "gelu", "gated": True, "type": "UMT5", "norm_eps": 1e-3,
+  },
+  "mT5": {
+    "vocab": 44, "width": 20, "layers": 2, "heads": 2, "head_dim": 6, "mlp_dim": 28,
+    "activation": "gelu", "gated": True, "type": "MT5",
+  },
+  "gated ReLU": {
+    "vocab": 36, "width": 16, "layers": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24,
+    "activation": "relu", "gated": True, "norm_eps": 0.05,
+  },
 }  # fmt: skip
 
 
 def reference(fields):
   torch.manual_seed(0)
-  config = transformers.T5Config(
+  name = fields.get("type", "T5")
+  config = getattr(transformers, f"{name}Config")(
     vocab_size=fields["vocab"],
     d_model=fields["width"],
     num_layers=fields["layers"],
@@ -41,9 +58,10 @@ def reference(fields):
     feed_forward_proj=("gated-" if fields["gated"] else "") + fields["activation"],
     relative_attention_num_buckets=fields.get("buckets", 32),
     relative_attention_max_distance=fields.get("max_distance", 128),
+    layer_norm_epsilon=fields.get("norm_eps", 1e-6),
     dropout_rate=0.0,
   )
-  model = transformers.T5EncoderModel(config).eval()
+  model = getattr(transformers, f"{name}EncoderModel")(config).eval()
   with torch.no_grad():
     for p in model.parameters():
       p.normal_(0, 0.3)
@@ -96,3 +114,37 @@ def test_buckets_match():
   bucket = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
   theirs = bucket(offset, bidirectional=True, num_buckets=32, max_distance=128).numpy()
   np.testing.assert_array_equal(relative_buckets(length, buckets=32, max_distance=128), theirs)
+
+
+def test_torch_files_hold_parameters_and_narrow_types(tmp_path):
+  theirs, file = tmp_path / "theirs", tmp_path / "theirs" / "pytorch_model.bin"
+  model = reference(FIELDS["UL2"])
+  model.save_pretrained(theirs)
+  (theirs / "model.safetensors").unlink()
+  for name, change in (
+    ("grad", torch.nn.Parameter),
+    ("half", lambda t: t.to(torch.bfloat16)),
+    ("eighth", lambda t: t.to(torch.float8_e4m3fn)),
+  ):
+    table = {key: change(t) for key, t in model.state_dict().items()}
+    torch.save(table, file)
+    published.convert(theirs, tmp_path / name, "t5")
+    embed = published.load(tmp_path / name)[1]["embed"]
+    np.testing.assert_array_equal(embed, table["shared.weight"].detach().float().numpy())
+  table = model.state_dict()
+  for name, message in (("sparse", "no.* table of plain tensors"), ("cut", "is cut off or")):
+    torch.save(table | {"shared.weight": table["shared.weight"].to_sparse()}, file)
+    if name == "cut":
+      file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(UserError, match=message) as caught:
+      published.convert(theirs, tmp_path / name, "t5")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_field_of_the_published_config_is_known(tmp_path, caplog):
+  for name in ("T5", "MT5", "UMT5"):
+    config = getattr(transformers, f"{name}Config")()
+    config.save_pretrained(tmp_path / name)
+    values = json.loads((tmp_path / name / "config.json").read_text())
+    KINDS["t5"].read(Config(values | config.to_dict(), name), ())
+  assert not caplog.records
