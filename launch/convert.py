@@ -24,6 +24,9 @@ _KIND = flags.DEFINE_enum(
   "Family of the model, or run: the workdir of a training.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
+_WEIGHT_NORM = flags.DEFINE_bool(
+  "weight_norm", False, "Keep directions and norms of a codec's kernels, to train on with them."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -34,6 +37,8 @@ def main(argv: list[str]) -> None:
       raise UserError(f"--{name} is missing; see --help")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   if _KIND.value == "run":
+    if _WEIGHT_NORM.value:
+      raise UserError("--weight_norm is for published codecs; a run keeps what it trained with")
     from mg_jax.train import export
 
     written = export.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
@@ -41,7 +46,9 @@ def main(argv: list[str]) -> None:
     from mg_jax.models import hub, published
 
     source = hub.fetch(_FROM.value)
-    written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
+    written = published.convert(
+      source, _TO.value, _KIND.value, dtype=_DTYPE.value, weight_norm=_WEIGHT_NORM.value
+    )
   print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
 
 

@@ -2,7 +2,8 @@
 
 Safetensors are read as they are, files of torch as weights only: nothing in either is run. Kernels
 that are kept as a norm and a direction, `weight_g` and `weight_v`, are read as the `weight` that
-they make.
+they make, or on demand as they are. Newer files name the two `parametrizations.weight.original0`
+and 1, which is read as the same.
 """
 
 import json
@@ -23,6 +24,9 @@ CHECKPOINTS = (
   "model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin",
   "diffusion_pytorch_model.bin", "weights.pth",
 )  # fmt: skip
+# Two spellings of torch's weight norm: the newer, and the older that is used here.
+_NORM = (r"parametrizations\.weight\.original0$", "weight_g")
+_DIRECTION = (r"parametrizations\.weight\.original1$", "weight_v")
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -62,11 +66,15 @@ class Checkpoint:
   A file of torch that holds a table `state_dict` beside `metadata` may take the place of both: its
   `kwargs` are the config of a folder without config.json.
 
+  Args:
+    folder: of the checkpoint.
+    fold: puts one `weight` in the place of each `weight_g` and `weight_v`.
+
   Raises:
     UserError: when the folder, its config, its weights or a shard is missing or damaged.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
+  def __init__(self, folder: str | os.PathLike[str], *, fold: bool = True):
     self.folder = pathlib.Path(folder)
     if not self.folder.is_dir():
       raise UserError(f"{folder}: there is no such folder; give the folder of a checkpoint")
@@ -75,7 +83,8 @@ class Checkpoint:
     held: dict[str, Any] = {}
     for shard in self._shards():
       held |= self._open(shard)
-    self._fold_norms()
+    if fold:
+      self._fold_norms()
     alone = held and not (self.folder / CONFIG).is_file()
     self.config = held if alone else read_json(self.folder / CONFIG)
 
@@ -103,6 +112,8 @@ class Checkpoint:
   def _open(self, shard: pathlib.Path) -> dict[str, Any]:
     """Adds the arrays of a file; returns the config it holds itself, mostly none."""
     found, config = open_arrays(shard)
+    found = {re.sub(*_NORM, name): entry for name, entry in found.items()}
+    found = {re.sub(*_DIRECTION, name): entry for name, entry in found.items()}
     twice = sorted(set(found) & set(self._readers))
     if twice:
       raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too")

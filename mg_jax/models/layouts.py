@@ -319,8 +319,12 @@ def _dacvae_places(fields: Mapping[str, Any]) -> dict[str, Place]:
   def snake(ours, theirs):
     places[f"{ours}/alpha"] = Place((f"{theirs}.alpha",), lambda a: a[0, :, 0])
 
+  normed = {"direction": "weight_v", "scale": "weight_g"}
+  arrays = normed if fields.get("weight_norm") else {"kernel": "weight"}
+
   def conv(ours, theirs, change=lambda a: a.transpose(2, 1, 0)):
-    places[f"{ours}/kernel"] = Place((f"{theirs}.weight",), change)
+    for name, suffix in arrays.items():
+      places[f"{ours}/{name}"] = Place((f"{theirs}.{suffix}",), change)
     places[f"{ours}/bias"] = Place((f"{theirs}.bias",))
 
   def unit(ours, theirs):
@@ -328,9 +332,9 @@ def _dacvae_places(fields: Mapping[str, Any]) -> dict[str, Place]:
       snake(f"{ours}/snake{i}", f"{theirs}.block.{2 * i - 2}")
       conv(f"{ours}/conv{i}", f"{theirs}.block.{2 * i - 1}")
 
-  # Taps in two blocks of a stride each; see kernels.conv1d.
+  # Taps in two blocks of a stride each, see kernels.conv1d; norms have one tap for all.
   def blocks(rate, axes):
-    return lambda a: a.reshape(*a.shape[:2], 2, rate).transpose(axes)
+    return lambda a: a.reshape(*a.shape[:2], min(2, a.shape[2]), -1).transpose(axes)
 
   rates, units = fields["rates"], range(len(DILATIONS))
   conv("encoder_in", "encoder.block.0")

@@ -50,6 +50,7 @@ def convert(
   kind: str,
   *,
   dtype: str = "float32",
+  weight_norm: bool = False,
 ) -> dict[str, Any]:
   """Converts a checkpoint folder; returns the config written.
 
@@ -60,14 +61,25 @@ def convert(
     target: a new folder, which appears whole or not at all.
     kind: "t5", "clip", "autoencoder" or "dacvae".
     dtype: of the weights written.
+    weight_norm: keeps directions and norms of kernels as published, for a codec that trains on with
+      them; by default norms are folded into kernels.
 
   Raises:
-    UserError: when something is missing or does not fit, a value is not finite, or `target` exists.
+    UserError: when something is missing or does not fit, a value is not finite, `target` exists, or
+      there is no weight norm to keep.
   """
   family = _family(target, kind, dtype)
-  checkpoint = Checkpoint(source)
+  if weight_norm and not hasattr(family.module, "weight_norm"):
+    raise UserError(f"models of kind {kind} have no weight norm; leave weight_norm out")
+  checkpoint = Checkpoint(source, fold=not weight_norm)
+  if weight_norm and not any(name.endswith("weight_g") for name in checkpoint.shapes):
+    raise UserError(
+      f"{checkpoint.folder} holds plain kernels, no weight norm to keep; leave weight_norm out: a "
+      "warm start of a model with weight norm takes plain kernels too"
+    )
   try:
     fields, facts = family.fields(checkpoint.config), family.facts(checkpoint.config)
+    fields |= {"weight_norm": True} if weight_norm else {}
     places = family.places(fields)
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
     raise UserError(f"{checkpoint.folder / CONFIG} is no config of kind {kind} ({e!r})") from e
