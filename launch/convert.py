@@ -33,6 +33,9 @@ _KIND = flags.DEFINE_enum(
   "Family of the model, or run: the workdir of a training; see above.",
 )
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
+_WEIGHT_NORM = flags.DEFINE_bool(
+  "weight_norm", False, "Keep directions and norms of a codec's kernels, to train on with them."
+)
 
 
 @figures.measured
@@ -47,6 +50,8 @@ def main(argv: list[str]) -> dict | None:
 
   start = time.monotonic()
   if _KIND.value == "run":
+    if _WEIGHT_NORM.value:
+      raise UserError("--weight_norm is for published codecs; a run keeps what it trained with")
     from mg_jax.train import export
 
     written = export.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
@@ -54,7 +59,9 @@ def main(argv: list[str]) -> dict | None:
     from mg_jax.models import hub, published
 
     source = hub.fetch(_FROM.value)
-    written = published.convert(source, _TO.value, _KIND.value, dtype=_DTYPE.value)
+    written = published.convert(
+      source, _TO.value, _KIND.value, dtype=_DTYPE.value, weight_norm=_WEIGHT_NORM.value
+    )
   found = {"seconds": time.monotonic() - start, "peak_gib": profile.memory_gib()}
   print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
   return found

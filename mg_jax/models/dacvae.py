@@ -4,8 +4,8 @@ The convolutional network of DAC with a Gaussian bottleneck in place of its quan
 open DACVAE: four levels of dilated residual units and strided convolutions around Snake
 activations. A waveform is reflected at its end up to a whole number of latents; decoding drops the
 surplus. Array for array the published network (`models.published`) without its watermark: that
-branch of the decoder is no part of the codec and is not built. Kernels are plain where the
-published ones are normalised; training with plain ones works, as Snake needs no norm of them. Small
+branch of the decoder is no part of the codec and is not built. `weight_norm` learns every kernel as
+a direction and norms, as DAC does; without it kernels are plain, as for inference. Small
 codecs may see the wave through a cosine transform, on a logarithmic scale: there, high and quiet
 tones are as easy as low and loud ones, which they otherwise learn last if at all.
 
@@ -49,14 +49,16 @@ class Unit(nn.Module):
   """Residual unit: Snake, dilated convolution, Snake, pointwise convolution."""
 
   dilation: int
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTC):
+    how = {"weight_norm": self.weight_norm, "dtype": self.dtype}
     c = x_BTC.shape[-1]
     y = Snake(name="snake1")(x_BTC)
-    y = WaveConv(c, dilation=self.dilation, dtype=self.dtype, name="conv1")(y)
-    last = WaveConv(c, kernel=1, gain=_BRANCH_GAIN, dtype=self.dtype, name="conv2")
+    y = WaveConv(c, dilation=self.dilation, name="conv1", **how)(y)
+    last = WaveConv(c, kernel=1, gain=_BRANCH_GAIN, name="conv2", **how)
     y = last(Snake(name="snake2")(y))
     return shard(x_BTC + y, "batch", "time", "channels")
 
@@ -67,21 +69,22 @@ class Level(nn.Module):
   features: int
   stride: int
   up: bool = False
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_BTC):
+    how = {"weight_norm": self.weight_norm, "dtype": self.dtype}
+
     def units(x):
       for i, dilation in enumerate(DILATIONS):
-        x = Unit(dilation, self.dtype, name=f"unit{i}")(x)
+        x = Unit(dilation, name=f"unit{i}", **how)(x)
       return x
 
     snake = Snake(name="snake")
-    if self.up:
-      resample = WaveUp(self.features, self.stride, self.dtype, name="resample")
-      return units(resample(snake(x_BTC)))
-    resample = WaveDown(self.features, self.stride, self.dtype, name="resample")
-    return resample(snake(units(x_BTC)))
+    layer = WaveUp if self.up else WaveDown
+    resample = layer(self.features, self.stride, name="resample", **how)
+    return units(resample(snake(x_BTC))) if self.up else resample(snake(units(x_BTC)))
 
 
 class DACVAE(nn.Module):
@@ -96,6 +99,7 @@ class DACVAE(nn.Module):
     sample_rate: of the waveform in Hz.
     patch: samples of a row, even: the network sees and makes an MDCT of this hop, on a logarithmic
       scale. 1, the published codec, is the wave itself.
+    weight_norm: learns kernels as directions and norms (`nn.weight_norm`).
   """
 
   channels: int = 64
@@ -105,6 +109,7 @@ class DACVAE(nn.Module):
   latent: int = 128
   sample_rate: int = 48_000
   patch: int = 1
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @property
@@ -162,12 +167,11 @@ class DACVAE(nn.Module):
         f"the codec has {self.decoder_channels} decoder_channels; give a multiple of "
         f"{2 ** len(self.rates)}, as each of its levels halves them"
       )
-    conv = lambda c, k: WaveConv(c, kernel=k, dtype=self.dtype)  # noqa: E731
+    how = {"weight_norm": self.weight_norm, "dtype": self.dtype}
+    conv = lambda c, k: WaveConv(c, kernel=k, **how)  # noqa: E731
     levels = list(enumerate(self.rates, 1))
     self.encoder_in = conv(self.channels, 7)
-    self.encoder_levels = [
-      Level(self.channels * 2**i, rate, dtype=self.dtype) for i, rate in levels
-    ]
+    self.encoder_levels = [Level(self.channels * 2**i, rate, **how) for i, rate in levels]
     self.encoder_snake = Snake()
     self.encoder_out = conv(self.hidden, 3)
     self.posterior = conv(2 * self.latent, 1)
@@ -175,11 +179,11 @@ class DACVAE(nn.Module):
     self.expand = conv(self.hidden, 1)
     self.decoder_in = conv(self.decoder_channels, 7)
     self.decoder_levels = [
-      Level(self.decoder_channels // 2**i, rate, up=True, dtype=self.dtype)
+      Level(self.decoder_channels // 2**i, rate, up=True, **how)
       for i, rate in enumerate(reversed(self.rates), 1)
     ]
     self.decoder_snake = Snake()
-    self.decoder_out = WaveConv(self.patch, gain=_LAST_GAIN, dtype=self.dtype)
+    self.decoder_out = WaveConv(self.patch, gain=_LAST_GAIN, **how)
 
   def encode(self, wave_BT: Float[Array, "B T"]):
     """Waveform in [-1, 1] to (mean, logvar), each (B, ceil(T / hop), C)."""

@@ -5,7 +5,8 @@ encoder, `tokenizer_2` its tokenizer, `vae` the autoencoder.
 
 Safetensors are read as they are, files of torch as weights only: nothing in either is run. Kernels
 that are kept as a norm and a direction, `weight_g` and `weight_v`, are read as the `weight` that
-they make.
+they make, or on demand as they are. Newer files name the two `parametrizations.weight.original0`
+and 1, which is read as the same.
 """
 
 import json
@@ -38,6 +39,9 @@ TOKENIZERS = (
   "special_tokens_map.json", "bpe_simple_vocab_16e6.txt.gz",
 )  # fmt: skip
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+# Two spellings of torch's weight norm: the newer, and the older that is used here.
+_NORM = (r"parametrizations\.weight\.original0$", "weight_g")
+_DIRECTION = (r"parametrizations\.weight\.original1$", "weight_v")
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -127,11 +131,15 @@ class Checkpoint:
   A file of torch that holds a table `state_dict` beside `metadata` may take the place of both: its
   `kwargs` are the config of a folder without config.json.
 
+  Args:
+    folder: of the checkpoint.
+    fold: puts one `weight` in the place of each `weight_g` and `weight_v`.
+
   Raises:
     UserError: when the folder, its config, its weights or a shard is missing or damaged.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
+  def __init__(self, folder: str | os.PathLike[str], *, fold: bool = True):
     self.folder = pathlib.Path(folder)
     if not self.folder.is_dir():
       raise UserError(f"{folder}: there is no such folder; give the folder of a checkpoint")
@@ -143,7 +151,8 @@ class Checkpoint:
     weights = _choose(files, str(folder))
     for shard in self._shards(weights):
       held |= self._open(shard)
-    self._fold_norms()
+    if fold:
+      self._fold_norms()
     self.config_path = self.folder / CHECKPOINTS[weights]
     alone = held and not self.config_path.is_file()
     self.config = held if alone else read_json(self.config_path)
@@ -176,6 +185,8 @@ class Checkpoint:
     # As training over several devices leaves them.
     if found and all(name.startswith("module.") for name in found):
       found = {name.removeprefix("module."): entry for name, entry in found.items()}
+    found = {re.sub(*_NORM, name): entry for name, entry in found.items()}
+    found = {re.sub(*_DIRECTION, name): entry for name, entry in found.items()}
     twice = sorted(set(found) & set(self._readers))
     if twice:
       raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too; fetch it again")

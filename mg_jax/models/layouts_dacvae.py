@@ -25,8 +25,7 @@ def inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
 
 
 def read(config: Config, names: Collection[str]) -> Layout:
-  """The plain codec, without the watermark."""
-  del names
+  """The plain codec, without the watermark; with weight norm where `names` has norms apart."""
   config.check_family("dacvae", ("dacvae",), ("DACVAE",))
   # Published configs leave out what equals the defaults, and a codec's file may hold none.
   rates = tuple(config.get("encoder_rates", DACVAE.rates))
@@ -42,6 +41,8 @@ def read(config: Config, names: Collection[str]) -> Layout:
   fields = {"rates": list(rates)} | {
     ours: config.get(theirs, getattr(DACVAE, ours)) for ours, theirs in published.items()
   }
+  if any(name.endswith("weight_g") for name in names):
+    fields["weight_norm"] = True
   config.close(_IRRELEVANT)
   return Layout("dacvae", fields, _places(fields), ignored=_WATERMARK)
 
@@ -52,8 +53,12 @@ def _places(fields: Mapping[str, Any]) -> dict[str, Place]:
   def snake(ours, theirs):
     places[f"{ours}/alpha"] = Place((f"{theirs}.alpha",), lambda a: a[0, :, 0])
 
+  normed = {"direction": "weight_v", "scale": "weight_g"}
+  arrays = normed if fields.get("weight_norm") else {"kernel": "weight"}
+
   def conv(ours, theirs, change=lambda a: a.transpose(2, 1, 0)):
-    places[f"{ours}/kernel"] = Place((f"{theirs}.weight",), change)
+    for name, suffix in arrays.items():
+      places[f"{ours}/{name}"] = Place((f"{theirs}.{suffix}",), change)
     places[f"{ours}/bias"] = Place((f"{theirs}.bias",))
 
   def unit(ours, theirs):
@@ -61,27 +66,27 @@ def _places(fields: Mapping[str, Any]) -> dict[str, Place]:
       snake(f"{ours}/snake{i}", f"{theirs}.block.{2 * i - 2}")
       conv(f"{ours}/conv{i}", f"{theirs}.block.{2 * i - 1}")
 
-  # Taps in two blocks of a stride each; see kernels.conv1d.
-  def blocks(rate, axes):
-    return lambda a: a.reshape(*a.shape[:2], 2, rate).transpose(axes)
+  # Taps in two blocks of a stride each, see kernels.conv1d; norms have one tap for all.
+  def blocks(axes):
+    return lambda a: a.reshape(*a.shape[:2], min(2, a.shape[2]), -1).transpose(axes)
 
   rates, units = fields["rates"], range(len(DILATIONS))
   conv("encoder_in", "encoder.block.0")
-  for i, rate in enumerate(rates):
+  for i in range(len(rates)):
     ours, theirs = f"encoder_levels_{i}", f"encoder.block.{i + 1}.block"
     for j in units:
       unit(f"{ours}/unit{j}", f"{theirs}.{j}")
     snake(f"{ours}/snake", f"{theirs}.3")
-    conv(f"{ours}/resample", f"{theirs}.4", blocks(rate, (3, 1, 2, 0)))
+    conv(f"{ours}/resample", f"{theirs}.4", blocks((3, 1, 2, 0)))
   snake("encoder_snake", f"encoder.block.{len(rates) + 1}")
   conv("encoder_out", f"encoder.block.{len(rates) + 2}")
   conv("posterior", "quantizer.in_proj")
   conv("expand", "quantizer.out_proj")
   conv("decoder_in", "decoder.model.0")
-  for i, rate in enumerate(reversed(rates)):
+  for i in range(len(rates)):
     ours, theirs = f"decoder_levels_{i}", f"decoder.model.{i + 1}.block"
     snake(f"{ours}/snake", f"{theirs}.0")
-    conv(f"{ours}/resample", f"{theirs}.1", blocks(rate, (0, 2, 3, 1)))
+    conv(f"{ours}/resample", f"{theirs}.1", blocks((0, 2, 3, 1)))
     for j in units:
       unit(f"{ours}/unit{j}", f"{theirs}.{(4, 5, 8)[j]}")
   snake("decoder_snake", f"{_HEAD}.0")

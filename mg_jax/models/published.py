@@ -49,6 +49,7 @@ def convert(
   kind: str,
   *,
   dtype: str = "float32",
+  weight_norm: bool = False,
 ) -> dict[str, Any]:
   """Converts a checkpoint folder; returns the config written.
 
@@ -61,15 +62,24 @@ def convert(
     kind: "t5", "clip", "autoencoder" or "dacvae"; a tower alone of a CLIP is written as one of kind
       "clip_text" or "clip_vision".
     dtype: of the weights written.
+    weight_norm: keeps directions and norms of kernels as published, for a codec that trains on with
+      them; by default norms are folded into kernels.
 
   Raises:
     UserError: when something is missing, does not fit or is not understood and may change the
-      result, a value is not finite, or `target` exists.
+      result, a value is not finite, `target` exists, or there is no weight norm to keep.
   """
   reader = _family(target, kind, dtype)
   if not reader.read:
     raise UserError(f"{kind} is no kind to convert from; give one of {', '.join(IMPORTED)}")
-  checkpoint = Checkpoint(source)
+  if weight_norm and not hasattr(reader.module, "weight_norm"):
+    raise UserError(f"models of kind {kind} have no weight norm; leave weight_norm out")
+  checkpoint = Checkpoint(source, fold=not weight_norm)
+  if weight_norm and not any(name.endswith("weight_g") for name in checkpoint.shapes):
+    raise UserError(
+      f"{checkpoint.folder} holds plain kernels, no weight norm to keep; leave weight_norm out: a "
+      "warm start of a model with weight norm takes plain kernels too"
+    )
   config = Config(checkpoint.config, str(checkpoint.config_path))
   try:
     layout = reader.read(config, checkpoint.shapes)

@@ -2,8 +2,8 @@
 
 Those of DAC: one for each period p sees every p-th sample in a column of its own, and one for each
 window sees the complex spectrum, in five bands with a stack of convolutions each. All get the sound
-without its mean and with its peak at 0.8, so that its level is none of their business. Kernels are
-plain where DAC normalises them, as in the codec.
+without its mean and with its peak at 0.8, so that its level is none of their business.
+`weight_norm` learns every kernel as a direction and norms, as DAC does.
 
 wave (B, T) in [-1, 1] -> for each critic, logits (positive for real) and the features before them
 """
@@ -43,19 +43,21 @@ class PeriodCritic(nn.Module):
 
   period: int
   widths: tuple[int, ...]
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, wave_BT: Float[Array, "B T"]) -> Judgement:
+    how = {"weight_norm": self.weight_norm, "dtype": self.dtype}
     wave = jnp.pad(wave_BT, ((0, 0), (0, -wave_BT.shape[1] % self.period)), mode="reflect")
     x = wave.reshape(len(wave), -1, self.period, 1)
     last = len(self.widths) - 1
     convs = [
-      PlaneConv(width, (5, 1), (1 if i == last else 3, 1), self.dtype, name=f"conv{i}")
+      PlaneConv(width, (5, 1), (1 if i == last else 3, 1), name=f"conv{i}", **how)
       for i, width in enumerate(self.widths)
     ]
     features = _stack(convs, x)
-    logit = PlaneConv(1, (3, 1), dtype=self.dtype, name="logit")
+    logit = PlaneConv(1, (3, 1), name="logit", **how)
     return logit(features[-1]).astype(jnp.float32), features
 
 
@@ -65,22 +67,24 @@ class SpectrumCritic(nn.Module):
   window: int
   width: int
   bands: tuple[tuple[float, float], ...] = BANDS
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, wave_BT: Float[Array, "B T"]) -> Judgement:
+    how = {"weight_norm": self.weight_norm, "dtype": self.dtype}
     spectrum = stft(wave_BT, window=self.window, hop=self.window // 4)
     count, ends, features = spectrum.shape[2], [], []
     for k, (low, high) in enumerate(self.bands):
       band = spectrum[:, :, int(low * count) : int(high * count)]
       shapes = [((3, 9), (1, 1))] + [((3, 9), (1, 2))] * 3 + [((3, 3), (1, 1))]
       convs = [
-        PlaneConv(self.width, kernel, strides, self.dtype, name=f"band{k}_conv{i}")
+        PlaneConv(self.width, kernel, strides, name=f"band{k}_conv{i}", **how)
         for i, (kernel, strides) in enumerate(shapes)
       ]
       features += _stack(convs, band)
       ends.append(features[-1])
-    logit = PlaneConv(1, (3, 3), dtype=self.dtype, name="logit")
+    logit = PlaneConv(1, (3, 3), name="logit", **how)
     return logit(jnp.concatenate(ends, axis=2)).astype(jnp.float32), features
 
 
@@ -93,6 +97,7 @@ class WaveCritics(nn.Module):
     windows: of the spectra, one critic each; () for none.
     spectrum_width: channels of those.
     bands: parts of the spectrum, from 0 to 1 (half the rate).
+    weight_norm: learns kernels as directions and norms (`nn.weight_norm`).
   """
 
   periods: tuple[int, ...] = (2, 3, 5, 7, 11)
@@ -100,6 +105,7 @@ class WaveCritics(nn.Module):
   windows: tuple[int, ...] = (2048, 1024, 512)
   spectrum_width: int = 32
   bands: tuple[tuple[float, float], ...] = BANDS
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -107,11 +113,12 @@ class WaveCritics(nn.Module):
     _check(self)
     wave = wave_BT - jnp.mean(wave_BT, axis=1, keepdims=True)
     wave = PEAK * wave / (jnp.max(jnp.abs(wave), axis=1, keepdims=True) + _EPS)
+    how = {"weight_norm": self.weight_norm, "dtype": self.dtype}
     critics = [
-      PeriodCritic(p, self.period_widths, self.dtype, name=f"period{p}") for p in self.periods
+      PeriodCritic(p, self.period_widths, name=f"period{p}", **how) for p in self.periods
     ]
     critics += [
-      SpectrumCritic(w, self.spectrum_width, self.bands, self.dtype, name=f"window{w}")
+      SpectrumCritic(w, self.spectrum_width, self.bands, name=f"window{w}", **how)
       for w in self.windows
     ]
     return [critic(wave) for critic in critics]

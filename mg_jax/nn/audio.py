@@ -1,7 +1,6 @@
 """Layers over the time of a waveform, x_BTC, with biases. [MG 6.2]
 
-Published codecs normalise the weights of these layers, which is a way to train them and not
-another function: here kernels are plain, and imports fold the norm in.
+With `weight_norm` a kernel is learned as a direction and norms, as DAC does (`nn.weight_norm`).
 """
 
 from collections.abc import Callable
@@ -13,12 +12,15 @@ from flax import linen as nn
 from mg_jax.core.sharding import partitioned
 from mg_jax.core.typing import Array, Float
 from mg_jax.kernels import conv1d
+from mg_jax.nn.weight_norm import kernel_parameter
 
 
 def _parameters(
-  module: nn.Module, init: Callable, shape: tuple[int, ...], *names: str
+  module: nn.Module, init: Callable, shape: tuple[int, ...], *names: str, axis: int = -1
 ) -> tuple[Array, Array]:
-  w = module.param("kernel", partitioned(init, *names), shape, jnp.float32)
+  w = kernel_parameter(
+    module, init, shape, names, weight_norm=module.weight_norm, axis=axis
+  )
   init = partitioned(nn.initializers.zeros, "conv_out")
   b = module.param("bias", init, (module.features,), jnp.float32)
   return w.astype(module.dtype), b.astype(module.dtype)
@@ -32,12 +34,14 @@ class WaveConv(nn.Module):
     kernel: taps, odd.
     dilation: distance of the taps.
     gain: of power, from input to output, at the start of training.
+    weight_norm: learns the kernel as directions and norms of output channels.
   """
 
   features: int
   kernel: int = 7
   dilation: int = 1
   gain: float = 1.0
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -53,6 +57,7 @@ class WaveDown(nn.Module):
 
   features: int
   stride: int
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -68,6 +73,7 @@ class WaveUp(nn.Module):
 
   features: int
   stride: int
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -75,7 +81,9 @@ class WaveUp(nn.Module):
     shape = (x_BTC.shape[-1], 2, self.stride, self.features)
     # Each output sees two taps of every channel, whatever the stride.
     init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=3, batch_axis=2)
-    w_IJSO, b_O = _parameters(self, init, shape, "conv_in", "kernel", "kernel", "conv_out")
+    names = ("conv_in", "kernel", "kernel", "conv_out")
+    # torch normalises transposed convolutions over input channels, and so does DAC.
+    w_IJSO, b_O = _parameters(self, init, shape, *names, axis=0)
     return conv1d.up_conv(x_BTC.astype(self.dtype), w_IJSO) + b_O
 
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from mg_jax.core.sharding import partitioned
 from mg_jax.core.typing import Array, Float
 from mg_jax.kernels import conv
+from mg_jax.nn.weight_norm import kernel_parameter
 
 
 def _identity(key, shape, dtype=jnp.float32):
@@ -27,9 +28,11 @@ _INIT: dict[str, Callable] = {
 }
 
 
-def _parameters(module: nn.Module, init: Callable, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def _parameters(
+  module: nn.Module, init: Callable, shape: tuple[int, ...], *, weight_norm: bool = False
+) -> tuple[Array, Array]:
   names = ("kernel",) * (len(shape) - 2) + ("conv_in", "conv_out")
-  w = module.param("kernel", partitioned(init, *names), shape, jnp.float32)
+  w = kernel_parameter(module, init, shape, names, weight_norm=weight_norm)
   init = partitioned(nn.initializers.zeros, "conv_out")
   b = module.param("bias", init, shape[-1:], jnp.float32)
   return w.astype(module.dtype), b.astype(module.dtype)
@@ -108,15 +111,18 @@ class PlaneConv(nn.Module):
     features: output channels.
     kernel: height and width of the kernel, odd.
     strides: of height and width.
+    weight_norm: learns the kernel as directions and norms of output channels (`nn.weight_norm`).
   """
 
   features: int
   kernel: tuple[int, int]
   strides: tuple[int, int] = (1, 1)
+  weight_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x_NHWC: Float[Array, "N H W I"]) -> Float[Array, "N H2 W2 O"]:
     shape = (*self.kernel, x_NHWC.shape[-1], self.features)
-    w_HWIO, b_O = _parameters(self, nn.initializers.lecun_normal(), shape)
+    init = nn.initializers.lecun_normal()
+    w_HWIO, b_O = _parameters(self, init, shape, weight_norm=self.weight_norm)
     return conv.plane_conv(x_NHWC.astype(self.dtype), w_HWIO, strides=self.strides) + b_O

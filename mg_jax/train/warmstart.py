@@ -5,7 +5,8 @@ parameter is filled from the source, grown from it by a named rule, or explicitl
 its initial value; every source parameter is used or explicitly allowed to be left over. Growth
 rules: position tables by linear interpolation, input columns by zeros, so that a model with new
 input channels first computes what the old one did, and patches of one frame to patches of several,
-so that an image model does to still clips what it did to images. [MG 3.1.1, 3.1.4, 3.2.2, 5.1]
+so that an image model does to still clips what it did to images. A plain kernel fills one with
+weight norm and the reverse. [MG 3.1.1, 3.1.4, 3.2.2, 5.1]
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from mg_jax.core.typing import PyTree
 from mg_jax.models import published
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.integrity import describe
+from mg_jax.train.kernels import as_in
 
 Grow = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 FRESH = "fresh"
@@ -90,6 +92,7 @@ def warm_start(params: dict[str, PyTree], config: WarmStartConfig) -> dict[str, 
   open_source = _published if config.weights else _run
   with open_source(config) as (saved, read):
     target = flatten_paths(params)
+    saved, read = as_in(target, saved, read, rename=lambda path: _rename(path, config.rename))
     source = _assign(saved, target, config)
     arrays = read({
       # A leaf that fits goes straight to its devices; one that grows passes through the host.

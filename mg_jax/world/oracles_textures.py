@@ -11,7 +11,8 @@ from mg_jax.world.sound_facts import MOODS
 from mg_jax.world.spectra import RATE, band, checked, densities
 
 WHITE = 4.0  # a noise is so much denser than that of the recording
-PROMINENT = 18.0  # so much a tone stands above the median of its band
+PROMINENT = 18.0  # so much a gliding tone stands above the median of its band
+PROMINENT_NOTE = 12.0  # and a note, which may fade into wind before the next
 _REFERENCE_HZ = (13000.0, 20000.0)
 _WHIRR_HZ, _RAIN_HZ, _WIND_HZ = (2300.0, 3500.0), (5800.0, 7600.0), (280.0, 880.0)
 _HUM_HZ, _GLIDE_HZ, _MUSIC_HZ = (110.0, 195.0), (1200.0, 5400.0), (215.0, 900.0)
@@ -20,7 +21,9 @@ _WHIRR, _RAIN, _WIND = 1e-7, 1e-8, 2e-8
 _HUM, _MAINS, _GLIDE, _NOTE = 3e-4, 2e-5, 2e-4, 1e-5
 GLIDE_OCTAVES = 0.8  # least way of a glide
 TEMPOS = np.arange(70.0, 142.5, 0.5)  # a factor of two, so that none is the double of another
-MUSIC_SHARE = 0.6  # of the time in which a note is heard
+# Of the time in which a note is heard. In 400 scenes of 2 s, clean and damaged, those without music
+# reached 0.19 and those with it 0.66.
+MUSIC_SHARE = 0.4
 
 
 def effect(wave: np.ndarray) -> str | None:
@@ -55,7 +58,7 @@ def music(wave: np.ndarray, hits_s: np.ndarray) -> float | None:
   power, hz = densities(wave, window=4096, hop=1024)
   inside = power[:, band(hz, *_MUSIC_HZ)]
   tonal_T = (inside.max(axis=1) * 2 * hz[1] > _NOTE) & (
-    inside.max(axis=1) > PROMINENT * np.median(inside, axis=1)
+    inside.max(axis=1) > PROMINENT_NOTE * np.median(inside, axis=1)
   )
   free_T = _free(len(tonal_T), 1024 / RATE, hits_s, before_s=0.05, after_s=0.2)
   if free_T.sum() < 8:

@@ -101,16 +101,16 @@ def write(folder, config, arrays):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-  """pair(name): the reference, and ours with the same weights."""
+  """pair(name, weight_norm): the reference, and ours with the same weights."""
 
   @functools.cache
-  def make(name):
+  def make(name, weight_norm=False):
     folder, config = tmp_path_factory.mktemp("dacvae"), CONFIGS[name]
     modules, hidden = reference(config)
     arrays = arrays_of(modules, len(config["encoder_rates"]))
     arrays["decoder.wm_model.msg_processor.msg_processor.weight"] = np.ones((2, 2), np.float32)
     write(folder / "theirs", config | {"latent_dim": hidden}, arrays)
-    published.convert(folder / "theirs", folder / "ours", "dacvae")
+    published.convert(folder / "theirs", folder / "ours", "dacvae", weight_norm=weight_norm)
     return modules, *published.load(folder / "ours")
 
   return make
@@ -127,9 +127,11 @@ def close(ours, theirs):
 SLOW = [pytest.param(n, marks=pytest.mark.slow) for n in ("published rates", "those of DAC")]
 
 
+@pytest.mark.parametrize("weight_norm", [False, True])
 @pytest.mark.parametrize("name", [*SLOW, "two levels"])
-def test_the_codec_encodes_and_decodes_as_the_reference(pair, name):
-  (encoder, posterior, expansion, decoder), model, params = pair(name)
+def test_the_codec_encodes_and_decodes_as_the_reference(pair, name, weight_norm):
+  (encoder, posterior, expansion, decoder), model, params = pair(name, weight_norm)
+  assert model.weight_norm == weight_norm
   count = CONFIGS[name]["latents"]
   wave = np.random.default_rng(0).uniform(-1, 1, (2, count * model.hop)).astype(np.float32)
   with torch.no_grad():

@@ -1,5 +1,6 @@
 """Oracles of lasting sounds: effects, ambience and music of drawn scenes, alone and together."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -58,6 +59,18 @@ def test_impacts_are_no_music_and_do_not_hide_it(colour, size):
   assert len(hits) == 5
   assert O.music(soundtrack(alone).mix, hits) is None
   assert O.music(soundtrack(both).mix, hits) == pytest.approx(136, rel=0.03)
+
+
+@pytest.mark.parametrize("quality", [4.0, 8.0])
+def test_notes_that_fade_are_heard_through_wind(quality):
+  """Those of the guitar sink into it before the next one begins."""
+  for index in range(12):
+    windy = scene(mood="happy", ambience="wind", index=index)
+    sound = dataclasses.replace(windy.sound, quality=quality)
+    wave = soundtrack(dataclasses.replace(windy, sound=sound)).mix
+    assert O.music(wave, NO_HITS) == pytest.approx(136, rel=0.03), index
+    still = dataclasses.replace(windy, sound=dataclasses.replace(sound, music=None))
+    assert O.music(soundtrack(still).mix, NO_HITS) is None
 
 
 def test_noise_and_silence_are_nothing():
