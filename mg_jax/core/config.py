@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import types
@@ -23,15 +24,16 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from mg_jax.core.errors import UserError
+from mg_jax.core import background, termination
+from mg_jax.core.errors import UserError, refusal
 
 _CONFIG = "config"  # the flag --config=FILE[:ARG], with overrides --config.SECTION.FIELD=VALUE
 _CONFIG_FLAG = re.compile(r"--?(?:no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
 _FLAG_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): ", re.DOTALL)
-# What a user's path or machine is to blame for; other system errors are bugs.
+# What a user's path is to blame for; but for what disks refuse, other system errors are bugs.
 _PATH_ERRORS = {
-  errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
-  errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+  errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+  errno.ELOOP,
 }
 
 
@@ -203,12 +205,16 @@ def run(main: Callable[[list[str]], Any]) -> None:
   """Runs an absl main; a mistake of the user becomes one line on stderr and exit code 2.
 
   Mistakes are UserErrors, whatever is wrong with the command line, and what a path cannot do (a
-  missing permission, a full disk). Ctrl-C ends with code 130. Anything else is a bug and shows its
+  missing permission, a full disk). Ctrl-C ends with code 130, SIGTERM with 143, both after the
+  removal of unfinished files; what trains saves instead. Anything else is a bug and shows its
   traceback. The project's own log is shown as plain lines; libraries speak up from errors on.
   """
 
+  held = background.Held()
+
   def guarded(argv: list[str]):
     absl_logging.set_verbosity(absl_logging.ERROR)
+    held.listen()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("mg_jax")
@@ -217,18 +223,38 @@ def run(main: Callable[[list[str]], Any]) -> None:
     return main(argv)
 
   try:
-    app.run(guarded, flags_parser=_parse_flags)
+    with termination.on_sigterm(_terminate):
+      app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:
-    _leave(f"error: {e}", 2)
-  except OSError as e:
-    if e.errno not in _PATH_ERRORS:
-      raise
-    _leave(f"error: {e.filename or 'a file'}: {os.strerror(e.errno)}", 2)
+    _leave(f"error: {e}", 2, held)
   except KeyboardInterrupt:
-    _leave("interrupted", 130)
+    _leave("interrupted", 130, held)
+  except termination.Terminated:
+    _leave(termination.SENTENCE, termination.CODE, held)
+  except Exception as e:
+    if told := _refused(e):
+      _leave(f"error: {told}", 2, held)
+    if held.text:
+      print(f"Errors in the background:\n{held.text}\n", file=sys.stderr)
+    raise
 
 
-def _leave(sentence: str, code: int) -> None:
+def _terminate() -> None:
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the tidying up
+  raise termination.Terminated
+
+
+def _refused(error: Exception) -> str | None:
+  """A sentence for an error that a path or a disk is to blame for."""
+  if told := refusal(error):
+    return str(told)
+  if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
+    return f"{error.filename or 'a file'}: {os.strerror(error.errno)}"
+  return None
+
+
+def _leave(sentence: str, code: int, held: background.Held) -> None:
+  held.silent = True  # threads may still be failing
   # A path or prompt may hold what the terminal's encoding does not.
   encoding = sys.stderr.encoding or "utf-8"
   text = sentence.encode(encoding, errors="backslashreplace").decode(encoding)
