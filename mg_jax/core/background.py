@@ -2,7 +2,7 @@
 
 A failed write makes the threads of a library print hundreds of tracebacks, some of them after the
 sentence that says what to do. The error itself comes back to the main thread, which tells it. So
-a library's log shows the first line of each kind of error, hooks of threads show nothing, and
+the log of libraries and what ends a thread are shown as the first line of each kind of error, and
 `Held.text` has everything, for the traceback of a bug.
 """
 
@@ -35,16 +35,25 @@ class Held(logging.Handler):
   def emit(self, record: logging.LogRecord) -> None:
     """Keeps a record, and shows its first line once; numbers do not make another one of it."""
     self._kept.append(self.format(record))
-    line = record.getMessage().partition("\n")[0][:200]
-    kind = re.sub(r"\d+", "", line)[:80]
-    if not self.silent and record.name not in _REPEATING and kind not in self._told:
-      self._told.add(kind)
-      print(line, file=sys.stderr, flush=True)
+    if record.name not in _REPEATING:
+      self._tell(record.getMessage())
 
   def keep(self, error: BaseException | None) -> None:
     """Keeps what a thread raised."""
     if error is not None:
       self._kept.append("".join(traceback.format_exception(error)).rstrip())
+
+  def _tell(self, text: str) -> None:
+    line = text.partition("\n")[0][:200]
+    kind = re.sub(r"\d+", "", line)[:80]
+    if not self.silent and kind not in self._told:
+      self._told.add(kind)
+      print(line, file=sys.stderr, flush=True)
+
+  def _of_thread(self, args: threading.ExceptHookArgs) -> None:
+    self.keep(args.exc_value)
+    name = "a thread" if args.thread is None else f"thread {args.thread.name}"
+    self._tell(f"{name} ended with {args.exc_type.__name__}: {args.exc_value}")
 
 
   def listen(self) -> None:
@@ -61,4 +70,4 @@ class Held(logging.Handler):
 
     sys.excepthook = of_thread
     sys.unraisablehook = lambda args: self.keep(args.exc_value)
-    threading.excepthook = lambda args: self.keep(args.exc_value)
+    threading.excepthook = self._of_thread
