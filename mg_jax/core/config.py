@@ -13,6 +13,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
 import types
 import typing
@@ -35,6 +37,7 @@ _PATH_ERRORS = {
   errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
   errno.ELOOP,
 }
+_PATIENCE = 10.0  # seconds that threads have to end when a command has failed
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -259,7 +262,19 @@ def _leave(sentence: str, code: int, held: background.Held) -> None:
   encoding = sys.stderr.encoding or "utf-8"
   text = sentence.encode(encoding, errors="backslashreplace").decode(encoding)
   print(text, file=sys.stderr, flush=True)
+  _wait_for_threads(code)
   sys.exit(code)
+
+
+def _wait_for_threads(code: int) -> None:
+  """Ends the process by force if threads would keep it: one may wait for another that failed."""
+  deadline = time.monotonic() + _PATIENCE
+  for thread in threading.enumerate():
+    if thread is not threading.current_thread() and not thread.daemon:
+      thread.join(max(0.0, deadline - time.monotonic()))
+      if thread.is_alive():
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

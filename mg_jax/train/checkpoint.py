@@ -129,7 +129,7 @@ class Checkpointer:
       UserError: on a parameter that is not finite, on a step that exists or is older than the
         newest, on a data position that is no JSON, and when this or an earlier save has failed.
     """
-    self._surface(wait=False)
+    self.wait()  # the library would do so, and mistake an earlier failure for one of this step
     leaves = flatten_paths(state)
     report = integrity.inspect(leaves)
     if report.broken:
@@ -166,7 +166,11 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Blocks until everything is on disk. Raises UserError when it did not get there."""
-    self._surface(wait=True)
+    try:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except Exception as e:
+      raise self._failure(e) from e
 
   def close(self) -> None:
     """Waits and releases the manager."""
@@ -317,14 +321,6 @@ class Checkpointer:
       places = (self.folder.parent / f"damaged_{step}{end}" for end in ends)
       (self.folder / str(step)).rename(next(place for place in places if not place.exists()))
     self._manager.reload()
-
-  def _surface(self, *, wait: bool) -> None:
-    try:
-      if wait:
-        self._manager.wait_until_finished()
-      self._manager.check_for_errors()
-    except Exception as e:
-      raise self._failure(e) from e
 
   def _failure(self, error: Exception) -> UserError:
     """The sentence of a failed save; what it has left behind is removed, as a disk may be full."""
