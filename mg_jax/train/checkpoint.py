@@ -26,7 +26,7 @@ from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.train import integrity
 from mg_jax.train.damage import DamagedError, find_leaf
-from mg_jax.train.workdir import is_remote, resolve
+from mg_jax.train.workdir import is_remote, probe, resolve
 
 _log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
@@ -158,6 +158,8 @@ class Checkpointer:
     )
     self._saving = step
     try:
+      if jax.process_index() == 0:
+        probe(self.folder)  # where no folder can be made, the library would wait for it for minutes
       saved = self._manager.save(step, args=items)
     except Exception as e:
       raise self._failure(e) from e
@@ -169,6 +171,10 @@ class Checkpointer:
     try:
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
+      if self._saving is not None and is_remote(self.folder):
+        # The library finds its parts by listing: a store that lists too little loses them.
+        self.leaves(self._saving)
+      self._saving = None
     except Exception as e:
       raise self._failure(e) from e
 

@@ -6,6 +6,7 @@ through TensorStore, whose drivers for stores have retries of their own. Order i
 operation has ended, well or with an error, before the next begins.
 """
 
+import fnmatch
 import logging
 import os
 import random
@@ -72,10 +73,18 @@ class RemotePath(gpath.PosixGPath):
     return retry(lambda: method(*args, **kwargs), f"{name} of {self}")
 
   def exists(self) -> bool:
-    return self._retry("exists")
+    # By `stat`, as `exists` of fsspec takes every error for a no.
+    try:
+      self.stat()
+    except FileNotFoundError:
+      return False
+    return True
 
   def is_dir(self) -> bool:
-    return self._retry("is_dir")
+    try:
+      return self.stat().is_directory
+    except FileNotFoundError:
+      return False
 
   def stat(self) -> Any:
     return self._retry("stat")
@@ -85,8 +94,21 @@ class RemotePath(gpath.PosixGPath):
     return iter(retry(lambda: list(listed()), f"listing {self}"))
 
   def glob(self, pattern: str) -> Iterator["RemotePath"]:
-    found = super().glob
-    return iter(retry(lambda: list(found(pattern)), f"listing {self}"))
+    """By listing level after level: fsspec's own takes an error for an empty folder."""
+    found = [self]
+    for part in pattern.split("/"):
+      if set(part) & set("*?["):
+        children = (child for path in found for child in path._children())
+        found = [child for child in children if fnmatch.fnmatchcase(child.name, part)]
+      else:
+        found = [child for path in found if (child := path / part).exists()]
+    return iter(found)
+
+  def _children(self) -> list["RemotePath"]:
+    try:
+      return list(self.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+      return []
 
   def read_text(self, *args: Any, **kwargs: Any) -> str:
     return self._retry("read_text", *args, **kwargs)
@@ -113,20 +135,27 @@ class RemotePath(gpath.PosixGPath):
     self._once("unlink", FileNotFoundError, lambda: not self.exists(), *args, **kwargs)
 
   def rename(self, target: os.PathLike | str) -> "RemotePath":
-    target = self._new(target)
-    self._once("rename", FileNotFoundError, target.exists, target)
-    return target
+    return self._move("rename", target)
 
   def replace(self, target: os.PathLike | str) -> "RemotePath":
+    return self._move("replace", target)
+
+  def _move(self, name: str, target: os.PathLike | str) -> "RemotePath":
     target = self._new(target)
-    self._once("replace", FileNotFoundError, target.exists, target)
+    done = lambda: target.exists() and not self.exists()  # noqa: E731
+    self._once(name, (FileNotFoundError, FileExistsError), done, target)
     return target
 
   def copy(self, *args: Any, **kwargs: Any) -> "RemotePath":
     return self._retry("copy", *args, **kwargs)
 
   def _once(
-    self, name: str, error: type[Exception], done: Callable[[], bool], *args: Any, **kwargs: Any
+    self,
+    name: str,
+    error: type[Exception] | tuple[type[Exception], ...],
+    done: Callable[[], bool],
+    *args: Any,
+    **kwargs: Any,
   ) -> None:
     """As `_retry`, for what finds itself `done` after an attempt that only seemed to fail."""
     method, attempts = getattr(super(), name), 0
@@ -136,8 +165,11 @@ class RemotePath(gpath.PosixGPath):
       attempts += 1
       try:
         method(*args, **kwargs)
-      except error:
-        if attempts == 1 or not done():
-          raise
+      except error as e:
+        if attempts > 1 and done():
+          return
+        if isinstance(e, FileNotFoundError) and self.exists():
+          raise ConnectionError(f"the store finds {self} and does not") from e
+        raise
 
     retry(call, f"{name} of {self}")

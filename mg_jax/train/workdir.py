@@ -44,11 +44,9 @@ def prepare(workdir: str | os.PathLike) -> epath.Path:
   if jax.process_index() == 0:
     if not is_remote(path) and not path.parent.is_dir():
       raise UserError(f"workdir {path} cannot be made: {path.parent} is no folder; create it first")
-    probe = path / f".probe_{os.getpid()}"
     try:
       path.mkdir(parents=True, exist_ok=True)
-      probe.write_text("probe")
-      probe.unlink()
+      probe(path)
     except ImportError as e:
       raise UserError(f"workdir {path} needs another package: {first_line(e)}") from e
     except Exception as e:
@@ -63,6 +61,13 @@ def prepare(workdir: str | os.PathLike) -> epath.Path:
         "your credentials for it"
       ) from e
   return path
+
+
+def probe(folder: epath.Path) -> None:
+  """Writes a file into a folder and removes it. Raises OSError where that is not allowed."""
+  file = folder / f".probe_{os.getpid()}"
+  file.write_text("probe")
+  file.unlink()
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -66,6 +66,7 @@ def test_a_disk_that_fills_up_during_a_save_keeps_the_older_step(small_disk):
   assert code == 0 and "step 2 of 6" in err[0] and _steps(disk / "run") == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_metrics_and_bundles_names_the_file_and_the_step(small_disk):
   disk = small_disk(8192)
   told = {"train": {"checkpoint_every": 2}, "fill": str(disk)}
@@ -84,6 +85,7 @@ def test_a_full_disk_during_metrics_and_bundles_names_the_file_and_the_step(smal
   assert [line["step"] for line in read_metrics(disk / "run")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_files_above_a_limit_fail_the_same_way(tmp_path):
   # Where small disks cannot be mounted this still shows that a failed save is told well.
   told = {"hidden": 512, "train": {"checkpoint_every": 2}, "limit": 20_000, "fault_at": 3}
@@ -99,6 +101,7 @@ def test_a_read_only_disk_is_told_before_anything_is_traced(small_disk):
     prepare(disk / "run")
 
 
+@pytest.mark.slow
 def test_a_disk_that_becomes_read_only_is_told_with_the_last_step(small_disk, tmp_path):
   disk = small_disk(8192, at="run/checkpoints")  # the rest of the workdir stays writable
   begin = time.monotonic()
