@@ -11,7 +11,10 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
+import threading
+import time
 import traceback
 import types
 import typing
@@ -23,16 +26,18 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from mg_jax.core.errors import UserError
+from mg_jax.core import background, termination
+from mg_jax.core.errors import UserError, refusal
 
 _CONFIG = "config"  # the flag --config=FILE[:ARG], with overrides --config.SECTION.FIELD=VALUE
 _CONFIG_FLAG = re.compile(r"--?(?:no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
 _FLAG_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): ", re.DOTALL)
-# What a user's path or machine is to blame for; other system errors are bugs.
+# What a user's path is to blame for; but for what disks refuse, other system errors are bugs.
 _PATH_ERRORS = {
-  errno.EACCES, errno.EPERM, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR,
-  errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+  errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+  errno.ELOOP,
 }
+_PATIENCE = 10.0  # seconds that threads have to end when a command has failed
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -203,12 +208,16 @@ def run(main: Callable[[list[str]], Any]) -> None:
   """Runs an absl main; a mistake of the user becomes one line on stderr and exit code 2.
 
   Mistakes are UserErrors, whatever is wrong with the command line, and what a path cannot do (a
-  missing permission, a full disk). Ctrl-C ends with code 130. Anything else is a bug and shows its
+  missing permission, a full disk). Ctrl-C ends with code 130, SIGTERM with 143, both after the
+  removal of unfinished files; what trains saves instead. Anything else is a bug and shows its
   traceback. The project's own log is shown as plain lines; libraries speak up from errors on.
   """
 
+  held = background.Held()
+
   def guarded(argv: list[str]):
     absl_logging.set_verbosity(absl_logging.ERROR)
+    held.listen()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("mg_jax")
@@ -217,23 +226,55 @@ def run(main: Callable[[list[str]], Any]) -> None:
     return main(argv)
 
   try:
-    app.run(guarded, flags_parser=_parse_flags)
+    with termination.on_sigterm(_terminate):
+      app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:
-    _leave(f"error: {e}", 2)
-  except OSError as e:
-    if e.errno not in _PATH_ERRORS:
-      raise
-    _leave(f"error: {e.filename or 'a file'}: {os.strerror(e.errno)}", 2)
+    _leave(f"error: {e}", 2, held)
   except KeyboardInterrupt:
-    _leave("interrupted", 130)
+    _leave("interrupted", 130, held)
+  except termination.Terminated:
+    _leave(termination.SENTENCE, termination.CODE, held)
+  except Exception as e:
+    if told := _refused(e):
+      _leave(f"error: {told}", 2, held)
+    if held.text:
+      print(f"Errors in the background:\n{held.text}\n", file=sys.stderr)
+    raise
 
 
-def _leave(sentence: str, code: int) -> None:
+def _terminate() -> None:
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the tidying up
+  raise termination.Terminated
+
+
+def _refused(error: Exception) -> str | None:
+  """A sentence for an error that a path or a disk is to blame for."""
+  if told := refusal(error):
+    return str(told)
+  if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
+    return f"{error.filename or 'a file'}: {os.strerror(error.errno)}"
+  return None
+
+
+def _leave(sentence: str, code: int, held: background.Held) -> None:
+  held.silent = True  # threads may still be failing
   # A path or prompt may hold what the terminal's encoding does not.
   encoding = sys.stderr.encoding or "utf-8"
   text = sentence.encode(encoding, errors="backslashreplace").decode(encoding)
   print(text, file=sys.stderr, flush=True)
+  _wait_for_threads(code)
   sys.exit(code)
+
+
+def _wait_for_threads(code: int) -> None:
+  """Ends the process by force if threads would keep it: one may wait for another that failed."""
+  deadline = time.monotonic() + _PATIENCE
+  for thread in threading.enumerate():
+    if thread is not threading.current_thread() and not thread.daemon:
+      thread.join(max(0.0, deadline - time.monotonic()))
+      if thread.is_alive():
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from mg_jax.core.errors import UserError
+from mg_jax.core.errors import UserError, refusal
 
 PREFIX = ".partial-"
 _KEPT = 200  # bytes of a target's name in the temporary one, which may have 255
@@ -24,18 +24,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
   When the body raises, the temporary file is removed and `path` is left as it was. The parent
   folder is created.
+
+  Raises:
+    OSError: naming `path`, when the disk refuses, whatever the writing library made of that.
   """
   target = pathlib.Path(path)
-  target.parent.mkdir(parents=True, exist_ok=True)
   partial = _partial(target)
   try:
+    target.parent.mkdir(parents=True, exist_ok=True)
     yield partial
     with open(partial, "rb+") as file:
       os.fsync(file.fileno())
     os.replace(partial, target)
     _sync_folder(target.parent)
+  except Exception as error:
+    told = None if isinstance(error, UserError) else refusal(error)
+    if told is None or told.file not in ("", os.fspath(partial)):
+      raise
+    raise OSError(told.code, os.strerror(told.code), os.fspath(target)) from error
   finally:
-    partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      partial.unlink(missing_ok=True)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -9,8 +9,10 @@ shape and dtype. Restoring works onto any mesh. The layout is
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +21,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from mg_jax.core.errors import UserError
+from mg_jax.core.errors import UserError, first_line, refusal
 from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.train import integrity
-from mg_jax.train.workdir import resolve
+from mg_jax.train.damage import DamagedError, find_leaf
+from mg_jax.train.workdir import is_remote, probe, resolve
 
 _log = logging.getLogger(__name__)
 FOLDER = "checkpoints"
+_ITEMS = {"data": "the data position", "meta": "the description (meta)"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Checkpointer:
       "meta": ocp.JsonCheckpointHandler(),
     }
     self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+    self._read_only = read_only
+    self._saving: int | None = None
     if name and self.latest is not None:
       saved = self._readable_meta().get("name", name)
       if saved != name:
@@ -123,7 +129,7 @@ class Checkpointer:
       UserError: on a parameter that is not finite, on a step that exists or is older than the
         newest, on a data position that is no JSON, and when this or an earlier save has failed.
     """
-    self._surface(wait=False)
+    self.wait()  # the library would do so, and mistake an earlier failure for one of this step
     leaves = flatten_paths(state)
     report = integrity.inspect(leaves)
     if report.broken:
@@ -150,7 +156,10 @@ class Checkpointer:
       data=ocp.args.JsonSave({"position": data}),
       meta=ocp.args.JsonSave(meta),
     )
+    self._saving = step
     try:
+      if jax.process_index() == 0:
+        probe(self.folder)  # where no folder can be made, the library would wait for it for minutes
       saved = self._manager.save(step, args=items)
     except Exception as e:
       raise self._failure(e) from e
@@ -159,7 +168,15 @@ class Checkpointer:
 
   def wait(self) -> None:
     """Blocks until everything is on disk. Raises UserError when it did not get there."""
-    self._surface(wait=True)
+    try:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+      if self._saving is not None and is_remote(self.folder):
+        # The library finds its parts by listing: a store that lists too little loses them.
+        self.leaves(self._saving)
+      self._saving = None
+    except Exception as e:
+      raise self._failure(e) from e
 
   def close(self) -> None:
     """Waits and releases the manager."""
@@ -174,7 +191,8 @@ class Checkpointer:
     Args:
       target: ShapeDtypeStructs or arrays with shardings; the tree must match the saved one.
       step: defaults to the newest.
-      fallback: on a damaged step, go on to the next older one and set the damaged one aside.
+      fallback: on a damaged step, go on to the next older one and, unless read-only, set the
+        damaged one aside.
 
     Raises:
       UserError: when there is no checkpoint, the trees differ, or the content is damaged.
@@ -189,7 +207,7 @@ class Checkpointer:
       except DamagedError as e:
         if not fallback or number == candidates[-1]:
           raise
-        _log.warning("%s; trying an older step", e)
+        _log.warning("%s; trying an older step", e.fact)
         self._set_aside(number)
     return restored
 
@@ -199,9 +217,12 @@ class Checkpointer:
     try:
       tree = self._manager.item_metadata(step)["state"].tree
       flat = flatten_paths(tree, is_leaf=lambda node: hasattr(node, "shape"))
-      return {p: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for p, m in flat.items()}
+      leaves = {p: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for p, m in flat.items()}
     except Exception as e:
-      raise DamagedError(f"step {step} in {self.folder} has no readable tree: {e}") from e
+      raise self._damaged(step, f"{find_leaf(e) or 'the list of arrays'} cannot be read") from e
+    if integrity.structure(leaves) != self.meta(step)["fingerprint"]:
+      raise self._damaged(step, "the list of arrays was changed")
+    return leaves
 
   def read(
     self, wanted: Mapping[str, jax.ShapeDtypeStruct], step: int | None = None
@@ -232,7 +253,7 @@ class Checkpointer:
     data = self._item(step, "data")["position"]
     position = json.dumps(data, sort_keys=True)
     if hashlib.sha256(position.encode()).hexdigest() != meta["data_sha256"]:
-      raise DamagedError(f"step {step} in {self.folder} is damaged: its data position was changed")
+      raise self._damaged(step, "the data position was changed")
     state = map_paths(lambda path, _: leaves[path], target)
     return Restored(state, step, data, meta["elapsed"], meta["config"])
 
@@ -259,15 +280,12 @@ class Checkpointer:
     try:
       items = self._manager.restore(step, args=ocp.args.Composite(state=args))
     except Exception as e:
-      raise DamagedError(f"step {step} in {self.folder} cannot be read: {_first_line(e)}") from e
+      raise self._damaged(step, f"{find_leaf(e, wanted) or 'an array'} cannot be read") from e
     leaves = flatten_paths(items["state"])
     found = integrity.inspect(leaves).checksums
     for path, value in found.items():
       if value != meta["checksums"].get(path):
-        raise DamagedError(
-          f"step {step} in {self.folder} is damaged: {path} differs from its checksum; restore "
-          "another step"
-        )
+        raise self._damaged(step, f"{path} differs from its checksum")
     return leaves
 
   def _item(self, step: int, item: str) -> Any:
@@ -275,14 +293,13 @@ class Checkpointer:
       args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
       return self._manager.restore(step, args=args)[item]
     except Exception as e:
-      raise DamagedError(
-        f"step {step} in {self.folder}: {item} is unreadable, {_first_line(e)}"
-      ) from e
+      raise self._damaged(step, f"{_ITEMS[item]} cannot be read") from e
 
   def meta(self, step: int) -> dict[str, Any]:
+    """What was saved with a step besides its arrays. Raises UserError when it is damaged."""
     meta = self._item(step, "meta")
     if not isinstance(meta, dict) or meta.get("sha256") != _digest(meta):
-      raise DamagedError(f"step {step} in {self.folder} is damaged: its meta was changed")
+      raise self._damaged(step, f"{_ITEMS['meta']} was changed")
     return meta
 
   def _readable_meta(self) -> dict[str, Any]:
@@ -291,31 +308,42 @@ class Checkpointer:
       try:
         return self.meta(step)
       except DamagedError as e:
-        _log.warning("%s", e)
+        _log.warning("%s", e.fact)
     return {}
 
+  def _damaged(self, step: int, what: str) -> UserError:
+    if not (self.folder / str(step)).exists():
+      return UserError(
+        f"step {step} in {self.folder} was removed while it was read, as its run goes on and keeps "
+        "only the latest; run the same command again"
+      )
+    return DamagedError(step, self.folder, what, [s for s in self.steps() if s < step])
+
   def _set_aside(self, step: int) -> None:
+    if self._read_only:
+      return
     if jax.process_index() == 0:
-      path = self.folder / str(step)
-      path.rename(self.folder.parent / f"damaged_{step}")
+      ends = itertools.chain([""], (f"_{n}" for n in itertools.count(2)))
+      places = (self.folder.parent / f"damaged_{step}{end}" for end in ends)
+      (self.folder / str(step)).rename(next(place for place in places if not place.exists()))
     self._manager.reload()
 
-  def _surface(self, *, wait: bool) -> None:
-    try:
-      if wait:
-        self._manager.wait_until_finished()
-      self._manager.check_for_errors()
-    except Exception as e:
-      raise self._failure(e) from e
-
   def _failure(self, error: Exception) -> UserError:
-    full = "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error)
-    hint = "the disk is full; free some space" if full else _first_line(error)
-    return UserError(f"saving to {self.folder} failed, newest good step is {self.latest}: {hint}")
+    """The sentence of a failed save; what it has left behind is removed, as a disk may be full."""
+    self._manager.reload()  # or the failed step would count as the newest
+    if jax.process_index() == 0 and not is_remote(self.folder):
+      for left in self.folder.glob(f"*{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return self.explain(f"step {self._saving} cannot be saved to {self.folder}", error)
 
-
-class DamagedError(UserError):
-  """A checkpoint that is there but whose content cannot be trusted."""
+  def explain(self, what: str, error: Exception) -> UserError:
+    """A sentence for a run that has to end: what went wrong, what is safe, how to go on."""
+    told = refusal(error)
+    reason, remedy = (told.reason, f"{told.remedy} and run") if told else (first_line(error), "run")
+    safe = "there is no checkpoint yet" if self.latest is None else (
+      f"the newest good checkpoint is step {self.latest}"
+    )
+    return UserError(f"{what}, {reason}; {safe}, {remedy} the same command again")
 
 
 def load_params(
@@ -359,10 +387,6 @@ def load_params(
 def _digest(meta: Mapping[str, Any]) -> str:
   rest = {key: value for key, value in meta.items() if key != "sha256"}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-  return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
 def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:

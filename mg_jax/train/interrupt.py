@@ -1,37 +1,53 @@
 """When to stop early: Ctrl-C, SIGTERM and preemption notices, on which all processes agree.
 
 Where `jax.distributed` runs, its own service listens for SIGTERM and picks one step for every
-process; a Python handler would hide the notice from it, so none is installed then.
+process; a Python handler would hide the notice from it, so none is installed then. Such a run comes
+to its stop after the compilation of its first step. One without is not made to wait for that: until
+a step is done there is nothing to save, so the process ends once `core.termination.GRACE` is over.
 """
 
+import contextlib
 import signal
 import threading
 
 import jax
 from jax.experimental import multihost_utils
 
+from mg_jax.core.termination import on_sigterm
+
 
 class Interrupt:
-  """Tells the loop whether to save and stop; a context manager, as it may hold signal handlers.
+  """Says to the loop when to save and stop; a context manager, as it may hold signal handlers.
 
   A second Ctrl-C raises KeyboardInterrupt at once; a second SIGTERM changes nothing.
+
+  Attributes:
+    unsaved: whether steps were done, so that the process may not end before they are saved.
   """
 
   def __init__(self):
+    self.unsaved = False
     self._received: str | None = None
-    self._previous: dict[int, object] = {}
+    self._handlers = contextlib.ExitStack()
 
   def __enter__(self) -> "Interrupt":
     main = threading.current_thread() is threading.main_thread()
     if main and not jax.distributed.is_initialized():
-      for number in (signal.SIGINT, signal.SIGTERM):
-        self._previous[number] = signal.signal(number, self._receive)
+      self._handlers.callback(
+        signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, self._on_sigint)
+      )
+      self._handlers.enter_context(
+        on_sigterm(
+          self._on_sigterm,
+          may_end=lambda: not self.unsaved,
+          sentence="stopped by SIGTERM before a step was done, so there is nothing to save; the "
+          "same command goes on",
+        )
+      )
     return self
 
   def __exit__(self, *_) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-    self._previous.clear()
+    self._handlers.close()
 
   def reason(self, step: int) -> str | None:
     """Why to stop before this step, or None. Every process has to ask at every step."""
@@ -39,8 +55,11 @@ class Interrupt:
       return "a preemption notice"
     return self._received
 
-  def _receive(self, number: int, frame) -> None:
-    del frame
-    if number == signal.SIGINT and self._received == "Ctrl-C":
+  def _on_sigterm(self) -> None:
+    self._received = "SIGTERM"
+
+  def _on_sigint(self, number: int, frame) -> None:
+    del number, frame
+    if self._received == "Ctrl-C":
       raise KeyboardInterrupt
-    self._received = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    self._received = "Ctrl-C"

@@ -8,9 +8,8 @@ data before the next batch is drawn.
 
 import contextlib
 import dataclasses
-import faulthandler
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mg_jax.core import rng
-from mg_jax.core.errors import UserError
+from mg_jax.core.errors import UserError, refusal
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
 from mg_jax.objectives.base import Objective
@@ -32,6 +31,7 @@ from mg_jax.train.report import Reporter
 from mg_jax.train.state import TrainState, abstract_state, create_state, replicate
 from mg_jax.train.step import StepConfig, build_step
 from mg_jax.train.warmstart import WarmStartConfig, warm_start
+from mg_jax.train.watchdog import Watchdog
 from mg_jax.train.workdir import locked, prepare
 from mg_jax.train.writer import MetricWriter
 
@@ -53,7 +53,7 @@ class TrainConfig(StepConfig):
     max_skipped: steps in a row that the guard may skip before the run is aborted.
     watchdog_seconds: a step after the first that takes longer dumps all stacks and ends the
       process; 0 for none. It has to leave time to compile where batches change their shape.
-    restore_fallback: go on from an older checkpoint when the newest is damaged.
+    restore_fallback: go on from an older checkpoint when the newest is damaged, of `resume` too.
     compile_cache: folder of compiled programs, "" to leave the setting as it is.
     tensorboard: also write TensorBoard events.
     resume: workdir of another run to take the whole state from.
@@ -171,6 +171,10 @@ def train(
     step = build_step(objective, optimizers, config, mesh, state=start.state)
     try:
       result = run.go(step, start.state, start.step, rng.stream(key, "train"), flops)
+    except Exception as e:
+      if isinstance(e, UserError) or not (told := refusal(e)):
+        raise
+      raise saver.explain(f"{told.file or folder} cannot be written", e) from e
     finally:
       closing.close()  # While an interrupt still waits.
     writer.say(run.sentence(result, folder))
@@ -193,8 +197,10 @@ def _restore_or_create(objective, optimizers, config, mesh, saver, feed, key) ->
     restored = saver.restore(target, fallback=config.restore_fallback)
   else:
     other = Checkpointer(config.resume, read_only=True)
-    restored = other.restore(target)
-    other.close()
+    try:
+      restored = other.restore(target, fallback=config.restore_fallback)
+    finally:
+      other.close()
   feed.set_state(restored.data)
   return restored
 
@@ -237,17 +243,19 @@ class _Run:
         left = config.max_seconds - self.elapsed() if config.max_seconds else float("inf")
         reporter.report(*report, wait=feed.wait, seconds_left=left, last=last)
 
-    with self._watchdog() as watch, contextlib.closing(reporter):
+    with Watchdog(config.watchdog_seconds).open() as watchdog, contextlib.closing(reporter):
       while True:
         status = self._status(step, first)
         ended = status is not None
         if step > first and (ended or self._due(step)):
           drain(last=ended)
-          watch(False)
+          watchdog.disarm()
           meter.pause(self._visit(state, step, status))
         if ended:
           break
-        watch(step > first)
+        if step > first:  # the first one compiles
+          watchdog.arm(step + 1)
+          self.interrupt.unsaved = True
         try:
           batch = next(feed)
         except StopIteration as e:
@@ -322,19 +330,3 @@ class _Run:
     self.saver.save(
       step, state, data=self.feed.get_state(), elapsed=self.elapsed(), config=self.description
     )
-
-  @contextlib.contextmanager
-  def _watchdog(self) -> Iterator[Callable[[bool], None]]:
-    """Gives a function that arms the watchdog anew, or disarms it for what may take long."""
-    seconds = self.config.watchdog_seconds
-
-    def watch(on: bool) -> None:
-      if seconds and on:
-        faulthandler.dump_traceback_later(seconds, exit=True)
-      elif seconds:
-        faulthandler.cancel_dump_traceback_later()
-
-    try:
-      yield watch
-    finally:
-      watch(False)

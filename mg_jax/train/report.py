@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array
 from mg_jax.train.profile import Meter, memory_gib
+from mg_jax.train.workdir import write_text
 from mg_jax.train.writer import MetricWriter
 
 BUNDLES = "bundles"
@@ -67,8 +68,9 @@ class Reporter:
       if in_row >= self._max_skipped:
         self._writer.write(step, values)
         raise UserError(
-          f"{in_row} steps in a row up to step {step} had a loss or gradient that is not finite or "
-          f"spiked; parameters are untouched; look at {path}, lower the learning rate"
+          f"{in_row} steps in a row up to step {step} (train.max_skipped) had a loss or gradient "
+          f"that is not finite or spiked, and were left out; look at the samples named in {path}, "
+          "lower optim.lr, and run the command again: it goes on from the newest checkpoint"
         )
     if step % self._every == 0 or last:
       self._log(step, values, wait, seconds_left)
@@ -98,7 +100,6 @@ class Reporter:
   ) -> epath.Path:
     """What replaying a bad step needs: its number, metrics, sample ids and the run's key."""
     path = self._folder / BUNDLES / f"step_{step:08d}_process_{jax.process_index()}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     ids = {
       name: np.asarray(value).tolist()
       for name, value in host.items()
@@ -106,7 +107,7 @@ class Reporter:
     }
     metrics = {name: v if math.isfinite(v) else str(v) for name, v in values.items()}
     bundle = {"step": step, "metrics": metrics, "batch": ids, "key": self._key}
-    path.write_text(json.dumps(bundle, indent=1, default=os.fsdecode))
+    write_text(path, json.dumps(bundle, indent=1, default=os.fsdecode))
     return path
 
   def close(self) -> None:

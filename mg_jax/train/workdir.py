@@ -1,6 +1,7 @@
 """The folder of a run: found, checked for writing, and locked before anything is compiled."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import logging
@@ -12,7 +13,9 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from mg_jax.core.errors import UserError
+from mg_jax.core.errors import UserError, first_line, refusal
+from mg_jax.data import atomic
+from mg_jax.train.remote import SCHEMES
 
 _log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -23,7 +26,12 @@ def resolve(workdir: str | os.PathLike) -> epath.Path:
   text = os.fspath(workdir)
   if not text:
     raise UserError("no workdir given; name the folder this run may write to")
-  return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
+  if "://" not in text:
+    return epath.Path(os.path.abspath(os.path.expanduser(text)))
+  try:
+    return epath.Path(text)
+  except KeyError as e:
+    raise UserError(f"{text} names no known store; those are {', '.join(SCHEMES)}") from e
 
 
 def prepare(workdir: str | os.PathLike) -> epath.Path:
@@ -36,14 +44,39 @@ def prepare(workdir: str | os.PathLike) -> epath.Path:
   if jax.process_index() == 0:
     if not is_remote(path) and not path.parent.is_dir():
       raise UserError(f"workdir {path} cannot be made: {path.parent} is no folder; create it first")
-    probe = path / f".probe_{os.getpid()}"
     try:
       path.mkdir(parents=True, exist_ok=True)
-      probe.write_text("probe")
-      probe.unlink()
-    except OSError as e:
-      raise UserError(f"workdir {path} cannot be written ({e.strerror}); choose another") from e
+      probe(path)
+    except ImportError as e:
+      raise UserError(f"workdir {path} needs another package: {first_line(e)}") from e
+    except Exception as e:
+      if told := refusal(e):
+        raise UserError(str(dataclasses.replace(told, file=f"workdir {path}"))) from e
+      if isinstance(e, OSError) and not is_remote(path):
+        raise UserError(f"workdir {path} cannot be written ({e.strerror}); choose another") from e
+      if not is_remote(path):
+        raise
+      raise UserError(
+        f"workdir {path} cannot be reached ({first_line(e)}); check the name of the bucket and "
+        "your credentials for it"
+      ) from e
   return path
+
+
+def probe(folder: epath.Path) -> None:
+  """Writes a file into a folder and removes it. Raises OSError where that is not allowed."""
+  file = folder / f".probe_{os.getpid()}"
+  file.write_text("probe")
+  file.unlink()
+
+
+def write_text(path: epath.Path, text: str) -> None:
+  """Writes a small file that appears whole or not at all; its folder is made."""
+  if is_remote(path):
+    path.write_text(text)  # an object is there whole or not at all
+  else:
+    with atomic.replacing(path) as partial:
+      partial.write_text(text, encoding="utf-8")
 
 
 def is_remote(path: epath.Path) -> bool:
@@ -70,8 +103,8 @@ def locked(path: epath.Path) -> Iterator[None]:
     except BlockingIOError as e:
       file.seek(0)
       raise UserError(
-        f"workdir {path} is in use by {file.read().strip() or 'another process'}; stop that job or "
-        "choose another workdir"
+        f"workdir {path} is in use by {_owner(file.read())}; wait for that job, stop it, or choose "
+        "another workdir"
       ) from e
     except OSError as e:
       _log.warning("%s offers no locks (%s): nothing keeps a second job out", path, e.strerror)
@@ -83,3 +116,12 @@ def locked(path: epath.Path) -> Iterator[None]:
       yield
     finally:
       file.truncate(0)
+
+
+def _owner(text: str) -> str:
+  """Who holds a lock, from what is written in its file."""
+  try:
+    owner = json.loads(text)
+    return f"process {owner['pid']} on host {owner['host']}, since {owner['since']}"
+  except (ValueError, LookupError, TypeError):
+    return "another process"

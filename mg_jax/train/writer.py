@@ -15,6 +15,7 @@ import jax
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
+from mg_jax.data import atomic
 from mg_jax.train.workdir import is_remote, resolve
 
 FILE = "metrics.jsonl"
@@ -43,7 +44,8 @@ class MetricWriter:
     if not is_remote(folder):
       path = folder / FILE
       _drop_after(path, resume_step)
-      self._file = open(path, "a", encoding="utf-8")
+      # Unbuffered: what the disk refuses must not come up again when the file is closed.
+      self._file = open(path, "ab", buffering=0)
     if tensorboard:
       try:
         from tensorboardX import SummaryWriter
@@ -58,8 +60,11 @@ class MetricWriter:
     values = {name: float(value) for name, value in metrics.items()}
     if self._file is not None:
       line = {name: v if math.isfinite(v) else str(v) for name, v in values.items()}
-      self._file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
-      self._file.flush()
+      try:
+        self._file.write((json.dumps({"step": step, **line}, allow_nan=False) + "\n").encode())
+      except OSError as e:
+        e.filename = self._file.name
+        raise
     if self._board is not None:
       for name, value in values.items():
         self._board.add_scalar(name, value, step)
@@ -92,6 +97,4 @@ def _drop_after(path, step: int) -> None:
   if not path.exists():
     return
   kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-  fresh = path.parent / f".{FILE}.new"
-  fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-  fresh.replace(path)
+  atomic.write_jsonl(path, kept)

@@ -202,7 +202,11 @@ def _run(folder: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
   faults = {
     "user": (2, "error: no such folder; make it first"),
-    "full": (2, "error: there/clip.mp4: No space left on device"),
+    "full": (
+      2,
+      "error: there/clip.mp4 cannot be written, the disk is full; free some space and run the "
+      "same command again",
+    ),
     "keys": (130, "interrupted"),
     "text": (2, "error: odd \\udc80 name"),
   }

@@ -171,7 +171,8 @@ def test_a_failed_write_is_told_with_the_last_good_step(toy, tmp_path, monkeypat
     raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
   monkeypatch.setattr(saver._manager, "check_for_errors", full)
-  with pytest.raises(UserError, match="good step is 1: the disk is full"):
+  told = "the disk is full; the newest good checkpoint is step 1, free some space and run"
+  with pytest.raises(UserError, match=told):
     saver.save(2, s.state, data=None)
 
 

@@ -1,0 +1,82 @@
+"""SIGTERM, for a main thread that may be deep inside a compilation when it comes.
+
+Python calls a signal's handler between two of its own instructions, which may be minutes away, and
+whoever sent the signal kills the process after some tens of seconds. A thread that the kernel wakes
+at once sees to it that the process ends in time, if nothing would be lost.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+GRACE = 20.0  # seconds that the main thread has, of the 30 that most schedulers give
+CODE = 128 + signal.SIGTERM  # what a shell says of a process that SIGTERM ended
+SENTENCE = "stopped by SIGTERM; the same command starts again"
+
+
+class Terminated(BaseException):
+  """SIGTERM came; raised through everything, so that unfinished files are removed."""
+
+
+@contextlib.contextmanager
+def on_sigterm(
+  handle: Callable[[], None],
+  *,
+  may_end: Callable[[], bool] = lambda: True,
+  sentence: str = SENTENCE,
+) -> Iterator[None]:
+  """Within, SIGTERM calls `handle`; a body that takes longer than GRACE after it is cut off.
+
+  Only the main thread can do this; in another one, nothing is changed.
+
+  Args:
+    handle: called by the main thread, when it gets to it.
+    may_end: whether the process may then be ended; otherwise the body has all the time it needs.
+    sentence: printed before that, with exit code CODE.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  reading, writing = socket.socketpair()
+  writing.setblocking(False)
+  done, owner = threading.Event(), os.getpid()
+
+  def receive(number: int, frame) -> None:
+    del frame
+    if os.getpid() != owner:  # a child that was forked has nothing of ours to save
+      signal.signal(number, signal.SIG_DFL)
+      os.kill(os.getpid(), number)
+    handle()
+
+  def wait() -> None:
+    while data := reading.recv(64):
+      if signal.SIGTERM in data and not done.wait(GRACE) and may_end():
+        print(sentence, file=sys.stderr, flush=True)
+        os._exit(CODE)
+
+  thread = threading.Thread(target=wait, name="sigterm", daemon=True)
+  before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+  previous = signal.signal(signal.SIGTERM, receive)
+  thread.start()
+  try:
+    yield
+  finally:
+    done.set()
+    signal.signal(signal.SIGTERM, previous)
+    signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+    writing.close()  # which ends the thread
+    thread.join()
+    reading.close()
+
+
+# Else a signal to a forked child would wake the thread of its parent.
+os.register_at_fork(after_in_child=lambda: _forget())
+
+
+def _forget() -> None:
+  if threading.current_thread() is threading.main_thread():
+    signal.set_wakeup_fd(-1)
