@@ -14,13 +14,13 @@ _MAIN = r"""
 
   def main(argv):
     def fail():
-      raise RuntimeError("a disk\\nand a page of settings")
+      raise RuntimeError("a disk\nand a page of settings")
     for _ in range(3):
       thread = threading.Thread(target=fail, name="writer")
       thread.start()
       thread.join()
     for n in range(5):
-      logging.getLogger("library").error("part %d failed\\nat length", n)
+      logging.getLogger("library").error("part %d failed\nat length", n)
       logging.getLogger("asyncio").error("Task exception was never retrieved")
     sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("late")))
     raise {error}
