@@ -178,6 +178,7 @@ def test_the_watchdog_ends_a_stuck_run_and_nothing_else(toy, tmp_path, stuck):
     assert run.returncode == 0 and "finished at step 6 of 6" in told, told[-2000:]
   else:
     assert run.returncode == 1, told[-2000:]
+    assert "step 6 takes longer than 4 s (train.watchdog_seconds), so this process ends" in told
     assert "Timeout (0:00:04)!" in told and "in __next__" in told, "the stack of the reader"
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4"]
 
