@@ -41,7 +41,8 @@ def read(config: Config, names: Collection[str]) -> Layout:
   fields = {"rates": list(rates)} | {
     ours: config.get(theirs, getattr(DACVAE, ours)) for ours, theirs in published.items()
   }
-  if any(name.endswith("weight_g") for name in names):
+  pairs = (name.removesuffix("v") + "g" for name in names if name.endswith("weight_v"))
+  if any(name in names for name in pairs):  # or else they would be folded
     fields["weight_norm"] = True
   config.close(_IRRELEVANT)
   return Layout("dacvae", fields, _places(fields), ignored=_WATERMARK)
