@@ -17,6 +17,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
+from mg_jax.train import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/chain", "Where everything goes.")
@@ -38,7 +39,8 @@ LINKS = (
 )
 
 
-def main(argv: list[str]) -> None:
+@figures.measured
+def main(argv: list[str]) -> dict:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _STEPS.value < 1 or _CLIPS.value < 1:
@@ -63,6 +65,7 @@ def main(argv: list[str]) -> None:
     links.append(chain.Link(run, settings, after))
   switches = chain.run(links, folder, mean=("sft_a", "sft_b"))
   _log.info("\n%s\n%s", chain.table(switches), folder / "chain.json")
+  return {switch.stage.replace(", ", " "): vars(switch) for switch in switches}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from mg_jax.train.plan_program import Program, plan_mesh, section
 from mg_jax.train.plan_training import training
 from mg_jax.train.roofline import CHIPS, Bound, bound, check_price
 
-_QUICK = {"exec_time_optimization_effort": -1.0}
+_QUICK = {"optimization_level": 9}  # O0; jax 0.10 takes the number alone
 _QUICK_TPU = {
   **_QUICK,
   # With so little effort libtpu 0.0.42 ends its process at some fusions of reduce-scatters.

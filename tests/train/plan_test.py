@@ -57,6 +57,11 @@ def test_what_can_be_planned_gives_the_generators_fields():
   assert check({"model": {"channels": 8}}, what="decode", size={"height": 8}) == {}
 
 
+def test_less_effort_is_an_option_of_this_jax():
+  lowered = jax.jit(lambda x: x + 1).lower(1.0)
+  assert lowered.compile(compiler_options=plan_module._QUICK)(1.0) == 2.0
+
+
 def _agrees(p, sizes):
   shards = sizes[1] * sizes[3]
   assert p.fits and "fits: peak" in plan_report.verdict(p.to_dict())
