@@ -214,7 +214,9 @@ def render(folder: pathlib.Path, intro: str, rows: Sequence[Row] = ROWS) -> str:
   left = missing(folder, rows)
   if left:
     lines += ["", "## Not planned yet", ""]
-    lines += [f"- `{row.config}` on {row.where}: `{row.rest}`" for row in left]
+    for row in left:
+      how = f"`{row.rest}`" if row.rest else "as committed"
+      lines.append(f"- `{row.config}` on {row.where}: {how}")
   return "\n".join(lines) + "\n"
 
 

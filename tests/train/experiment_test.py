@@ -65,7 +65,8 @@ def cached(tmp_path, monkeypatch):
   shape = configs.build(TAE, fields).latent_shape(4, 16, 16)
   encoded = []
 
-  def encode(data, model, params, folder, *, origin, step, text, batch):
+  def encode(data, model, params, folder, *, origin, step, text, batch, workdir):
+    del workdir
     for split, count in (("train", 6), ("validation", 3)):
       for kind in data.kinds:
         writer = RecordWriter(Path(folder) / split / kind / "4x16x16", shards=1, compress=False)
