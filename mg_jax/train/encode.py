@@ -205,8 +205,9 @@ def _identity(data: DataConfig) -> dict:
     "image_weight", "video_weight", "lengths", "global_batch", "image_batch", "bad_limit", "cache",
     "captions", "short_length",
   }  # fmt: skip
-  # Without it, latents are those of recipes that do not know of the field.
+  # Without them, latents are those of recipes that do not know of the fields.
   free |= set() if data.images else {"images"}
+  free |= {"aspects"} if data.aspects == "five" else set()
   return {k: v for k, v in vars(data).items() if k not in free}
 
 
