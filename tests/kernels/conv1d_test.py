@@ -31,6 +31,13 @@ def test_sine_is_as_good_as_float32_allows(limit):
   assert np.abs(error).max() <= 2e-7
 
 
+@pytest.mark.parametrize("size", [1e6, 1e10, 1e20, 3e38])
+def test_sine_of_anything_finite_is_a_sine(size):
+  z = size * np.linspace(-1, 1, 10_001).astype(np.float32)
+  for y in (conv1d.sine(jnp.asarray(z)), jax.jit(conv1d.sine)(z)):
+    assert np.abs(y).max() <= 1 + 1e-6
+
+
 def plain_snake(x, alpha):
   return x + jnp.square(jnp.sin(alpha * x)) / (alpha + 1e-9)
 
