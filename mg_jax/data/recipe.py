@@ -140,12 +140,12 @@ class DataConfig:
       raise UserError(
         f"data.lengths is {self.lengths}; give different frame counts from 1 to {shortest}"
       )
-    sides = [self.height] + [self.width] * (self.aspects == "one")
-    if self.durations != "single" and any(side % SIDE_MULTIPLE for side in sides):
-      raise UserError(
-        f"data.height is {self.height} and data.width {self.width}; with durations "
-        f"{self.durations!r} they must be multiples of {SIDE_MULTIPLE}"
-      )
+    for name in ("height", "width") if self.aspects == "one" else ("height",):
+      if self.durations != "single" and getattr(self, name) % SIDE_MULTIPLE:
+        raise UserError(
+          f"data.{name} is {getattr(self, name)}; with durations {self.durations!r} it must be a "
+          f"multiple of {SIDE_MULTIPLE}"
+        )
 
   @property
   def kinds(self) -> dict[Kind, int]:

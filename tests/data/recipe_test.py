@@ -73,6 +73,10 @@ def _latents(root, split, kind, bucket, count):
     ({"lengths": (2, 2)}, "data.lengths is .2, 2."),
     ({"lengths": (129,), "durations": "paper", "height": 256}, "from 1 to 128"),
     ({"durations": "paper", "height": 250}, "data.height is 250.*multiple of 16"),
+    (
+      {"durations": "ablation", "aspects": "one", "height": 192, "width": 350},
+      "data.width is 350.*multiple of 16",
+    ),
   ],
 )
 def test_a_recipe_that_cannot_be_is_refused(changes, words):
