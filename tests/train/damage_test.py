@@ -86,8 +86,10 @@ def test_every_file_in_every_way(saved, tmp_path):
   files = [p.relative_to(clean) for p in sorted((clean / "checkpoints/2").rglob("*"))]
   cases = [(p, way) for p in files if (clean / p).is_dir() for way in (_hollow, shutil.rmtree)]
   for i, path in enumerate(p for p in files if (clean / p).is_file()):
+    # Names within d/ are random, so the files of arrays (the large ones) take every way.
     ways = list(WAYS.values())
-    cases += [(path, ways[(i + turn) % len(ways)]) for turn in range(2)]
+    turns = len(ways) if (clean / path).stat().st_size > 4096 else 2
+    cases += [(path, ways[(i + turn) % len(ways)]) for turn in range(turns)]
   said = set()
   for path, damage in cases:
     work = tmp_path / "work"
