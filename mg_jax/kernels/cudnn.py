@@ -40,16 +40,27 @@ def cudnn(
     scale: multiplies the scores.
     implementation: of jax; "xla" runs the same call on any platform, for tests.
   """
-  lengths = {}
+  length, counts_B = q_BLNK.shape[1], None
   if mask_BS is not None:
     # The fused kernel takes a mask of every score or how many keys come first; in which order keys
     # come makes no difference. A length of zero would give it sums over nothing.
     order_BS11 = jnp.argsort(~mask_BS, axis=1, stable=True)[:, :, None, None]
     k_BSNK, v_BSNK = (jnp.take_along_axis(x, order_BS11, axis=1) for x in (k_BSNK, v_BSNK))
-    lengths["key_value_seq_lengths"] = jnp.maximum(1, jnp.sum(mask_BS, axis=1, dtype=jnp.int32))
+    counts_B = jnp.maximum(1, jnp.sum(mask_BS, axis=1, dtype=jnp.int32))
+  elif k_BSNK.shape[1] % 2:
+    counts_B = jnp.full(len(k_BSNK), k_BSNK.shape[1], jnp.int32)
+  q_BLNK, k_BSNK, v_BSNK = (_even(x) for x in (q_BLNK, k_BSNK, v_BSNK))
   out_BLNK = jax.nn.dot_product_attention(
-    q_BLNK, k_BSNK, v_BSNK, scale=scale, implementation=implementation, **lengths
-  )
+    q_BLNK, k_BSNK, v_BSNK, scale=scale, implementation=implementation,
+    key_value_seq_lengths=counts_B,
+  )[:, :length]  # fmt: skip
   if mask_BS is not None:
     out_BLNK = jnp.where(jnp.any(mask_BS, axis=1)[:, None, None, None], out_BLNK, 0)
   return remat.name(out_BLNK, "attention")
+
+
+def _even(x: Array) -> Array:
+  """Appends an empty row to an odd number of them, of which the kernel has no gradient."""
+  pad = [(0, 0)] * x.ndim
+  pad[1] = (0, x.shape[1] % 2)
+  return jnp.pad(x, pad)

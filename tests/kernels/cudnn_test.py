@@ -16,7 +16,7 @@ BY_XLA = functools.partial(cudnn, implementation="xla")
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("length, keys", [(16, 16), (24, 7), (1, 5)])
+@pytest.mark.parametrize("length, keys", [(16, 16), (24, 7), (1, 5), (5, 6)])
 def test_parity_with_reference(length, keys, masked):
   draws = jax.random.split(jax.random.key(length), 4)
   q, ct = (jax.random.normal(draws[i], (2, length, 3, 8)) for i in (0, 1))
@@ -57,7 +57,7 @@ def test_what_it_takes_is_known(dtype, dim, reason):
 @pytest.mark.skipif(
   not installed(), reason="the compiler for GPUs (jax's CUDA plugin and cuDNN) is not installed"
 )
-def test_the_fused_kernel_takes_masks_that_have_gaps():
+def test_the_fused_kernel_takes_masks_with_gaps_and_odd_lengths():
   place = SingleDeviceSharding(gpu_devices("h200", gpus=1, hosts=1)[0])
   shape = lambda *dims, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(  # noqa: E731
     dims, dtype, sharding=place
@@ -66,6 +66,9 @@ def test_the_fused_kernel_takes_masks_that_have_gaps():
   def loss(q, k, v, mask):
     return cudnn(q, k, v, mask_BS=mask, scale=0.1).astype(jnp.float32).sum()
 
-  arrays = shape(2, 256, 4, 128), shape(2, 96, 4, 128), shape(2, 96, 4, 128)
-  text = jax.jit(jax.grad(loss)).lower(*arrays, shape(2, 96, dtype=bool)).compile().as_text()
-  assert "__cudnn$fmha" in text
+  # 257 tokens are those of a vision tower.
+  for queries, keys, masked in ((256, 96, True), (257, 257, False), (256, 77, True)):
+    arrays = shape(2, queries, 4, 128), *[shape(2, keys, 4, 128)] * 2
+    mask = shape(2, keys, dtype=bool) if masked else None
+    text = jax.jit(jax.grad(loss)).lower(*arrays, mask).compile().as_text()
+    assert "__cudnn$fmha" in text
