@@ -116,7 +116,7 @@ def _table(path: pathlib.Path) -> dict[str, Caption]:
   """The rows of `captions.jsonl` by the file that they name; empty where there is no such file."""
   if not path.is_file():
     return {}
-  table = {}
+  table, twice = {}, []
   for number, line in textfiles.lines(path):
     row = _row(line)
     if row is None:
@@ -128,7 +128,14 @@ def _table(path: pathlib.Path) -> dict[str, Caption]:
       raise UserError(
         f"{path} line {number} has camera {told.camera!r}; known are {', '.join(text.CAMERAS)}."
       )
+    if file in table:
+      twice.append(file)
     table[file] = told
+  if twice:
+    _log.warning(
+      "%s: %d rows are not used, as later ones name the same file: %s", path, len(twice),
+      _some(twice),
+    )  # fmt: skip
   return table
 
 

@@ -7,8 +7,8 @@ scaled to 8. Without a profile colours are sRGB already; the gAMA and cHRM chunk
 looked at. At last it is scaled with its aspect ratio kept until it covers the size asked for, by an
 antialiased Lanczos filter, and cut at the centre, as video frames are. Of an animation the first
 frame is read. What a file is, its content says and not its ending; other formats than these three
-are refused, as are images above 40 megapixels, before they are decoded. Whatever is wrong with a
-file is a `MediaError`. Pillow is imported when first used.
+are refused, as are images above 40 megapixels or with a side above 16,384, before they are decoded.
+Whatever is wrong with a file is a `MediaError`. Pillow is imported when first used.
 """
 
 import contextlib
@@ -105,7 +105,10 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
   with opened as image:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-      raise MediaError("too_large", path, f"it has {width}x{height} pixels")
+      detail = f"it has {width}x{height} pixels"
+      if max(width, height) > MAX_SIDE:
+        detail += f", and a side may have {MAX_SIDE}"
+      raise MediaError("too_large", path, detail)
     yield image
 
 
@@ -160,10 +163,15 @@ def _rgb(image: Any, profile: bytes | None) -> Any:
   """A decoded image of any mode as sRGB."""
   from PIL import Image
 
+  alpha, clear = None, image.info.get("transparency")
   if image.mode.startswith("I"):  # 16 bits, with rows of 32 in older releases of Pillow
     wide = np.asarray(image).astype(np.int64).clip(0, 65535)
     image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-  alpha = None
+    if clear is not None:
+      alpha = Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8))
+  elif isinstance(clear, tuple) and max(clear) > 255:
+    # Of colours of 16 bits Pillow keeps the upper half, but not of the one that is transparent.
+    image.info["transparency"] = tuple(value >> 8 for value in clear)
   if image.has_transparency_data:
     grey = image.mode in ("L", "LA")
     image = image.convert("LA" if grey else "RGBA")

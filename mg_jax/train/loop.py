@@ -201,8 +201,19 @@ def _restore_or_create(objective, optimizers, config, mesh, saver, feed, key) ->
       restored = other.restore(target, fallback=config.restore_fallback)
     finally:
       other.close()
+  _check_phase(config, restored)
   feed.set_state(restored.data)
   return restored
+
+
+def _check_phase(config: TrainConfig, restored: Restored) -> None:
+  """Refuses to leave phases out; one that is over may be asked for again."""
+  reached = restored.config.get("train", {}).get("phase", 1)
+  if config.phase > reached + 1:
+    raise UserError(
+      f"phase {config.phase} of {config.experiment} goes on from phase {config.phase - 1}, and "
+      f"step {restored.step} is of phase {reached}: run the phases between first"
+    )
 
 
 @dataclasses.dataclass

@@ -83,6 +83,13 @@ def test_two_files_that_differ_in_form_alone_keep_their_rows(tmp_path):
   assert (told[DECOMPOSED].text, told[COMPOSED].text) == ("apart", "one")
 
 
+def test_of_two_rows_for_a_file_the_last_counts_and_the_other_is_named(tmp_path, caplog):
+  names = _files(tmp_path, "a.mp4")
+  _rows(tmp_path, *({"file": "a.mp4", "caption": text} for text in ("first", "last")))
+  assert read_captions(tmp_path, names, required=True)["a.mp4"].text == "last"
+  assert "1 rows are not used, as later ones name the same file: a.mp4" in caplog.text
+
+
 @pytest.mark.parametrize("row", ["/data/clips/a.mp4", "clips/a.mp4", "C:\\clips\\a.mp4"])
 def test_rows_with_folders_are_named_with_a_hint(tmp_path, row, caplog):
   names = _files(tmp_path, "a.mp4")

@@ -243,15 +243,25 @@ def test_empty_and_missing_files(tmp_path):
   assert _reason(stills.probe, tmp_path)[0] == "unreadable"
 
 
-def _png(width, height):
-  """A PNG of a few bytes that says it has so many pixels."""
+def _png(width, height, *, bits=8, kind=2, clear=None, rows=b""):
+  """A PNG that says it has so many pixels, whatever it holds; `kind` 0 is grey, 2 colour."""
 
   def chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-  header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-  ends = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+  header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+  middle = b"" if clear is None else chunk(b"tRNS", clear)
+  ends = middle + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
   return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + ends
+
+
+@pytest.mark.parametrize("kind", [0, 2])
+def test_a_transparent_colour_of_sixteen_bits(tmp_path, kind):
+  clear = struct.pack(">H", 0x8000) * (kind + 1)
+  row = b"\0" + (clear + bytes(len(clear))) * 4
+  (tmp_path / "a.png").write_bytes(_png(8, 8, bits=16, kind=kind, clear=clear, rows=row * 8))
+  image = stills.read(tmp_path / "a.png", size=(8, 8))
+  assert (image[:, ::2] == 255).all() and (image[:, 1::2] == 0).all()
 
 
 @pytest.mark.parametrize("width, height", [(6400, 6400), (30000, 30000), (100, 20000)])
@@ -259,7 +269,9 @@ def test_bombs_are_refused_from_their_headers(tmp_path, width, height, monkeypat
   (tmp_path / "a.png").write_bytes(_png(width, height))
   monkeypatch.setattr(stills, "_load", None)  # nothing is decoded
   for call, more in ((stills.probe, {}), (stills.read, {"size": (8, 8)})):
-    assert _reason(call, tmp_path / "a.png", **more)[0] == "too_large"
+    reason, message = _reason(call, tmp_path / "a.png", **more)
+    assert reason == "too_large"
+    assert ("a side may have 16384" in message) == (height == 20000)
 
 
 def test_bytes_behind_an_image_change_nothing(tmp_path, picture):

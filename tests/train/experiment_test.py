@@ -145,6 +145,11 @@ def test_unknown_arguments_are_named(name):
     tiny.load(name, "tiny,foo=3")
 
 
+def test_finetuning_has_no_phases():
+  with pytest.raises(UserError, match="t2v_sft has no phase 4"):
+    tiny.load("t2v_sft", "phase=4")
+
+
 def _wrong(value):
   """A value of another type than a config's value, or None where any type may stand."""
   if isinstance(value, bool):

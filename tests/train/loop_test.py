@@ -275,6 +275,19 @@ def test_explicit_resume_takes_everything_and_warm_start_only_parameters(toy, tm
   assert not any(np.any(x) for x in jax.tree.leaves(result.state.opt_state))
 
 
+def test_phases_are_not_left_out(toy, tmp_path):
+  def go(phase, name="run", **changes):
+    config = dataclasses.replace(_CONFIG, steps=2 * phase, phase=phase, **changes)
+    about = {"train": {"phase": phase}}
+    return _train(toy, tmp_path / name, config, description=about).step
+
+  assert go(1) == 2
+  for where in ({}, {"name": "other", "resume": str(tmp_path / "run")}):
+    with pytest.raises(UserError, match="goes on from phase 2, and step 2 is of phase 1"):
+      go(3, **where)
+  assert [go(phase) for phase in (2, 3, 1)] == [4, 6, 6]
+
+
 def test_own_workdir_comes_before_everything_else(toy, tmp_path):
   first = _train(toy, tmp_path / "run")
   config = dataclasses.replace(_CONFIG, resume=str(tmp_path / "nowhere"))

@@ -54,7 +54,7 @@ def t2v(tmp_path, **data):
 
 
 def generator(tmp_path, name, *, phase=1, seed=0):
-  """A stage of the generator, with position tables of its size; its autoencoder is `tae`."""
+  """A stage of the generator, with position tables for latents eight times smaller a side."""
   arg = "tiny,size=32,frames=4" + (f",phase={phase}" if phase > 1 else "")
   config = load(name, arg)
   config.mesh = (1, 1, 1, 1)
