@@ -1,6 +1,6 @@
 """Frechet distance between two sets of images or videos, or between two files of features.
 
-python launch/frechet.py --reference=CLIPS --samples=runs/t2v/generated --features=weights/clip \
+python launch/frechet.py --reference=CLIPS --samples=runs/t2v/clips --features=weights/clip \
   --out=runs/t2v/frechet
 python launch/frechet.py --reference=real.npy --samples=made.npy   # features from elsewhere
 """

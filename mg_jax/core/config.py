@@ -284,6 +284,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as e:
     raise UserError(_flag_mistake(str(e), config)) from e
+  except SystemExit as e:  # absl ends --help with 1
+    raise SystemExit(0) from e
 
 
 def _load_config(argv: list[str]) -> ConfigDict | None:

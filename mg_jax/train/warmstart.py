@@ -11,6 +11,7 @@ weight norm and the reverse. [MG 3.1.1, 3.1.4, 3.2.2, 5.1]
 
 import contextlib
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.integrity import describe
 from mg_jax.train.kernels import as_in
 
+_log = logging.getLogger(__name__)
 Grow = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 FRESH = "fresh"
 
@@ -49,7 +51,7 @@ class WarmStartConfig:
       another shape apply "interpolate", "pad_input", "pad_input:n" for a flattened (n, channels)
       input of n patch positions, and "inflate" for patches that gain frames; "fresh" leaves a
       parameter of any shape at its initial value.
-    after: the experiment whose run it starts from, for messages.
+    after: the experiment whose run it starts from, for messages; another one's is warned of.
     required: whether to refuse random parameters where there is no origin.
   """
 
@@ -124,11 +126,17 @@ def _run(config: WarmStartConfig) -> Iterator[tuple[dict[str, jax.ShapeDtypeStru
     return {path.removeprefix(prefix): leaf for path, leaf in leaves.items()}
 
   try:
+    leaves = reader.leaves(config.step)
     saved = {
-      path.removeprefix(prefix): leaf
-      for path, leaf in reader.leaves(config.step).items()
-      if path.startswith(prefix)
+      path.removeprefix(prefix): leaf for path, leaf in leaves.items() if path.startswith(prefix)
     }
+    name = reader.meta(reader.pick(config.step)).get("name")
+    expected = re.findall(r"experiments/(\w+)\.py", config.after)
+    if expected and name and name not in expected:
+      _log.warning(
+        "%s is a run of experiment %s; this stage starts from %s", config.workdir, name,
+        config.after,
+      )  # fmt: skip
     if not saved:
       raise UserError(f"{config.workdir} holds no {prefix[:-1]}; set ema={not config.ema}")
     yield saved, read

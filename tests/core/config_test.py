@@ -257,3 +257,5 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
   for (arguments, words), (code, out, err) in zip(cases, results, strict=True):
     assert code == 2 and not out, arguments
     assert words in err and len(err.splitlines()) == 1 and err.startswith("error: "), err
+  ((code, out, _),) = _run(tmp_path, ["--help"])
+  assert code == 0 and "USAGE" in out

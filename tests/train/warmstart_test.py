@@ -161,6 +161,17 @@ def test_a_source_without_averages_says_so(tmp_path):
     warm_start({"model": {"w": jnp.ones(2)}}, WarmStartConfig(workdir=str(tmp_path)))
 
 
+def test_a_run_of_another_experiment_is_warned_of(tmp_path, caplog):
+  saver = Checkpointer(tmp_path, name="t2i_256")
+  saver.save(0, {"params": {"model": {"w": jnp.ones(2)}}}, data=None)
+  saver.close()
+  for stage in ("t2i_256", "t2v_256"):
+    start = WarmStartConfig(str(tmp_path), ema=False, after=f"a run of experiments/{stage}.py")
+    warm_start({"model": {"w": jnp.zeros(2)}}, start)
+  (warning,) = [text for text in caplog.messages if "experiment" in text]
+  assert "is a run of experiment t2i_256" in warning and "experiments/t2v_256.py" in warning
+
+
 SMALL = {"channels": 4, "multipliers": (1, 2), "blocks": 1, "latent": 2, "groups": 2}
 
 
