@@ -8,59 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.core.sharding import unbox
-from mg_jax.models.chunking import ChunkedCodec
-from mg_jax.models.dacvae import DACVAE
-from mg_jax.models.generator import Generator
-from mg_jax.models.streams import open_streams
 from mg_jax.sampling import scorers
 from mg_jax.sampling.longform import Known
-from mg_jax.sampling.soundtrack import Request, SoundSettings, Soundtrack
-from tests.train import tiny
-
-RATE = 16_000
-CODEC = {
-  "channels": 2, "rates": (8, 8, 10), "hidden": 4, "decoder_channels": 8, "latent": 3,
-  "sample_rate": RATE,
-}  # fmt: skip
-SETTINGS = SoundSettings(steps=2, candidates=1, window_s=1.0)
+from mg_jax.sampling.soundtrack import Request
+from tests.sampling.networks import RATE, frames, soundtrack
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-  config = tiny.soundtrack(tmp_path_factory.mktemp("run"))
-  model, codec = configs.build(Generator, config["model"], where="model"), DACVAE(**CODEC)
-  text = open_streams(config["text"], routes=model.routes(), trained=model.text_encoders())
-  cond = {
-    "video": {
-      "image": jnp.zeros((1, 2, 16, 16, 3), jnp.uint8), "at": jnp.zeros((1, 4), jnp.int32),
-      "mask": jnp.ones((1, 4), bool),
-    },
-    "text": {"ids": jnp.zeros((1, 12), jnp.int32), "mask": jnp.ones((1, 12), bool)},
-    "context": jnp.zeros((1, 4, 1, 1, 3)),
-  }  # fmt: skip
-  params = unbox(model.init(jax.random.key(0), jnp.zeros((1, 4, 1, 1, 3)), jnp.zeros(1), cond))
-  leaves, tree = jax.tree.flatten(params["params"])
-  # Zeros, such as those of gates, would hide what they multiply.
-  leaves = [
-    x + 0.2 * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)
-  ]  # fmt: skip
-  made = unbox(codec.init(jax.random.key(1), jnp.zeros((1, codec.hop))))
-  return Soundtrack(
-    model=model, params=jax.tree.unflatten(tree, leaves), codec=ChunkedCodec(codec, made["params"]),
-    mean=np.zeros(3, np.float32), std=np.ones(3, np.float32), settings=SETTINGS, text=text, side=16,
-  )  # fmt: skip
-
-
-def frames(start_s, end_s, *, fps=5.0, asked=None):
-  """Of a video that grows brighter."""
-  if asked is not None:
-    asked.append((start_s, end_s))
-  at = np.arange(np.ceil(start_s * fps - 1e-6), np.ceil(end_s * fps - 1e-6))
-  return np.broadcast_to((40 * at % 256).astype(np.uint8)[:, None, None, None],
-                         (len(at), 16, 16, 3)), fps  # fmt: skip
+  return soundtrack(tmp_path_factory.mktemp("run"))
 
 
 @pytest.mark.parametrize("seconds", [1 / RATE, 0.1, 0.737, 2.3])

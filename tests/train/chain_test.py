@@ -26,13 +26,6 @@ SWITCHES = [
 ]
 
 
-def _autoencoder(tmp_path):
-  """Its latents are eight times smaller a side, for which stages size their position tables."""
-  config = tiny.tae(tmp_path)
-  config["model"]["patch"] = [4, 8, 8]
-  return config
-
-
 def _objective(tmp_path, name):
   config = tiny.generator(tmp_path, name)
   model = configs.build(Generator, config["model"])
@@ -86,7 +79,7 @@ def test_a_switch_keeps_what_fits_and_stretches_position_tables(before, after, g
 @pytest.mark.slow
 def test_every_stage_runs_from_the_one_before(tmp_path):
   links = [
-    chain.Link("tae", _autoencoder(tmp_path)),
+    chain.Link("tae", tiny.autoencoder(tmp_path, "tae")),
     chain.Link("t2i_256", tiny.generator(tmp_path, "t2i_256")),
     chain.Link("t2v_256", tiny.generator(tmp_path, "t2v_256"), "t2i_256"),
     chain.Link("t2v_256", tiny.generator(tmp_path, "t2v_256", phase=2)),
@@ -121,7 +114,7 @@ def test_every_stage_runs_from_the_one_before(tmp_path):
 
 @pytest.mark.slow
 def test_a_phase_goes_on_from_the_state_of_the_one_before(tmp_path):
-  experiment.run(_autoencoder(tmp_path), str(tmp_path / "tae"))
+  experiment.run(tiny.autoencoder(tmp_path, "tae"), str(tmp_path / "tae"))
   run = str(tmp_path / "t2v")
   first = experiment.run(tiny.generator(tmp_path, "t2v_256"), run)
   config = tiny.generator(tmp_path, "t2v_256", phase=2)

@@ -12,12 +12,11 @@ def load(name, arg=None):
   return importlib.import_module(f"experiments.{name}").get_config(arg)
 
 
-def tae(tmp_path, **data):
-  config = load("tae", "tiny,size=16,frames=4")
+def tae(tmp_path, name="tae", **data):
+  config = load(name, "tiny,size=16,frames=4")
   config.mesh = (1, 1, 1, 1)
   config.model.update(
-    channels=4, multipliers=(1,), patch=(4, 4, 4), latent=2, groups=2, attention=False,
-    shortcut=False,
+    channels=4, multipliers=(1,), latent=2, groups=2, attention=False, shortcut=False,
   )
   config.data.update(cache=str(tmp_path / "data"), clips=6, held_out=3, global_batch=2)
   config.data.update(data)
@@ -32,6 +31,7 @@ def gan(tmp_path, **data):
   config["train"]["experiment"] = "tae_gan"
   config["objective"]["gan"] = 0.5
   config["optim"] = adversarial["optim"]
+  config["train"]["warm_start"] = adversarial["train"]["warm_start"]
   config["discriminator"] = adversarial["discriminator"] | {"channels": 4, "groups": 2}
   return config
 
@@ -127,3 +127,28 @@ def soundtrack(tmp_path, name="soundtrack", **data):
   config.train.update(steps=2, log_every=1)
   config.eval.update(batch=2)
   return configs.to_dict(config)
+
+
+def codec(tmp_path):
+  """The one that `soundtrack` wants: 25 latents a second of sound at 48 kHz."""
+  config = sound(tmp_path, rate=48_000, seconds=0.08, held_out_seconds=0.2)
+  config["model"] |= {"sample_rate": 48_000, "rates": [2, 8, 10, 12], "decoder_channels": 16}
+  return config
+
+
+def autoencoder(tmp_path, name):
+  """A stage of the one whose latents are eight times smaller a side, as `generator` expects."""
+  config = gan(tmp_path) if name == "tae_gan" else tae(tmp_path, name)
+  config["model"]["patch"] = [1 if name == "tae_image" else 4, 8, 8]
+  return config
+
+
+def smallest(tmp_path, name):
+  """The config of any recipe; runs that it needs are those of `tmp_path` with their names."""
+  if name.startswith("tae"):
+    return autoencoder(tmp_path, name)
+  if name.startswith("clip"):
+    return clip(tmp_path, name)
+  if name.startswith("soundtrack"):
+    return soundtrack(tmp_path, name)
+  return codec(tmp_path) if name == "dacvae" else generator(tmp_path, name)
