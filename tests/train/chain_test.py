@@ -77,6 +77,7 @@ def test_a_switch_keeps_what_fits_and_stretches_position_tables(before, after, g
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_stage_runs_from_the_one_before(tmp_path):
   links = [
     chain.Link("tae", tiny.autoencoder(tmp_path, "tae")),
