@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
   for flag in (_WORKDIRS, _NAMES):
     if not flag.value:
       raise UserError(f"--{flag.name} is missing; see --help")
-  from mg_jax.train import curves
+  from mg_jax.evaluation import curves
 
   curves.plot(_WORKDIRS.value, _NAMES.value, _OUT.value)
   print(_OUT.value)

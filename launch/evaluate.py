@@ -45,19 +45,19 @@ def main(argv: list[str]) -> dict | None:
   if not _WORKDIR.value or _COUNT.value < 1:
     raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.evaluation import toy_context, toy_sound
+  from mg_jax.evaluation.toy_video import score
   from mg_jax.sampling import prompts
-  from mg_jax.train import scoring_context, scoring_sound
   from mg_jax.train.export import load_text_to_video, stage_of
   from mg_jax.train.export_sound import load_soundtrack, soundtrack_data
-  from mg_jax.train.scoring import score
 
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
   if stage_of(_WORKDIR.value) == "soundtrack":
     given = {} if _MEASURE.value == "seams" else {"condition": _CONDITION.value}
     measure = {
-      "sound": scoring_sound.score_sound, "infill": scoring_context.score_infill,
-      "seams": scoring_context.score_seams,
+      "sound": toy_sound.score_sound, "infill": toy_context.score_infill,
+      "seams": toy_context.score_seams,
     }[_MEASURE.value]  # fmt: skip
     found = measure(
       load_soundtrack(_WORKDIR.value), soundtrack_data(_WORKDIR.value), folder,

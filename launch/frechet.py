@@ -36,9 +36,9 @@ def main(argv: list[str]) -> None:
       f"--{folders[0]} is a folder; give --features, a CLIP that computes its features, and --out"
     )
   # After the flags are parsed: --help and mistakes should not wait for a backend.
+  from mg_jax.evaluation.features import write_features
   from mg_jax.metrics.frechet import frechet
   from mg_jax.models.vision import FrozenVision
-  from mg_jax.train.features import write_features
 
   tower = FrozenVision(_FEATURES.value) if folders else None
   for name in folders:

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> dict | None:
     weights, radii = ([float(x) for x in flag.value] for flag in (_WEIGHTS, _RADII))
   except ValueError as e:
     raise UserError(f"--weights and --radii are numbers with commas between them ({e})") from e
-  from mg_jax.train import outliers
+  from mg_jax.evaluation import outliers
 
   cells = outliers.grid(weights, radii, _REDUCTIONS.value)
   rows = outliers.study(config.to_dict(_CONFIG.value), _WORKDIR.value, cells)

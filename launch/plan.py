@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
 
   jax.config.update("jax_platforms", "cpu")
   from mg_jax.core.topology import find_pod
-  from mg_jax.train import plan_report
-  from mg_jax.train.plan import plan
+  from mg_jax.plan import report as plan_report
+  from mg_jax.plan.planner import plan
 
   pod = find_pod(
     _PLATFORM.value, topology=_TOPOLOGY.value, slices=_SLICES.value, target=_TARGET.value,
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
   size = {name: flag.value for name, flag in _SIZE.items() if flag.value is not None}
   mesh = [int(size) for size in _MESH.value] or None
   if _SEARCH.value:
-    from mg_jax.train import plan_search
+    from mg_jax.plan import search as plan_search
 
     return plan_search.main(_CONFIG.value, pod, budget=_BUDGET.value, price=_PRICE.value)
   result = plan(

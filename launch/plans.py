@@ -16,7 +16,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import plan_page
+from mg_jax.plan import page as plan_page
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _FOLDER = flags.DEFINE_string("folder", "docs/plans", "Where plans lie as JSON.")

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
   if not 0 < _SHARE.value < 1:
     raise UserError("--tae_share must lie between 0 and 1")
   from experiments import t2v_256, tae
-  from mg_jax.train import curves, experiment, scoring
+  from mg_jax.evaluation import curves, toy_video
+  from mg_jax.train import experiment
   from mg_jax.train.export import load_text_to_video
 
   workdir, start = pathlib.Path(_WORKDIR.value), time.monotonic()
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
     if experiment.run(settings, str(workdir / name)).status == "interrupted":
       return None
   pipeline = load_text_to_video(workdir / "t2v")
-  report = scoring.score(
+  report = toy_video.score(
     pipeline, workdir / "samples", world=generator.data.world, count=_COUNT.value
   )
   _log.info("\n%s", report.table)

@@ -44,11 +44,11 @@ def main(argv: list[str]) -> dict | None:
       raise UserError(f"--{flag.name} is for --video; leave it out")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.data import fitting
+  from mg_jax.evaluation.reconstruct import reconstruct
+  from mg_jax.evaluation.reconstruct_sound import reconstruct_sound
   from mg_jax.models import tiling
   from mg_jax.sampling.latents import decode_latents
   from mg_jax.train import export
-  from mg_jax.train.reconstruct import reconstruct
-  from mg_jax.train.reconstruct_sound import reconstruct_sound
 
   if _SOUND.value:
     codec = export.load_codec(_WORKDIR.value, step=_STEP.value)

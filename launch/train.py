@@ -35,7 +35,8 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
   if _CONFIG.value is None:
     raise UserError("--config is missing; give an experiment such as experiments/tae.py:tiny")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.train import curves, experiment
+  from mg_jax.evaluation import curves
+  from mg_jax.train import experiment
 
   if _DUMP.value:
     print(experiment.describe(_CONFIG.value))

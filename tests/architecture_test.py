@@ -28,6 +28,7 @@ FLOORS = (
   ("models",),
   ("objectives", "sampling", "metrics"),
   ("train",),
+  ("evaluation", "plan"),
   ("app", "curation"),
   ("launch", "experiments"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mg_jax.train import plan_page
+from mg_jax.plan import page as plan_page
 from tests.pages import blocks, complaints, unfit, wrong_numbers
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -18,10 +18,10 @@ from ml_collections import ConfigDict
 from experiments import t2v_256, tae
 from mg_jax.core import config as configs
 from mg_jax.core.mesh import make_mesh
+from mg_jax.plan.training import abstract_training
 from mg_jax.train.experiment import optim_config
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import build_optimizers
-from mg_jax.train.plan_training import abstract_training
 from mg_jax.train.state import create_state
 from mg_jax.train.step import build_step
 
@@ -64,7 +64,7 @@ def measured(config: ConfigDict) -> int:
 def planned(config: ConfigDict, target: str) -> int:
   """What the plan of the same step says."""
   from mg_jax.core.topology import GIB, find_pod
-  from mg_jax.train.plan import plan
+  from mg_jax.plan.planner import plan
 
   pod = find_pod("cuda", topology=None, slices=1, target=target, gpus=1, hosts=1)
   return round(plan(config, pod).memory.peak * GIB)

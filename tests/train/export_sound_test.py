@@ -11,7 +11,8 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data import audio, muxing, video
-from mg_jax.train import experiment, scoring_context
+from mg_jax.evaluation import toy_context
+from mg_jax.train import experiment
 from mg_jax.train.export_sound import load_soundtrack, soundtrack_data
 from tests.train import tiny
 
@@ -97,9 +98,9 @@ def test_gaps_and_seams_are_scored(runs, measure, rows, monkeypatch):
   command = [sys.executable, "launch/evaluate.py", f"--workdir={runs}/soundtrack", "--count=2"]
   if measure == "infill":
     # The takes of this run last a second.
-    monkeypatch.setattr(scoring_context, "LEAST_SIDE_S", 0.1)
+    monkeypatch.setattr(toy_context, "LEAST_SIDE_S", 0.1)
     pipeline, data = load_soundtrack(runs / "soundtrack"), soundtrack_data(runs / "soundtrack")
-    report = scoring_context.score_infill(pipeline, data, runs / measure, count=2, gap_s=0.4)
+    report = toy_context.score_infill(pipeline, data, runs / measure, count=2, gap_s=0.4)
     assert set(report.rows) == rows and all(row["mel"] > 0 for row in report.rows.values())
     command.append("--measure=infill")
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=280)

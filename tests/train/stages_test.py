@@ -14,12 +14,12 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.data import soundtracks, tensors
+from mg_jax.evaluation.reconstruct_sound import reconstruct_sound
 from mg_jax.models import published
 from mg_jax.models.clip import CLIP
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.train import experiment, export, stages
-from mg_jax.train.reconstruct_sound import reconstruct_sound
 from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
 from tests.models import vision_test

@@ -7,7 +7,7 @@ import pytest
 from mg_jax.core.cuda_target import MEMORY_GB
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import HBM_GIB
-from mg_jax.train.roofline import CHIPS, Chip, bound
+from mg_jax.plan.roofline import CHIPS, Chip, bound
 
 CHIP = Chip(tflops=100, hbm_gb_s=1000, ici_gb_s=100, dcn_gb_s=10)
 STEP = {

@@ -12,8 +12,8 @@ from experiments import soundtrack, t2v_256, t2v_768, tae
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import Pod
-from mg_jax.train import plan_search
-from mg_jax.train.plan_search import Work, choices, estimate, meshes, search, work_of
+from mg_jax.plan import search as plan_search
+from mg_jax.plan.search import Work, choices, estimate, meshes, search, work_of
 
 WORK = Work(
   layers=48, width=6144, heads=48, tokens=73_920, rows=16, accumulate=1,

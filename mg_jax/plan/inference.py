@@ -24,12 +24,12 @@ from mg_jax.kernels.platform import platform
 from mg_jax.models import zoo
 from mg_jax.models.tae import TAE
 from mg_jax.models.tiling import Tiling, spans
+from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
+from mg_jax.plan.training import abstract_clips, generator_objective, latent_tokens
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.sampling.solvers import integrate
 from mg_jax.train import flops
-from mg_jax.train.plan_program import Program, check_divides, device_bytes, row_bytes, section
-from mg_jax.train.plan_training import abstract_clips, generator_objective, latent_tokens
 from mg_jax.train.state import abstract_batch, abstract_key, as_abstract
 
 

@@ -11,7 +11,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.models.tae import TAE
 from mg_jax.models.tiling import TiledAutoencoder, Tiling
-from mg_jax.train.plan_inference import coding, sampling, tiles_of
+from mg_jax.plan.inference import coding, sampling, tiles_of
 
 TINY = Tiling(frames=16, overlap=8, side=32, border=16)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import tae_image
-from mg_jax.train import outliers
-from mg_jax.train.outliers import Cell
+from mg_jax.evaluation import outliers
+from mg_jax.evaluation.outliers import Cell
 
 
 def test_without_a_weight_the_threshold_stands_once():

@@ -8,9 +8,9 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.audio import read_audio, write_wav
+from mg_jax.evaluation.reconstruct_sound import reconstruct_sound
 from mg_jax.models.chunking import ChunkedCodec
 from mg_jax.models.dacvae import DACVAE
-from mg_jax.train.reconstruct_sound import reconstruct_sound
 from tests.data.audio_test import tone, write
 
 RATE = 4000

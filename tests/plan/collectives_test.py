@@ -2,8 +2,8 @@
 
 import pytest
 
-from mg_jax.train import collectives
-from mg_jax.train.collectives import Collective
+from mg_jax.plan import collectives
+from mg_jax.plan.collectives import Collective
 
 MESH = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 

@@ -12,9 +12,9 @@ from experiments import t2v_256, t2v_768, tae
 from mg_jax.core.cuda_target import installed
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import Pod, gpu_pod, tpu_pod
-from mg_jax.train import plan as plan_module
-from mg_jax.train import plan_report
-from mg_jax.train.plan import check, plan
+from mg_jax.plan import planner as plan_module
+from mg_jax.plan import report as plan_report
+from mg_jax.plan.planner import check, plan
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"

@@ -11,9 +11,9 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.video import probe, read_frames, write_video
+from mg_jax.evaluation.reconstruct import GAIN, reconstruct
 from mg_jax.metrics.fidelity import Fidelity
 from mg_jax.models.tiling import TiledAutoencoder, Tiling
-from mg_jax.train.reconstruct import GAIN, reconstruct
 
 
 class Dim(nn.Module):
@@ -76,7 +76,7 @@ def test_frames_stay_in_step_across_tiles(tmp_path):
 
 
 def test_memory_is_told_over_the_whole_video_at_few_places(tmp_path, monkeypatch):
-  monkeypatch.setattr("mg_jax.train.reconstruct.MARKS", 8)
+  monkeypatch.setattr("mg_jax.evaluation.reconstruct.MARKS", 8)
   path = moving(tmp_path / "in.mp4", 75)
   report = reconstruct(autoencoder(), path, tmp_path / "out.mp4")
   frames, gib = zip(*report["memory"], strict=True)

@@ -9,11 +9,11 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.soundtracks import SoundtrackConfig
+from mg_jax.evaluation import toy_sound
+from mg_jax.evaluation.toy_sound import rates, score_sound
 from mg_jax.sampling.soundtrack import Soundtrack
-from mg_jax.train import scoring_sound
-from mg_jax.train.scoring_sound import rates, score_sound
 from mg_jax.world import oracles_sound, sampling, sound, sound_facts
-from tests.train.scoring_context_test import RATE, TOY, Pipeline
+from tests.evaluation.toy_context_test import RATE, TOY, Pipeline
 
 COUNT = 12
 
@@ -62,7 +62,7 @@ class Halving(Pipeline):
 
 
 def test_loudness_and_leakage_stand_beside_the_rates(tmp_path, monkeypatch):
-  monkeypatch.setattr(scoring_sound, "SHOWN", 0)  # plots take longer than all the rest
+  monkeypatch.setattr(toy_sound, "SHOWN", 0)  # plots take longer than all the rest
   rng = np.random.default_rng(0)
 
   def make(request):
@@ -83,7 +83,7 @@ def test_loudness_and_leakage_stand_beside_the_rates(tmp_path, monkeypatch):
 
 
 def test_what_is_undefined_for_silence_is_null_in_the_file(tmp_path, monkeypatch):
-  monkeypatch.setattr(scoring_sound, "SHOWN", 0)
+  monkeypatch.setattr(toy_sound, "SHOWN", 0)
   silent = Pipeline(lambda request: np.zeros(round(RATE * request.seconds)))
   report = score_sound(silent, TOY, tmp_path, count=2)
   assert report.rows["made"]["loudness_lufs"] == -np.inf

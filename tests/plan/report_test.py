@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from mg_jax.train import plan_report
+from mg_jax.plan import report as plan_report
 
 PLAN = {
   "what": "train", "experiment": "t2v", "topology": "v5p:4x4x8", "chip": "v5p", "slices": 1,

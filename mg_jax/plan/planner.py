@@ -23,11 +23,11 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.remat import Policy
 from mg_jax.core.topology import GIB, Pod
 from mg_jax.kernels.platform import platform
-from mg_jax.train import collectives
-from mg_jax.train.plan_inference import coding, sampling
-from mg_jax.train.plan_program import Program, plan_mesh, section
-from mg_jax.train.plan_training import training
-from mg_jax.train.roofline import CHIPS, Bound, bound, check_price
+from mg_jax.plan import collectives
+from mg_jax.plan.inference import coding, sampling
+from mg_jax.plan.program import Program, plan_mesh, section
+from mg_jax.plan.roofline import CHIPS, Bound, bound, check_price
+from mg_jax.plan.training import training
 
 _QUICK = {"optimization_level": 9}  # O0; jax 0.10 takes the number alone
 _QUICK_TPU = {

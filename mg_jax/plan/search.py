@@ -19,10 +19,10 @@ from mg_jax.core.topology import GIB, Pod, parse_topology
 from mg_jax.core.tree import count_params
 from mg_jax.kernels.context import Scheme
 from mg_jax.models import zoo
-from mg_jax.train import plan_report
-from mg_jax.train.plan import Plan, check, plan
-from mg_jax.train.plan_training import abstract_training, latent_tokens
-from mg_jax.train.roofline import CHIPS, GB, TERA
+from mg_jax.plan import report as plan_report
+from mg_jax.plan.planner import Plan, check, plan
+from mg_jax.plan.roofline import CHIPS, GB, TERA
+from mg_jax.plan.training import abstract_training, latent_tokens
 from mg_jax.train.state import abstract_params
 
 POLICIES = ("none", "mlp", "attention", "full")

@@ -8,9 +8,9 @@ from pathlib import Path
 from experiments import t2v_256, t2v_768
 from mg_jax.core import config as configs
 from mg_jax.core.topology import check_exists
-from mg_jax.train.plan_page import ROWS, Row, missing, path, render
-from mg_jax.train.plan_training import abstract_training
-from tests.train.plan_report_test import PLAN
+from mg_jax.plan.page import ROWS, Row, missing, path, render
+from mg_jax.plan.training import abstract_training
+from tests.plan.report_test import PLAN
 
 _ROOT = Path(__file__).resolve().parents[2]
 ROW = Row("Here", "tae.py", "v5p:4x4x4 x 2", "--remat=full --mesh=2,1,1,1")

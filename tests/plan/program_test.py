@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.core.topology import Pod, tpu_pod
-from mg_jax.train.plan_program import check_divides, device_bytes, plan_mesh, row_bytes, section
+from mg_jax.plan.program import check_divides, device_bytes, plan_mesh, row_bytes, section
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mg_jax.train.schedule import Module
+from mg_jax.plan.hlo import Module
 
 KERNEL = '  %k = f32[8] custom-call(%a), custom_call_target="tpu_custom_call"'
 PRODUCT = "  %c = f32[8,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}"

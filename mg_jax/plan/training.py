@@ -31,11 +31,11 @@ from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.objectives.sound_flow import SoundFlow
+from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
 from mg_jax.train import flops
 from mg_jax.train.experiment import optim_config, role_loss
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import Optimizer, build_optimizers
-from mg_jax.train.plan_program import Program, check_divides, device_bytes, row_bytes, section
 from mg_jax.train.stages import STAGES, abstract_sound, wave_objective
 from mg_jax.train.state import abstract_key, abstract_params, abstract_state
 from mg_jax.train.step import build_step

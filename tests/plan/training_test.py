@@ -13,15 +13,15 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data.recipe import DataConfig
-from mg_jax.train.experiment import optim_config
-from mg_jax.train.optim import build_optimizers
-from mg_jax.train.plan_training import (
+from mg_jax.plan.training import (
   abstract_clips,
   abstract_training,
   largest_clip,
   training,
   training_flops,
 )
+from mg_jax.train.experiment import optim_config
+from mg_jax.train.optim import build_optimizers
 from mg_jax.train.state import abstract_params
 
 LATENT = (2, 4, 4, 16)
@@ -156,9 +156,9 @@ import sys, threading, time
 import jax
 import jax.numpy as jnp
 from mg_jax.core.mesh import make_mesh
-from mg_jax.train.plan_training import training
+from mg_jax.plan.training import training
 from mg_jax.train.state import abstract_key
-from tests.train.plan_training_test import _tiny
+from tests.plan.training_test import _tiny
 
 program = training(_tiny(global_batch=32, height=64, width=64), make_mesh((1, 1, 1, 1)))
 lowered = program.lower()

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from mg_jax.train import plan_report
+from mg_jax.plan import report as plan_report
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.data import audio, muxing
 from mg_jax.data.soundtracks import SoundtrackConfig
-from mg_jax.train.scoring_context import held_out, score_infill, score_seams
+from mg_jax.evaluation.toy_context import held_out, score_infill, score_seams
 
 RATE = audio.RATE
 TOY = SoundtrackConfig(

@@ -10,10 +10,10 @@ from PIL import Image
 from mg_jax.core.errors import UserError
 from mg_jax.data.media import MediaError
 from mg_jax.data.video import read_frames, write_video
+from mg_jax.evaluation import features
+from mg_jax.evaluation.features import pictures, write_features
 from mg_jax.metrics.frechet import Moments, distance, frechet
 from mg_jax.models.vision import FrozenVision
-from mg_jax.train import features
-from mg_jax.train.features import pictures, write_features
 from tests.models.vision_test import save
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.train import curves
+from mg_jax.evaluation import curves
 from mg_jax.train.writer import MetricWriter
 
 

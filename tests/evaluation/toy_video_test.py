@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mg_jax.data.toy import VALIDATION_START, world
+from mg_jax.evaluation.toy_video import score
 from mg_jax.sampling import prompts
 from mg_jax.sampling.pipeline import Settings, TextToVideo
-from mg_jax.train.scoring import score
 from mg_jax.world.render import render
 from mg_jax.world.sampling import sample
 

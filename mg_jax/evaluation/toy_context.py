@@ -17,10 +17,10 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import audio
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
+from mg_jax.evaluation.toy_sound import SHOWN, Condition, SoundReport, request_of
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
 from mg_jax.sampling.soundtrack import Request, Soundtrack
-from mg_jax.train.scoring_sound import SHOWN, Condition, SoundReport, request_of
 
 LEAST_SIDE_S = 0.5  # of given sound, on each side of a gap
 
@@ -53,7 +53,7 @@ def score_infill(
   `SoundFidelity`, over the gaps alone. Writes infill.json and the first few filled sounds.
 
   Args:
-    pipeline, folder, seed, **changes: as `scoring_sound.score_sound`.
+    pipeline, folder, seed, **changes: as `toy_sound.score_sound`.
     data: of the run, on toys or on files.
     count: held-out sounds; those that are too short or silent are skipped.
     condition: what the model is given beside the sound around the gap.
