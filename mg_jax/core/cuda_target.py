@@ -9,14 +9,11 @@ from collections.abc import Sequence
 
 import jax
 
+from mg_jax.core.chips import CHIPS, GB, GIB, GPUS
 from mg_jax.core.errors import UserError
 
-# Published memory, 1e9 bytes, and its bandwidth, 1e9 bytes / s: NVIDIA's data sheets of the SXM
-# cards. All else in the description is common to both.
-MEMORY_GB = {"h100": 80.0, "h200": 141.0}
-BANDWIDTH_GB_S = {"h100": 3350, "h200": 4800}
-
-# Compute capability 9.0: CUDA C++ Programming Guide, table of technical specifications.
+# Compute capability 9.0, for all of `GPUS`: CUDA C++ Programming Guide, table of technical
+# specifications.
 _DESCRIPTION = """
 gpu_device_info {{
   name: "{name}" device_vendor: "NVIDIA Corporation"
@@ -45,9 +42,10 @@ _CUDNN = (
 
 def description(target: str) -> str:
   """What XLA needs to know of a card, as the text of its protocol buffer."""
+  chip = CHIPS[target]
   return _DESCRIPTION.format(
-    name=f"NVIDIA {target.upper()}", memory=int(MEMORY_GB[target] * 1e9),
-    bandwidth=BANDWIDTH_GB_S[target] * 10**9,
+    name=f"NVIDIA {target.upper()}", memory=round(chip.memory_gib * GIB),
+    bandwidth=round(chip.hbm_gb_s * GB),
   )  # fmt: skip
 
 
@@ -63,8 +61,8 @@ def gpu_devices(target: str, *, gpus: int, hosts: int) -> Sequence[jax.Device]:
     UserError: on an unknown card, on hosts that do not share the cards evenly, and without the
       plugin or cuDNN.
   """
-  if target not in MEMORY_GB:
-    raise UserError(f"no GPU is named {target!r}; known are {', '.join(MEMORY_GB)}")
+  if target not in GPUS:
+    raise UserError(f"no GPU is named {target!r}; known are {', '.join(GPUS)}")
   if gpus < 1 or hosts < 1 or gpus % hosts:
     near = max(1, round(gpus / max(1, hosts))) * max(1, hosts)
     raise UserError(

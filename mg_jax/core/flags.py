@@ -62,8 +62,6 @@ if jax.__version_info__ < (0, 11):
   }
 GPU_FLAGS: dict[str, dict[str, str]] = {"h100": dict(_HOPPER), "h200": dict(_HOPPER)}
 
-CHIPS = (*TPU_FLAGS, *GPU_FLAGS)
-
 
 def environment(chip: str) -> dict[str, str]:
   """The environment variables to start jax with on a chip.
@@ -80,7 +78,7 @@ def environment(chip: str) -> dict[str, str]:
       "XLA_FLAGS": _line(GPU_FLAGS[chip]),
       "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
     }
-  raise UserError(f"no chip is named {chip!r}; known are {', '.join(CHIPS)}")
+  raise UserError(f"no chip is named {chip!r}; known are {', '.join((*TPU_FLAGS, *GPU_FLAGS))}")
 
 
 def compiler_options(chip: str) -> dict[str, str | bool | int]:

@@ -14,19 +14,9 @@ from collections.abc import Sequence
 
 import jax
 
-from mg_jax.core.cuda_target import MEMORY_GB, gpu_devices
+from mg_jax.core.chips import CHIPS, TPUS
+from mg_jax.core.cuda_target import gpu_devices
 from mg_jax.core.errors import UserError
-
-GIB = 2**30
-
-# Memory that a program may use, GiB per jax device; tpu7x shows two devices for a chip.
-HBM_GIB = {"v5e": 15.75, "v5p": 95.0, "v6e": 31.25, "tpu7x": 94.75}
-# Of a GPU's memory, `core.flags` gives jax this part.
-GPU_PART = 0.9
-
-_FLAT = ("v5e", "v6e")
-# Sides and chips of the largest slice, cloud.google.com/tpu/docs.
-_LARGEST = {"v5e": (16, 256), "v6e": (16, 256), "v5p": (24, 6144), "tpu7x": (24, 9216)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +25,7 @@ class Pod:
 
   Attributes:
     name: "v5p:8x8x8" or "h200:256".
-    chip: a key of the tables of chips.
+    chip: a key of `core.chips.CHIPS`.
     platform: "tpu" or "cuda", as `kernels.platform` has them.
     devices: that jax counts.
     slices: of a TPU, joined by the data-centre network.
@@ -64,10 +54,10 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
     UserError: on a name that is none.
   """
   chip, _, shape = name.partition(":")
-  sides = 2 if chip in _FLAT else 3
-  if chip not in HBM_GIB or not re.fullmatch(r"x".join([r"[1-9]\d{0,4}"] * sides), shape):
+  sides = CHIPS[chip].sides if chip in TPUS else 0
+  if not sides or not re.fullmatch(r"x".join([r"[1-9]\d{0,4}"] * sides), shape):
     raise UserError(
-      f"topology {name!r} is none; write a chip ({', '.join(HBM_GIB)}) and its shape, as in "
+      f"topology {name!r} is none; write a chip ({', '.join(TPUS)}) and its shape, as in "
       "v5p:4x4x4 or v6e:4x4"
     )
   return chip, tuple(map(int, shape.split("x")))
@@ -75,8 +65,8 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
 
 def shapes(chip: str) -> list[tuple[int, ...]]:
   """The shapes that slices of a TPU come in, of whole hosts with four chips."""
-  side, chips = _LARGEST[chip]
-  if chip in _FLAT:
+  side, chips = CHIPS[chip].largest
+  if CHIPS[chip].sides == 2:
     powers = [2**n for n in range(1, side.bit_length())]
     return [(a, b) for a in powers for b in (a, 2 * a) if a * b <= chips and b <= side]
   cubes = itertools.combinations_with_replacement(range(4, side + 1, 4), 3)
@@ -134,14 +124,18 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
 def tpu_pod(name: str, *, slices: int = 1) -> Pod:
   """A TPU topology; arguments and errors are those of `tpu_devices`."""
   devices, chip = tpu_devices(name, slices=slices), parse_topology(name)[0]
-  return Pod(name, chip, "tpu", devices, slices, HBM_GIB[chip], ("ici", "dcn"))
+  return Pod(name, chip, "tpu", devices, slices, _usable_gib(chip), ("ici", "dcn"))
 
 
 def gpu_pod(target: str, *, gpus: int, hosts: int) -> Pod:
   """Hosts of GPUs; arguments and errors are those of `core.cuda_target.gpu_devices`."""
   devices = gpu_devices(target, gpus=gpus, hosts=hosts)
-  memory = GPU_PART * MEMORY_GB[target] * 1e9 / GIB
-  return Pod(f"{target}:{gpus}", target, "cuda", devices, 1, memory, ("nvlink", "infiniband"))
+  networks = ("nvlink", "infiniband")
+  return Pod(f"{target}:{gpus}", target, "cuda", devices, 1, _usable_gib(target), networks)
+
+
+def _usable_gib(chip: str) -> float:
+  return CHIPS[chip].usable * CHIPS[chip].memory_gib
 
 
 def find_pod(

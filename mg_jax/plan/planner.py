@@ -19,14 +19,15 @@ from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core import flags
+from mg_jax.core.chips import CHIPS, GIB
 from mg_jax.core.errors import UserError
 from mg_jax.core.remat import Policy
-from mg_jax.core.topology import GIB, Pod
+from mg_jax.core.topology import Pod
 from mg_jax.kernels.platform import platform
 from mg_jax.plan import collectives
 from mg_jax.plan.inference import coding, sampling
 from mg_jax.plan.program import Program, plan_mesh, section
-from mg_jax.plan.roofline import CHIPS, Bound, bound, check_price
+from mg_jax.plan.roofline import Bound, bound, check_price
 from mg_jax.plan.training import training
 
 _QUICK = {"optimization_level": 9}  # O0; jax 0.10 takes the number alone

@@ -9,43 +9,8 @@ what that starts before other work and awaits after it.
 
 import dataclasses
 
-from mg_jax.core.cuda_target import BANDWIDTH_GB_S
+from mg_jax.core.chips import GB, TERA, Chip
 from mg_jax.core.errors import UserError
-
-GB, TERA = 1e9, 1e12
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """Published numbers of one chip.
-
-  Attributes:
-    tflops: bfloat16, dense, 1e12 / s.
-    hbm_gb_s: of its memory, 1e9 bytes / s; `core.topology.HBM_GIB` has the sizes.
-    ici_gb_s: sent over all links of ICI or NVLink together, one direction, 1e9 bytes / s.
-    dcn_gb_s: sent to other slices or GPU hosts, this chip's share of its host, 1e9 bytes / s.
-    devices: what jax counts for one chip.
-  """
-
-  tflops: float
-  hbm_gb_s: float
-  ici_gb_s: float
-  dcn_gb_s: float
-  devices: int = 1
-
-
-# cloud.google.com/tpu/docs (v5e, v5p, v6e, tpu7x). NVIDIA's data sheets of the SXM cards: H100
-# 989 TFLOPS dense, 3.35 TB/s, H200 4.8 TB/s, both NVLink 4 with 900 GB/s; between hosts one
-# ConnectX-7 adapter of 400 Gbit/s for each card, as in NVIDIA's DGX and the paper's servers [MG
-# 3.1.6]. The sheets give the links of both directions together: half of that is here.
-CHIPS = {
-  "v5e": Chip(197, 819, 200, 3.125),
-  "v5p": Chip(459, 2765, 600, 6.25),
-  "v6e": Chip(918, 1638, 400, 12.5),
-  "tpu7x": Chip(2307, 7380, 600, 12.5, devices=2),
-  "h100": Chip(989, BANDWIDTH_GB_S["h100"], 450, 50.0),
-  "h200": Chip(989, BANDWIDTH_GB_S["h200"], 450, 50.0),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mg_jax.core import config as configs
+from mg_jax.core.chips import CHIPS, GB, GIB, TERA
 from mg_jax.core.errors import UserError
-from mg_jax.core.topology import GIB, Pod, parse_topology
+from mg_jax.core.topology import Pod, parse_topology
 from mg_jax.core.tree import count_params
 from mg_jax.kernels.context import Scheme
 from mg_jax.models import zoo
 from mg_jax.plan import report as plan_report
 from mg_jax.plan.planner import Plan, check, plan
-from mg_jax.plan.roofline import CHIPS, GB, TERA
 from mg_jax.plan.training import abstract_training, latent_tokens
 from mg_jax.train.state import abstract_params
 

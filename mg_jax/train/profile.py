@@ -15,22 +15,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from mg_jax.core.chips import TERA, find_chip
 from mg_jax.core.errors import UserError
-
-# Dense bf16 FLOP/s of one device, by a part of its device_kind; the first match counts.
-PEAK_FLOPS = (
-  ("tpu7x", 1154e12),  # a device is one of the two chiplets of a chip
-  ("v6 lite", 918e12),
-  ("v6e", 918e12),
-  ("v5 lite", 197e12),
-  ("v5e", 197e12),
-  ("v5", 459e12),
-  ("v4", 275e12),
-  ("b200", 2250e12),
-  ("h200", 989e12),
-  ("h100", 989e12),
-  ("a100", 312e12),
-)
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
@@ -38,8 +24,8 @@ def peak_flops(device: jax.Device | None = None) -> float | None:
   device = device or jax.local_devices()[0]
   if device.platform == "cpu":
     return _measured_peak() / len(jax.local_devices())
-  kind = device.device_kind.lower()
-  return next((peak for name, peak in PEAK_FLOPS if name in kind), None)
+  chip = find_chip(device.device_kind)
+  return chip and chip.tflops * TERA / chip.devices
 
 
 @functools.cache

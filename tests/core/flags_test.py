@@ -12,8 +12,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from mg_jax.core import flags
+from mg_jax.core.chips import GPUS, TPUS
 from mg_jax.core.errors import UserError
-from mg_jax.core.topology import HBM_GIB, tpu_devices
+from mg_jax.core.topology import tpu_devices
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"
@@ -85,8 +86,8 @@ def test_a_gpu_flag_that_is_none_ends_the_process():
 
 
 def test_every_chip_has_an_environment():
-  assert set(flags.TPU_FLAGS) == set(HBM_GIB)
-  for chip in flags.CHIPS:
+  assert (tuple(flags.TPU_FLAGS), tuple(flags.GPU_FLAGS)) == (TPUS, GPUS)
+  for chip in TPUS + GPUS:
     env = flags.environment(chip)
     line = env["LIBTPU_INIT_ARGS" if chip in flags.TPU_FLAGS else "XLA_FLAGS"]
     table = (flags.TPU_FLAGS | flags.GPU_FLAGS)[chip]

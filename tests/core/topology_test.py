@@ -5,8 +5,9 @@ import math
 
 import pytest
 
+from mg_jax.core.chips import CHIPS, TPUS
 from mg_jax.core.errors import UserError
-from mg_jax.core.topology import HBM_GIB, check_exists, find_pod, shapes, tpu_devices, tpu_pod
+from mg_jax.core.topology import check_exists, find_pod, shapes, tpu_devices, tpu_pod
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"
@@ -49,11 +50,11 @@ def test_shapes_are_those_that_are_sold():
   assert shapes("v6e") == [(2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
   assert {(2, 2, 1), (8, 8, 8), (16, 16, 24)} <= set(shapes("v5p"))
   assert (16, 24, 24) not in shapes("v5p") and (16, 24, 24) in shapes("tpu7x")
-  assert all(shapes(chip) for chip in HBM_GIB)
+  assert all(shapes(chip) for chip in TPUS)
 
 
 @needs_libtpu
-@pytest.mark.parametrize("chip", HBM_GIB)
+@pytest.mark.parametrize("chip", TPUS)
 def test_the_compiler_knows_the_smallest_and_the_largest_shape(chip):
   for shape in (shapes(chip)[0], max(shapes(chip), key=math.prod)):
     devices = tpu_devices(f"{chip}:{'x'.join(map(str, shape))}")
@@ -65,7 +66,7 @@ def test_islands_of_a_pod_are_its_slices():
   pod = tpu_pod("v5p:2x2x1", slices=2)
   assert [pod.island(d) for d in pod.devices] == [0] * 4 + [1] * 4
   assert {tpu_pod("v5p:2x2x1").island(d) for d in tpu_pod("v5p:2x2x1").devices} == {0}
-  assert pod.networks == ("ici", "dcn") and pod.memory_gib == HBM_GIB["v5p"]
+  assert pod.networks == ("ici", "dcn") and pod.memory_gib == CHIPS["v5p"].memory_gib
 
 
 @pytest.mark.parametrize(

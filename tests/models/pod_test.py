@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mg_jax.core.chips import CHIPS
 from mg_jax.core.mesh import make_mesh, use_mesh
 from mg_jax.core.sharding import batch_sharding, state_shardings, unbox
-from mg_jax.core.topology import HBM_GIB, tpu_devices
+from mg_jax.core.topology import tpu_devices
 from mg_jax.core.tree import count_params
 from mg_jax.kernels.platform import platform
 from mg_jax.models import zoo
@@ -42,4 +43,4 @@ def test_ul2_spread_over_a_pod_fits(name):
   # Nothing but the smallest arrays is held whole on every device, and little more than the weights.
   assert memory.argument_size_in_bytes < 1.01 * weights
   assert weights < memory.peak_memory_in_bytes < 1.5 * weights
-  assert memory.peak_memory_in_bytes < 0.9 * HBM_GIB[name.partition(":")[0]] * 2**30
+  assert memory.peak_memory_in_bytes < 0.9 * CHIPS[name.partition(":")[0]].memory_gib * 2**30
