@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from mg_jax.core import plotting
 from mg_jax.core.errors import UserError
-from mg_jax.train import export, figures, plots
+from mg_jax.train import export, figures
 from mg_jax.train.writer import read_metrics
 
 DIGITS = 5  # of the numbers that are kept
@@ -53,7 +54,7 @@ def plot(
   Raises:
     UserError: as `read`, and without matplotlib.
   """
-  pyplot, out = plots.pyplot(), pathlib.Path(out)
+  pyplot, out = plotting.pyplot(), pathlib.Path(out)
   lines = {name: [read(workdir, name) for workdir in workdirs] for name in names}
   size = (5 * len(names), 3.6)
   figure, axes = pyplot.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)

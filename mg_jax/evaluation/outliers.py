@@ -18,11 +18,12 @@ import jax
 import numpy as np
 
 from mg_jax.core import config as configs
+from mg_jax.core import plotting
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import atomic, recipe
 from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
-from mg_jax.train import experiment, plots, stages
+from mg_jax.train import experiment, stages
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.statistics import LatentStatistics
 
@@ -153,7 +154,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: str | pathlib.Path) -> None:
   Raises:
     UserError: without matplotlib.
   """
-  pyplot = plots.pyplot()
+  pyplot = plotting.pyplot()
   figure, axes = pyplot.subplots(1, 4, figsize=(16, 3.6), layout="constrained")
   series = dict.fromkeys((row["reduction"], row["radius"]) for row in rows)
   least = min([row["weight"] for row in rows if row["weight"]] or [1.0])

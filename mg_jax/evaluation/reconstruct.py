@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from mg_jax.core import plotting
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic, fitting
 from mg_jax.data.video import write_frames
 from mg_jax.metrics.fidelity import WINDOW, Fidelity
 from mg_jax.models.tiling import TiledAutoencoder
-from mg_jax.train import plots, profile
+from mg_jax.train import profile
 
 _log = logging.getLogger(__name__)
 GAIN = 4  # of the difference that is shown, which a good reconstruction leaves too dark to see
@@ -99,7 +100,7 @@ class _Memory:
 
 def _plot(report: dict[str, Any], path: pathlib.Path) -> None:
   """Memory over the seconds of the video. Raises UserError without matplotlib."""
-  pyplot = plots.pyplot()
+  pyplot = plotting.pyplot()
   figure, axis = pyplot.subplots(figsize=(6, 3), layout="constrained")
   frames, gib = zip(*report["memory"], strict=True)
   axis.plot([frame / report["fps"] for frame in frames], gib, marker=".")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.pixels import from_uint8
 from mg_jax.core.typing import Array, Float
 from mg_jax.losses.reconstruction import psnr
 
@@ -71,7 +72,7 @@ def ssim(
 
 @jax.jit
 def _measure(prediction_HWC: Array, target_HWC: Array) -> tuple[Array, Array]:
-  a, b = (x.astype(jnp.float32)[None] / 127.5 - 1 for x in (prediction_HWC, target_HWC))
+  a, b = (from_uint8(x)[None] for x in (prediction_HWC, target_HWC))
   # The published figures are those of values from zero on.
   return psnr(a, b)[0], ssim(a + 1, b + 1, data_range=2.0)[0]
 

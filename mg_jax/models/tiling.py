@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.pixels import from_uint8, to_uint8
 from mg_jax.core.tree import fingerprint
 from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.frames import as_rgb
@@ -141,7 +142,7 @@ def _stack(rows: list[np.ndarray], what: str) -> np.ndarray:
 
 @jax.jit
 def _to_pixels(video: Array) -> tuple[Array, Array]:
-  pixels = jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+  pixels = to_uint8(video)
   return pixels, jnp.isfinite(video).all()
 
 
@@ -175,7 +176,7 @@ class TiledAutoencoder:
 
     def encode(params, video):
       if video.dtype == jnp.uint8:
-        video = video.astype(jnp.float32) / 127.5 - 1.0
+        video = from_uint8(video)
       return model.apply({"params": params}, video[None], method="encode")[0][0]
 
     def decode(params, latent, *, frames):

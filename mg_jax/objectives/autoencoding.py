@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.pixels import from_uint8, to_uint8
 from mg_jax.core.rng import stream
 from mg_jax.core.sharding import shard
 from mg_jax.losses import gan
@@ -85,7 +86,7 @@ class Autoencoding:
     return ("autoencoder", "discriminator") if self.weights.gan else ("autoencoder",)
 
   def init(self, key: jax.Array, batch: dict) -> dict:
-    video = jnp.asarray(batch["video"], jnp.float32) / 127.5 - 1.0
+    video = from_uint8(batch["video"])
     params = self.model.init(key, video[:1])["params"]
     if self.model.shortcut:
       params = self.model.fit_shortcut(params, video)
@@ -98,7 +99,7 @@ class Autoencoding:
   def encode(self, params, batch):
     """(video in [-1, 1], mean and log-variance of the posterior) of a batch."""
     video = shard(batch["video"], "batch", "time", "height", "width", "channels")
-    video = video.astype(jnp.float32) / 127.5 - 1.0
+    video = from_uint8(video)
     mean, logvar = self.model.apply({"params": params["autoencoder"]}, video, method="encode")
     return video, mean, logvar
 
@@ -171,7 +172,7 @@ class Autoencoding:
     return gan.generator_hinge(*self._logits(params, decoded, batch))
 
   def _discriminator_loss(self, params, batch, step, carry):
-    video = batch["video"].astype(jnp.float32) / 127.5 - 1.0
+    video = from_uint8(batch["video"])
     seen, real = self._logits(params, video, batch)
     made, _ = self._logits(params, jax.lax.stop_gradient(carry["reconstruction"]), batch)
     loss = self._started(step) * gan.discriminator_hinge(seen, made, real)
@@ -201,7 +202,7 @@ class Autoencoding:
     """uint8 (B, T, H, W, 3) through the latent mean and back, as uint8."""
     mean = self.encode(params, {"video": video})[1]
     decoded = self._decode(params["autoencoder"], mean, video.shape[1])
-    return jnp.round((jnp.clip(decoded, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+    return to_uint8(decoded)
 
 
 def _real(batch, frames, stride=1):

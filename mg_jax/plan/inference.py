@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, use_mesh
+from mg_jax.core.pixels import from_uint8
 from mg_jax.core.sharding import batch_sharding, replicated, state_shardings, unbox
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
@@ -128,7 +129,7 @@ def coding(
     batch = shape((ways, *tile, 3), jnp.uint8)
 
     def code(params, video):
-      video = video.astype(jnp.float32) / 127.5 - 1.0
+      video = from_uint8(video)
       return model.apply({"params": params}, video, method="encode")[0]
   else:
     batch = shape((ways, *model.latent_shape(*tile)), jnp.float32)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.pixels import to_uint8
 from mg_jax.core.rng import stream
 from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.transforms import prompt_tags
@@ -235,7 +236,7 @@ class TextToVideo:
             frames=settings.frames,
             method="decode",
           )[0]
-          pixels = jnp.round((jnp.clip(video, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+          pixels = to_uint8(video)
           return pixels, jnp.isfinite(video).all()
 
         # One clip at a time: decoding at full resolution needs far more memory than sampling.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mg_jax.core import plotting
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import write_json
 from mg_jax.data.muxing import write_clip
@@ -73,13 +74,7 @@ def plot(
   wave = np.asarray(wave)
   if wave.ndim != 1 or wave.dtype.kind != "f" or not len(wave):
     raise UserError(f"plot: got {wave.dtype} of shape {wave.shape}; pass floats (T,)")
-  try:
-    import matplotlib
-  except ImportError as e:
-    raise UserError("the plot needs matplotlib: pip install mg_jax[plot]") from e
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  pyplot = plotting.pyplot()
   figure, (above, below) = pyplot.subplots(
     2, 1, figsize=(10, 6), sharex=True, layout="constrained", height_ratios=(1, 2)
   )

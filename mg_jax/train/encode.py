@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import atomic
 from mg_jax.data.folder import REPORT, content
@@ -256,7 +256,7 @@ class _Encoder:
     self._captions, self._camera, self._tiling = CaptionEncoder(text), camera, tiling
 
     def mean(params, video):
-      video = video.astype(jnp.float32) / 127.5 - 1.0
+      video = from_uint8(video)
       return model.apply({"params": params}, video, method="encode")[0]
 
     self._latents = functools.partial(jax.jit(mean), params)

@@ -1,32 +1,15 @@
-"""Pictures of measurements; matplotlib is imported when the first is made."""
+"""Pictures of measurements."""
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from mg_jax.core.errors import UserError
+from mg_jax.core.plotting import pyplot
 
 _WINDOW = 1024  # of spectrograms, in samples
 _SILENT = 1e-9
 _DEPTH_DB = 100.0  # below full scale, what is drawn black
-
-
-def pyplot() -> Any:
-  """matplotlib's pyplot, drawing to files.
-
-  Raises:
-    UserError: without matplotlib.
-  """
-  try:
-    import matplotlib
-  except ImportError as e:
-    raise UserError("the plot needs matplotlib: pip install mg_jax[plot]") from e
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  return pyplot
 
 
 def spectrograms(

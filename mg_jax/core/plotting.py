@@ -1,0 +1,21 @@
+"""matplotlib, imported when the first picture is drawn."""
+
+from typing import Any
+
+from mg_jax.core.errors import UserError
+
+
+def pyplot() -> Any:
+  """matplotlib's pyplot, drawing to files.
+
+  Raises:
+    UserError: without matplotlib.
+  """
+  try:
+    import matplotlib
+  except ImportError as e:
+    raise UserError("the plot needs matplotlib: pip install mg_jax[plot]") from e
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  return pyplot
