@@ -7,6 +7,7 @@ is `ablation_t2v.py`.
 from ml_collections import ConfigDict
 
 from experiments import t2i_256
+from mg_jax.core.config import is_tiny
 
 HEIGHT, WIDTH = 192, 352
 
@@ -15,7 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2i_256`, whose model is "5b" here."""
   config = t2i_256.get_config(",".join(["model=5b", *filter(None, [arg])]))
   config.train.experiment = "ablation_t2i"
-  if config.data.source == "toy":
+  if is_tiny(arg):
     return config
   config.data.update(height=HEIGHT, width=WIDTH)
   config.sampling.update(height=HEIGHT, width=WIDTH)

@@ -11,6 +11,7 @@ than if the first 20 positions stayed, and are no worse once trained.
 from ml_collections import ConfigDict
 
 from experiments import clip
+from mg_jax.core.config import is_tiny
 
 LENGTH = 256
 # All parameters but the positions and the biases of the text tower.
@@ -20,7 +21,7 @@ FROZEN = r"^(?!text/(positions|.*bias)$)"
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `clip`."""
   config = clip.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "clip_long"
   config.model.text.length = LENGTH
   config.text.text.length = LENGTH

@@ -8,12 +8,13 @@ averaged weights are used.
 from ml_collections import ConfigDict
 
 from experiments import soundtrack
+from mg_jax.core.config import is_tiny
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `soundtrack`."""
   config = soundtrack.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "soundtrack_finetune"
   config.train.warm_start.update(
     after="a run of experiments/soundtrack.py", required=True, into="model",

@@ -9,6 +9,7 @@ steps of this stage are not given. `t2i_1024_tune.py` follows.
 from ml_collections import ConfigDict
 
 from experiments import t2i_256
+from mg_jax.core.config import is_tiny
 
 SIDES = 96  # tokens; the longest side of the five aspect ratios takes 85
 
@@ -16,14 +17,14 @@ SIDES = 96  # tokens; the longest side of the five aspect ratios takes 85
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2i_256`. Tiny doubles the side of the frame."""
   config = t2i_256.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "t2i_1024"
   size = 2 * config.data.height if tiny else 1024
   config.data.update(height=size, width=size)
   config.sampling.update(height=size, width=size)
   sides = 2 * t2i_256.side_tokens(config) if tiny else SIDES
   t2i_256.set_tables(config, rows=1, sides=sides)
-  t2i_256.start_from(config, "t2i_256")
+  t2i_256.start_from(config, "t2i_256", tiny=tiny)
   if not tiny:
     config.data.update(durations="paper", global_batch=1536)
     config.model.dit.remat = "attention"

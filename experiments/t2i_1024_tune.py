@@ -7,14 +7,15 @@ steps and warm-up are the paper's; the rate is constant after warm-up.
 from ml_collections import ConfigDict
 
 from experiments import t2i_256, t2i_1024
+from mg_jax.core.config import is_tiny
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2i_1024`."""
   config = t2i_1024.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "t2i_1024_tune"
-  t2i_256.start_from(config, "t2i_1024")
+  t2i_256.start_from(config, "t2i_1024", tiny=tiny)
   config.optim.schedule = "constant"
   if tiny:
     config.optim.update(lr=1e-4, warmup=50)

@@ -17,6 +17,7 @@ from mg_jax.data.recipe import DataConfig
 from mg_jax.data.streams import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.sampling.pipeline import Settings
 from mg_jax.train.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
@@ -58,7 +59,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     TrainConfig, experiment="t2i_256", steps=210_000, ema=0.9999, checkpoint_every=2000
   )
   config.eval = section(EvalConfig, every=5000, previews=0)
-  config.sampling = ConfigDict({"frames": 1, "height": 256, "width": 256, "fps": 16.0})
+  config.sampling = section(Settings, frames=1, height=256, width=256, fps=16.0)
   if args.tiny:
     tiny(config, size=args.size, frames=args.frames)
     if args.letters:
@@ -77,13 +78,13 @@ def set_tables(config: ConfigDict, *, rows: int, sides: int) -> None:
   config.model.dit.max_thw = (rows, sides, sides)
 
 
-def start_from(config: ConfigDict, after: str) -> None:
+def start_from(config: ConfigDict, after: str, *, tiny: bool) -> None:
   """A warm start from a run of the experiment `after`, whose position tables are stretched.
 
   The toy world is learnt from random parameters as well.
   """
   config.train.warm_start.update(
-    after=f"a run of experiments/{after}.py", required=config.data.source != "toy",
+    after=f"a run of experiments/{after}.py", required=not tiny,
     ema=config.train.ema > 0, grow=((r"/positions/(time|height|width)$", "interpolate"),),
   )
 

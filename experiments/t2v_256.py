@@ -9,6 +9,7 @@ world from random parameters.
 from ml_collections import ConfigDict
 
 from experiments import t2i_256
+from mg_jax.core.config import is_tiny, split_arg
 from mg_jax.core.errors import UserError
 
 # Table 3: (global batch, learning rate, steps). The first row's 113 k follows from its 173.6 M
@@ -20,9 +21,9 @@ TINY_STEPS = 500  # of a phase after the first
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2i_256`, and phase (1 or 2, a row of Table 3)."""
-  arg, phase = take_phase(arg)
-  config = t2i_256.get_config(arg)
-  tiny = config.data.source == "toy"
+  own, rest = split_arg(arg, phase=1)
+  config = t2i_256.get_config(rest)
+  tiny = is_tiny(arg)
   config.train.experiment = "t2v_256"
   # Images stay in at 1 : 10 [MG 3.2.2]; the toy world's clips are few enough to do without.
   config.data.update(image_weight=0 if tiny else 1, video_weight=1 if tiny else 10)
@@ -31,27 +32,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config, rows=TINY_LATENT_FRAMES if tiny else LATENT_FRAMES,
     sides=2 * t2i_256.side_tokens(config),
   )
-  t2i_256.start_from(config, "t2i_256")
+  t2i_256.start_from(config, "t2i_256", tiny=tiny)
   if not tiny:
     config.data.durations = "paper"
     # Tensor parallel 4 [MG Table 3]. What the paper recomputes is not given.
     config.mesh = (1, -1, 1, 4)
     config.model.dit.remat = "attention"
-  set_phase(config, PHASES, phase)
+  set_phase(config, PHASES, own.phase, tiny=tiny)
   return config
 
 
-def take_phase(arg: str | None) -> tuple[str, int]:
-  """Splits "phase=N" off an argument string."""
-  items = [item for item in (arg or "").split(",") if item]
-  phases = [item.partition("=")[2] for item in items if item.startswith("phase=")]
-  if phases and not phases[-1].isdigit():
-    raise UserError(f"config argument 'phase={phases[-1]}' is not of type int")
-  rest = ",".join(item for item in items if not item.startswith("phase="))
-  return rest, int(phases[-1]) if phases else 1
-
-
-def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int) -> None:
+def set_phase(
+  config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny: bool
+) -> None:
   """Batch size and learning rate of one row of Table 3, and the steps up to its end.
 
   A tiny run keeps its own in phase 1; later ones change them by the same factors.
@@ -61,7 +54,7 @@ def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int) -> None:
     raise UserError(f"{config.train.experiment} has no phase {phase}; known are {known}")
   batch, rate, _ = phases[phase]
   config.train.phase = phase
-  if config.data.source == "toy":
+  if tiny:
     first_batch, first_rate, _ = phases[1]
     # In multiples of the rows that a phase of fewer divides over devices.
     config.data.global_batch = max(1, round(config.data.global_batch * batch / first_batch / 8)) * 8

@@ -9,6 +9,7 @@ halves the batch in the last two.
 from ml_collections import ConfigDict
 
 from experiments import t2i_256, t2v_256
+from mg_jax.core.config import is_tiny, split_arg
 
 PHASES = {
   1: (1536, 6e-5, 19_600),
@@ -20,17 +21,17 @@ PHASES = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2v_256`, with phases 1 to 4. Tiny doubles the side of the frame."""
-  rest, phase = t2v_256.take_phase(arg)
+  own, rest = split_arg(arg, phase=1)
   config = t2v_256.get_config(rest)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "t2v_768"
   size = 2 * config.data.height if tiny else 768
   config.data.update(height=size, width=size)
   config.sampling.update(height=size, width=size)
   frames, side, _ = config.model.dit.max_thw
   t2i_256.set_tables(config, rows=frames, sides=3 * side)
-  t2i_256.start_from(config, "t2v_256")
-  t2v_256.set_phase(config, PHASES, phase)
+  t2i_256.start_from(config, "t2v_256", tiny=tiny)
+  t2v_256.set_phase(config, PHASES, own.phase, tiny=tiny)
   if not tiny:
-    config.mesh = (1, -1, 2 if phase > 2 else 1, 4)
+    config.mesh = (1, -1, 2 if own.phase > 2 else 1, 4)
   return config

@@ -12,7 +12,8 @@ those of its text-to-image finetuning [MG 3.8] where it has them.
 
 from ml_collections import ConfigDict
 
-from experiments import t2i_256, t2v_256, t2v_768
+from experiments import t2i_256, t2v_768
+from mg_jax.core.config import is_tiny, split_arg
 from mg_jax.core.errors import UserError
 
 PEAK, TINY_PEAK = 1e-5, 1e-4
@@ -20,13 +21,12 @@ PEAK, TINY_PEAK = 1e-5, 1e-4
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2i_256`."""
-  _, phase = t2v_256.take_phase(arg)
-  if phase != 1:
+  if (phase := split_arg(arg, phase=1)[0].phase) != 1:
     raise UserError(f"t2v_sft has no phase {phase}; it is one run")
   config = t2v_768.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "t2v_sft"
-  t2i_256.start_from(config, "t2v_768")
+  t2i_256.start_from(config, "t2v_768", tiny=tiny)
   config.optim.update(lr=TINY_PEAK if tiny else PEAK, warmup=20 if tiny else 200, schedule="cosine")
   config.data.update(image_weight=0, video_weight=1)
   if tiny:

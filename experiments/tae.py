@@ -10,13 +10,14 @@ image and video batches and that lengths vary.
 from ml_collections import ConfigDict
 
 from experiments import tae_image
+from mg_jax.core.config import is_tiny
 from mg_jax.models.inflate import TEMPORAL
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `tae_image`."""
   config = tae_image.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "tae"
   config.model.temporal = True
   # Of the tiny clips there are few enough frames to do without images.

@@ -9,14 +9,14 @@ flicker.
 from ml_collections import ConfigDict
 
 from experiments import tae
-from mg_jax.core.config import module_fields
+from mg_jax.core.config import is_tiny, module_fields
 from mg_jax.models.discriminators import PatchDiscriminator
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `tae_image`."""
   config = tae.get_config(arg)
-  tiny = config.data.source == "toy"
+  tiny = is_tiny(arg)
   config.train.experiment = "tae_gan"
   config.objective.gan = 0.5
   config.discriminator = ConfigDict(module_fields(PatchDiscriminator, dtype=config.model.dtype))

@@ -61,6 +61,23 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
   return values
 
 
+def split_arg(arg: str | None, **defaults: Any) -> tuple[ConfigDict, str]:
+  """A recipe's own arguments, and what is left of the string for the recipe it derives from.
+
+  Raises:
+    UserError: as `parse_arg`, on own arguments.
+  """
+  items = [item for item in (arg or "").split(",") if item]
+  own = [item for item in items if item.partition("=")[0] in defaults]
+  rest = ",".join(item for item in items if item not in own)
+  return parse_arg(",".join(own), **defaults), rest
+
+
+def is_tiny(arg: str | None) -> bool:
+  """Whether the argument of a recipe asks for its tiny form."""
+  return split_arg(arg, tiny=False)[0].tiny
+
+
 def _parse_bool(text: str) -> bool:
   table = {"": True, "true": True, "1": True, "false": False, "0": False}
   if text.lower() not in table:
