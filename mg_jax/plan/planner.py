@@ -3,7 +3,7 @@
 The training step that a run takes, a solver step of sampling or a tile of an autoencoder is
 compiled for the devices of a pod, from shapes alone and with the flags of its chip: the compiler's
 peak memory, its collectives and its schedule are those of the real run. Nothing is executed, so
-speed is only bounded from above (`train.roofline`), never measured. [MG 3.1.6]
+speed is only bounded from above (`plan.roofline`), never measured. [MG 3.1.6]
 """
 
 import dataclasses
