@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if args.tiny:
     tiny(config)
   else:
-    # 64 pairs a device would keep 220 GiB of activations of G/14 in float32.
+    # In float32, activations of 64 pairs with G/14 do not fit an H200.
     for tower in (config.model.text, config.model.vision):
       tower.update(dtype="bfloat16", remat="full")
   return config

@@ -42,9 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return config
 
 
-def set_phase(
-  config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny: bool
-) -> None:
+def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny: bool) -> None:
   """Batch size and learning rate of one row of Table 3, and the steps up to its end.
 
   A tiny run keeps its own in phase 1; later ones change them by the same factors.

@@ -7,10 +7,10 @@ import pytest
 
 from mg_jax.core import config as configs
 from tests.train import tiny
+from tests.train.tiny import NAMES
 
 _ROOT = Path(__file__).resolve().parents[1]
 _GOLDENS = _ROOT / "tests/goldens/configs"
-NAMES = sorted(path.stem for path in (_ROOT / "experiments").glob("[!_]*.py"))
 _PHASES = {"t2v_256": (2,), "t2v_768": (2, 3, 4)}
 _OTHERS = {
   "dacvae": ("tiny,toy",), "t2i_256": ("model=5b", "tiny,size=64", "tiny,frames=8,letters"),
@@ -30,7 +30,7 @@ def _flat(tree, prefix=""):
 def _text(name):
   base = dict(_flat(configs.to_dict(tiny.load(name))))
   lines = [f"{key} = {value!r}" for key, value in base.items()]
-  phases = [f"{tiny_}phase={p}" for p in _PHASES.get(name, ()) for tiny_ in ("", "tiny,")]
+  phases = [f"{size}phase={p}" for p in _PHASES.get(name, ()) for size in ("", "tiny,")]
   for variant in ("tiny", *phases, *_OTHERS.get(name, ())):
     found = dict(_flat(configs.to_dict(tiny.load(name, variant))))
     lines += ["", f"[{variant}]", *(f"without {key}" for key in base if key not in found)]

@@ -18,7 +18,11 @@ LEGACY: dict[str, tuple[str, ...]] = {
   "README.md": (
     "100 % | 98 % | 84 % | 47 %",
     "Shapes are the hard part at 32 px",
+  ),
+  "docs/encoders.md": (
     "CHECKPOINT is a Hugging Face folder",
+  ),
+  "docs/figures.md": (
     "quickstart, 10 minutes of training",
     "its autoencoder, held-out toy clips, 32 px",
     "64 px, 16 frames, one or two objects",

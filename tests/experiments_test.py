@@ -1,6 +1,5 @@
 """Recipes: what the configs of experiments/ say is what the paper says."""
 
-from pathlib import Path
 
 import pytest
 
@@ -10,9 +9,7 @@ from mg_jax.data.recipe import DataConfig
 from mg_jax.models import patches
 from mg_jax.models.tae import TAE
 from tests.train import tiny
-
-_FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-NAMES = sorted(path.stem for path in _FOLDER.glob("[!_]*.py"))
+from tests.train.tiny import NAMES
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-TABLE = "Figures"  # the section of README.md whose table holds figures in its second column
+TABLE = "Figures"  # the section whose table holds figures in its second column, docs/figures.md
 MADE = "docs/plans.md"  # its tables are made of docs/plans/ as a whole
 
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+\.json)(?:#([^)\s]*))?\)")
@@ -113,14 +113,14 @@ def unlinked(path: str, block: Block, held: Sequence[str] = ()) -> list[str]:
   text = block.text
   for phrase in held:
     text = text.replace(phrase, "")
-  if path == "README.md" and block.section == TABLE and block.cells:
+  if block.section == TABLE and block.cells:
     if block.cells[0] == "what":
       return []
     return [match[0] for match in _NUMBER.finditer(bare(block.cells[1]))]
   if path == MADE and block.cells:
     return []
   text = _VERSION.sub("", bare(text))
-  alone = path == "README.md" and block.section == TABLE  # where a decimal is a figure by itself
+  alone = block.section == TABLE  # where a decimal is a figure by itself
   return [
     match[0] for match in _NUMBER.finditer(text)
     if match[2] or _UNIT.match(text[match.end() :]) or alone and "." in match[1]

@@ -1,9 +1,9 @@
 """Frechet distance between two sets of features, seen as Gaussians (Heusel et al. 2017).
 
 Features come from files: float (N, D) as `.npy`, beside it optionally a `.json` of the same name
-with {"network": ...} that says what computed them; `evaluation.features` writes both. The distance is
-called FID, FVD or FAD only where both files say that it was the published network of that measure;
-numbers of other networks cannot be compared with published ones.
+with {"network": ...} that says what computed them; `evaluation.features` writes both. The distance
+is called FID, FVD or FAD only where both files say that it was the published network of that
+measure; numbers of other networks cannot be compared with published ones.
 """
 
 import dataclasses

@@ -12,8 +12,8 @@ import pytest
 
 from mg_jax.train import experiment
 from mg_jax.train.writer import FILE as METRICS
-from tests.configs_test import NAMES
 from tests.train import tiny
+from tests.train.tiny import NAMES
 
 _GOLDEN = Path(__file__).resolve().parents[1] / "goldens/losses.json"
 # Recipe: that of the run it starts from, that of its autoencoder or codec.

@@ -37,9 +37,8 @@ from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 from mg_jax.train.writer import FILE as METRICS
 from tests.train import tiny
+from tests.train.tiny import NAMES
 
-ROOT = Path(__file__).resolve().parents[2]
-NAMES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
 COMMON = {"data": DataConfig, "optim": OptimConfig, "train": TrainConfig, "eval": EvalConfig}
 SECTIONS = {
   "wave_autoencoding": COMMON | {

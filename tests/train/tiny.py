@@ -1,11 +1,15 @@
 """Configs of every stage, as small as they get: what the tests of experiments start from."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 
 from mg_jax.core import config as configs
 from mg_jax.data import audio
+
+_EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+NAMES = sorted(path.stem for path in _EXPERIMENTS.glob("[!_]*.py"))
 
 
 def load(name, arg=None):
