@@ -11,11 +11,11 @@ which 77 hold about a sentence.
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import parse_arg, section
-from mg_jax.data.recipe import DataConfig
-from mg_jax.data.streams import TextConfig
+from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.contrastive import Contrastive
-from mg_jax.train.experiment import EvalConfig
+from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 

@@ -13,11 +13,11 @@ plain.
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import module_fields, parse_arg, section
-from mg_jax.data.sound_recipe import SoundConfig
-from mg_jax.models.dacvae import DACVAE
-from mg_jax.models.wave_critics import WaveCritics
+from mg_jax.data.sources.sound_recipe import SoundConfig
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.wave_critics import WaveCritics
 from mg_jax.objectives.wave_autoencoding import WaveWeights
-from mg_jax.train.experiment import EvalConfig
+from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 

@@ -12,12 +12,12 @@ of the weights here, and gives neither Adam's betas nor the share of sound witho
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import parse_arg, section
-from mg_jax.data.soundtracks import SoundtrackConfig
-from mg_jax.data.streams import TextConfig
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
+from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.sampling.soundtrack import SoundSettings
-from mg_jax.train.experiment import EvalConfig
+from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 

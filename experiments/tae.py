@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import tae_image
 from mg_jax.core.config import is_tiny
-from mg_jax.models.inflate import TEMPORAL
+from mg_jax.models.codecs.inflate import TEMPORAL
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

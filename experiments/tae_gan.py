@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments import tae
 from mg_jax.core.config import is_tiny, module_fields
-from mg_jax.models.discriminators import PatchDiscriminator
+from mg_jax.models.codecs.discriminators import PatchDiscriminator
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

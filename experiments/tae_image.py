@@ -8,10 +8,10 @@ that family. `:tiny` trains on frames of the toy world.
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import module_fields, parse_arg, section
-from mg_jax.data.recipe import DataConfig
-from mg_jax.models.tae import TAE
+from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.models.codecs.tae import TAE
 from mg_jax.objectives.autoencoding import AutoencodingWeights
-from mg_jax.train.experiment import EvalConfig
+from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 

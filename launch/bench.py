@@ -20,7 +20,7 @@ from absl import flags
 from launch.bench_suites import driver, report, suites
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _SUITES = flags.DEFINE_list("suites", [], "Suites to run; default all.")

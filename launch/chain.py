@@ -17,7 +17,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/chain", "Where everything goes.")
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> dict:
     raise UserError("--steps and --clips must be at least 1")
   import importlib
 
-  from mg_jax.train import chain
+  from mg_jax.stages import chain
 
   folder = pathlib.Path(_WORKDIR.value)
   links = []

@@ -22,7 +22,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 _FROM = flags.DEFINE_string(
   "from", None, "Folder with a config and weights, OWNER/NAME[/FOLDER], or a run's workdir."
@@ -52,11 +52,11 @@ def main(argv: list[str]) -> dict | None:
   if _KIND.value == "run":
     if _WEIGHT_NORM.value:
       raise UserError("--weight_norm is for published codecs; a run keeps what it trained with")
-    from mg_jax.train import export
+    from mg_jax.inference import load
 
-    written = export.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
+    written = load.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
   else:
-    from mg_jax.models import hub, published
+    from mg_jax.models.weights import hub, published
 
     source = hub.fetch(_FROM.value)
     written = published.convert(

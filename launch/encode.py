@@ -42,15 +42,16 @@ def main(argv: list[str]) -> None:
     if flag.value:
       raise UserError(f"--{flag.name} is for {'--config' if _VIDEO.value else '--video'}")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.data import fitting
-  from mg_jax.models import tiling
+  from mg_jax.data.media import fitting
+  from mg_jax.inference import load
+  from mg_jax.models.codecs import tiling
   from mg_jax.sampling.latents import encode_video
-  from mg_jax.train import experiment, export
+  from mg_jax.stages import experiment
 
   if _VIDEO.value:
     size, tiles = fitting.parse_size(_SIZE.value), tiling.parse(_TILES.value)
     frames = encode_video(
-      export.load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiles), _VIDEO.value,
+      load.load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiles), _VIDEO.value,
       _OUT.value, size=size, fps=_FPS.value, seconds=_SECONDS.value,
     )  # fmt: skip
     _log.info("%s: latents of %d frames", _OUT.value, frames)

@@ -18,8 +18,8 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.data.toy import WORLDS
-from mg_jax.train import figures
+from mg_jax.data.sources.toy import WORLDS
+from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of text to video or of sound.")
@@ -47,9 +47,10 @@ def main(argv: list[str]) -> dict | None:
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.evaluation import toy_context, toy_sound
   from mg_jax.evaluation.toy_video import score
+  from mg_jax.inference.load import load_text_to_video
+  from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
   from mg_jax.sampling import prompts
-  from mg_jax.train.export import load_text_to_video, stage_of
-  from mg_jax.train.export_sound import load_soundtrack, soundtrack_data
+  from mg_jax.train.runs import stage_of
 
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}

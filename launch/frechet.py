@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.evaluation.features import write_features
   from mg_jax.metrics.frechet import frechet
-  from mg_jax.models.vision import FrozenVision
+  from mg_jax.models.encoders.vision import FrozenVision
 
   tower = FrozenVision(_FEATURES.value) if folders else None
   for name in folders:

@@ -13,7 +13,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.data.toy import WORLDS
+from mg_jax.data.sources.toy import WORLDS
 
 _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the scenes.")
 _COUNT = flags.DEFINE_integer("count", 100, "Scenes that are measured.", lower_bound=1)
@@ -30,9 +30,11 @@ def main(argv: list[str]) -> None:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _SCENES.value and not _OUT.value:
     raise UserError("--scenes are written to a folder; give --out")
-  from mg_jax.data import atomic, toy
+  from mg_jax.data import atomic
+  from mg_jax.data.sources import toy
   from mg_jax.sampling import sound_plots
-  from mg_jax.world import sampling, validation, validation_sound
+  from mg_jax.world.oracles import validation, validation_sound
+  from mg_jax.world.scene import sampling
 
   world, count, side, seed = toy.world(_WORLD.value), _COUNT.value, _SIZE.value, _SEED.value
   size = {"frames": _FRAMES.value, "height": side, "width": side}

@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment of an autoencoder.")

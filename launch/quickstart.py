@@ -15,8 +15,8 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.data.toy import WORLDS
-from mg_jax.train import figures
+from mg_jax.data.sources.toy import WORLDS
+from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
     raise UserError("--tae_share must lie between 0 and 1")
   from experiments import t2v_256, tae
   from mg_jax.evaluation import curves, toy_video
-  from mg_jax.train import experiment
-  from mg_jax.train.export import load_text_to_video
+  from mg_jax.inference.load import load_text_to_video
+  from mg_jax.stages import experiment
 
   workdir, start = pathlib.Path(_WORKDIR.value), time.monotonic()
   size = f"tiny,size={_SIZE.value},frames={_FRAMES.value}"

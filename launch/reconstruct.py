@@ -15,7 +15,7 @@ from absl import flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained autoencoder's run.")
@@ -43,15 +43,15 @@ def main(argv: list[str]) -> dict | None:
     if flag.value:
       raise UserError(f"--{flag.name} is for --video; leave it out")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
-  from mg_jax.data import fitting
+  from mg_jax.data.media import fitting
   from mg_jax.evaluation.reconstruct import reconstruct
   from mg_jax.evaluation.reconstruct_sound import reconstruct_sound
-  from mg_jax.models import tiling
+  from mg_jax.inference import load
+  from mg_jax.models.codecs import tiling
   from mg_jax.sampling.latents import decode_latents
-  from mg_jax.train import export
 
   if _SOUND.value:
-    codec = export.load_codec(_WORKDIR.value, step=_STEP.value)
+    codec = load.load_codec(_WORKDIR.value, step=_STEP.value)
     report = reconstruct_sound(codec, _SOUND.value, _OUT.value, seconds=_SECONDS.value)
     print(
       f"{_OUT.value}: mel distance {report['mel']:.3f}, STFT distance {report['stft']:.3f}, "
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> dict | None:
     )
     return report
   size, tiles = fitting.parse_size(_SIZE.value), tiling.parse(_TILES.value)
-  autoencoder = export.load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiles)
+  autoencoder = load.load_autoencoder(_WORKDIR.value, step=_STEP.value, tiling=tiles)
   if _LATENTS.value:
     print(f"{_OUT.value}: {decode_latents(autoencoder, _LATENTS.value, _OUT.value)} frames")
     return None

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as experiments/tae.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, previews.")
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
     raise UserError("--config is missing; give an experiment such as experiments/tae.py:tiny")
   # After the flags are parsed: --help and mistakes should not wait for a backend.
   from mg_jax.evaluation import curves
-  from mg_jax.train import experiment
+  from mg_jax.stages import experiment
 
   if _DUMP.value:
     print(experiment.describe(_CONFIG.value))

@@ -28,6 +28,8 @@ FLOORS = (
   ("models",),
   ("objectives", "sampling", "metrics"),
   ("train",),
+  ("precompute", "inference"),
+  ("stages",),
   ("evaluation", "plan"),
   ("app", "curation"),
   ("launch", "experiments"),
@@ -35,17 +37,17 @@ FLOORS = (
 _FLOOR = {folder: level for level, floor in enumerate(FLOORS) for folder in floor}
 
 # Arrows along a floor: the builder that turns scenes of the toy world into records.
-_SIDEWAYS = {("mg_jax/data/toy.py", "world")}
+_SIDEWAYS = {("mg_jax/data/sources/toy.py", "world")}
 
 # Library -> the only places (prefixes of paths) that may import it.
 _HOMES = {
   "absl": (
-    "launch/", "experiments/", "mg_jax/core/config.py", "mg_jax/train/figures.py", "tests/"
+    "launch/", "experiments/", "mg_jax/core/config.py", "mg_jax/evaluation/figures.py", "tests/"
   ),
   "ml_collections": ("launch/", "experiments/", "mg_jax/core/config.py", "tests/"),
   "orbax": ("mg_jax/train/checkpoint.py", "mg_jax/train/warmstart.py", "tests/train/"),
   "grain": ("mg_jax/data/", "mg_jax/train/checkpoint.py", "tests/data/", "tests/train/"),
-  "torch": ("tests/parity/", "launch/bench", "mg_jax/models/hub.py"),
+  "torch": ("tests/parity/", "launch/bench", "mg_jax/models/weights/hub.py"),
   "diffusers": ("tests/parity/", "launch/bench"),
   "transformers": ("tests/parity/", "launch/bench"),
   "tensorflow": (),
@@ -242,13 +244,15 @@ _TESTED = {"tests/a_test.py": "\n" * 400}
 _PACKAGES = {f"mg_jax/{f}/__init__.py": "" for floor in FLOORS for f in floor}
 _GOOD = {
   "mg_jax/__init__.py": "",
+  "mg_jax/data/sources/__init__.py": "",
+  "mg_jax/data/text/__init__.py": "",
   **_PACKAGES,
   **_TESTED,
   "mg_jax/core/tree.py": "import jax\n",
   "mg_jax/core/errors.py": "class UserError(Exception): pass\n",
   "mg_jax/models/dit.py": "from mg_jax.nn import linear\nfrom mg_jax.core import tree\n",
-  "mg_jax/data/toy.py": "import numpy\nimport grain\nfrom mg_jax.world import scene\n",
-  "mg_jax/data/text.py": "from mg_jax.core import errors\nload(path, allow_pickle=False)\n",
+  "mg_jax/data/sources/toy.py": "import numpy\nimport grain\nfrom mg_jax.world import scene\n",
+  "mg_jax/data/text/prompts.py": "from mg_jax.core import errors\nload(path, allow_pickle=False)\n",
   "mg_jax/train/checkpoint.py": "import orbax.checkpoint as ocp\nmodel.eval()\n",
   "launch/train.py": '"""Doc.\n\nMore.\n"""\n' + "# comment\n\n" * 60 + "x = 1\n" * 60,
   "README.md": "see https://example.org/work and ./root, or gs://bucket/work\n",

@@ -5,9 +5,9 @@ import pytest
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.data.recipe import DataConfig
+from mg_jax.data.sources.recipe import DataConfig
 from mg_jax.models import patches
-from mg_jax.models.tae import TAE
+from mg_jax.models.codecs.tae import TAE
 from tests.train import tiny
 from tests.train.tiny import NAMES
 

@@ -15,7 +15,7 @@ from absl import flags as absl_flags
 from launch.clusters import jobset
 from mg_jax.core import distributed, flags
 from mg_jax.core.errors import UserError
-from mg_jax.train import experiment
+from mg_jax.stages import experiment
 
 _ROOT = Path(__file__).resolve().parents[1]
 _BASH = shutil.which("bash")

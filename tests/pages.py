@@ -2,9 +2,10 @@
 
 A figure is a link to its value: `[27.1 dB](docs/figures/NAME.json#last/eval/psnr)`. The file is
 made by the command in the same row of a table, or in the same section of a text, with
-`--figure=docs/figures/NAME.json` added, see `mg_jax/train/figures.py`. Several numbers in one link
-have their keys in their order, with commas between them. Numbers are held at the precision that is
-printed, those before " %" as shares. Versions that are named beside a figure are those of its file.
+`--figure=docs/figures/NAME.json` added, see `mg_jax/evaluation/figures.py`. Several numbers in one
+link have their keys in their order, with commas between them. Numbers are held at the precision
+that is printed, those before " %" as shares. Versions that are named beside a figure are those of
+its file.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ from experiments import t2v_256, tae
 from mg_jax.core import config as configs
 from mg_jax.core.mesh import make_mesh
 from mg_jax.plan.training import abstract_training
-from mg_jax.train.experiment import optim_config
+from mg_jax.stages.experiment import optim_config
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import build_optimizers
 from mg_jax.train.state import create_state

@@ -12,16 +12,17 @@ import numpy as np
 from experiments import t2v_256, tae
 from launch.bench_suites.suites import Program
 from mg_jax.core.sharding import unbox
+from mg_jax.evaluation import figures
 from mg_jax.kernels.platform import platform
-from mg_jax.models.clip import TextTower
-from mg_jax.models.dacvae import DACVAE
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.encoders.clip import TextTower
+from mg_jax.models.encoders.streams import open_streams
+from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.generator import Generator
-from mg_jax.models.streams import open_streams
-from mg_jax.models.tae import TAE
-from mg_jax.models.text import T5Encoder
 from mg_jax.models.transformer import Block, Surroundings
 from mg_jax.sampling.pipeline import Settings, TextToVideo
-from mg_jax.train import figures, flops
+from mg_jax.train import flops
 
 _POSITION_STD = 0.02
 

@@ -22,8 +22,8 @@ from mg_jax.core import config
 from mg_jax.core.sharding import unbox
 from mg_jax.kernels import attention, xla
 from mg_jax.models import zoo
+from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.generator import Generator
-from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.flow_matching import FlowMatching

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from launch.bench_suites import peers
 from launch.bench_suites.suites import PUBLISHED, Program
-from mg_jax.train import figures
+from mg_jax.evaluation import figures
 
 # Memory order of a video and of the kernels that read it.
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -6,9 +6,9 @@ import pathlib
 from typing import Any
 
 from mg_jax.core.errors import UserError
-from mg_jax.models import tiling
+from mg_jax.inference.load import load_text_to_video
+from mg_jax.models.codecs import tiling
 from mg_jax.sampling import outputs, prompts
-from mg_jax.train.export import load_text_to_video
 
 _log = logging.getLogger(__name__)
 

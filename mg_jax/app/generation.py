@@ -67,6 +67,6 @@ def generate(options: Mapping[str, Any]) -> None:
 
 
 def _load(workdir: str) -> Any:
-  from mg_jax.train.export_sound import load_soundtrack
+  from mg_jax.inference.load_sound import load_soundtrack
 
   return load_soundtrack(workdir)

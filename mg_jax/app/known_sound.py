@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import audio
+from mg_jax.data.media import audio
 
 LEAST_S = 0.1  # of a sound that something is added to
 _SLACK_S = 0.1  # by which a sound may be longer than its picture, as containers round
@@ -82,8 +82,8 @@ def place(
 ) -> Given:
   """Reads a sound and places it in the result.
 
-  Channels are mixed to one and rates converted as `data.audio` does; samples beyond [-1, 1] are
-  clipped, and a constant offset stays.
+  Channels are mixed to one and rates converted as `data.media.audio` does; samples beyond [-1, 1]
+  are clipped, and a constant offset stays.
 
   Args:
     path: file of the sound, or of the video.

@@ -22,7 +22,9 @@ import numpy as np
 
 from mg_jax.app import known_sound
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, audio, muxing, sound_text, video
+from mg_jax.data import atomic
+from mg_jax.data.media import audio, muxing, video
+from mg_jax.data.text import sound_prompts as sound_text
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import prompts, sound_plots
 from mg_jax.sampling.soundtrack import Request, Video

@@ -13,7 +13,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.schema import Batch, Clip, Record
-from mg_jax.data.streams import Reader
+from mg_jax.data.text.readers import Reader
 
 CaptionMix = Literal["all", "short", "long", "mixed"]
 

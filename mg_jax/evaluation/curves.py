@@ -7,7 +7,8 @@ from typing import Any
 
 from mg_jax.core import plotting
 from mg_jax.core.errors import UserError
-from mg_jax.train import export, figures
+from mg_jax.evaluation import figures
+from mg_jax.train.runs import saved_config
 from mg_jax.train.writer import read_metrics
 
 DIGITS = 5  # of the numbers that are kept
@@ -89,7 +90,7 @@ def _rows(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _config(workdir: str | os.PathLike[str]) -> dict | None:
   try:
-    return export.saved_config(workdir)
+    return saved_config(workdir)
   except UserError:
     return None
 

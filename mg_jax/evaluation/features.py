@@ -3,7 +3,7 @@
 An image gives one row. A video gives as many as asked for, or as it has frames: it is divided into
 that many equal parts, and the frame shown at the middle of each is taken, so rows of one video are
 not independent. Pictures are scaled to cover the square that the tower takes and cut at the centre;
-rows have unit length (`models.vision`). A contact sheet among generated clips is left out.
+rows have unit length (`models.encoders.vision`). A contact sheet among generated clips is left out.
 
 a folder -> NAME.npy, float32 (N, E), and NAME.json {"network", "source", "files", "frames"}
 """
@@ -15,8 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, mediafiles, stills, video
-from mg_jax.models.vision import FrozenVision
+from mg_jax.data import atomic
+from mg_jax.data.media import files as mediafiles
+from mg_jax.data.media import stills, video
+from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.sampling.outputs import SHEET
 
 FRAMES = 8

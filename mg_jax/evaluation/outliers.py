@@ -20,12 +20,14 @@ import numpy as np
 from mg_jax.core import config as configs
 from mg_jax.core import plotting
 from mg_jax.core.mesh import make_mesh
-from mg_jax.data import atomic, recipe
-from mg_jax.models.tae import TAE
+from mg_jax.data import atomic
+from mg_jax.data.sources import recipe
+from mg_jax.models.codecs.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
-from mg_jax.train import experiment, stages
+from mg_jax.precompute.statistics import LatentStatistics
+from mg_jax.stages import experiment
+from mg_jax.stages import table as stages
 from mg_jax.train.evals import Evaluator
-from mg_jax.train.statistics import LatentStatistics
 
 _log = logging.getLogger(__name__)
 FILE, PLOT = "outliers.json", "outliers.png"

@@ -14,10 +14,11 @@ import numpy as np
 
 from mg_jax.core import plotting
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, fitting
-from mg_jax.data.video import write_frames
+from mg_jax.data import atomic
+from mg_jax.data.media import fitting
+from mg_jax.data.media.video import write_frames
 from mg_jax.metrics.fidelity import WINDOW, Fidelity
-from mg_jax.models.tiling import TiledAutoencoder
+from mg_jax.models.codecs.tiling import TiledAutoencoder
 from mg_jax.train import profile
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def reconstruct(
     autoencoder: what reconstructs.
     path: the video.
     out: an mp4. The difference is absolute, four times as strong as it is.
-    size, fps: as in `data.fitting.fit`.
+    size, fps: as in `data.media.fitting.fit`.
     seconds: stops after this time.
 
   Returns:

@@ -16,10 +16,10 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
-from mg_jax.data.audio import read_audio, read_blocks, write_blocks
+from mg_jax.data.media.audio import read_audio, read_blocks, write_blocks
 from mg_jax.metrics.audio import SoundFidelity
-from mg_jax.models.chunking import ChunkedCodec
-from mg_jax.train import plots
+from mg_jax.models.codecs.chunking import ChunkedCodec
+from mg_jax.stages import plots
 
 _log = logging.getLogger(__name__)
 SHOWN_S = 30.0  # of the sound, in the picture

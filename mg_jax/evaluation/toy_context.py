@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import audio
 from mg_jax.data.atomic import check_writable, write_json
-from mg_jax.data.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
+from mg_jax.data.media import audio
+from mg_jax.data.sources.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
 from mg_jax.evaluation.toy_sound import SHOWN, Condition, SoundReport, request_of
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity

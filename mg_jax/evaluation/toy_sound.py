@@ -16,14 +16,16 @@ import numpy as np
 from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import muxing, toy
 from mg_jax.data.atomic import check_writable, write_json
-from mg_jax.data.soundtracks import SoundtrackConfig, Take, ToyTakes, toy_recipe
+from mg_jax.data.media import muxing
+from mg_jax.data.sources import toy
+from mg_jax.data.sources.soundtracks import SoundtrackConfig, Take, ToyTakes, toy_recipe
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import sound_plots
 from mg_jax.sampling.soundtrack import Request, Soundtrack
-from mg_jax.world import oracles_sound, sound_facts
-from mg_jax.world.oracles_onsets import pool
+from mg_jax.world.oracles import sound as oracles_sound
+from mg_jax.world.oracles.onsets import pool
+from mg_jax.world.sound import facts as sound_facts
 
 Condition = Literal["both", "video", "text"]
 TOLERANCE_S = 0.08

@@ -11,13 +11,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mg_jax.data import toy
 from mg_jax.data.atomic import write_json
+from mg_jax.data.sources import toy
 from mg_jax.metrics.scores import Scores
 from mg_jax.sampling import outputs, prompts
 from mg_jax.sampling.pipeline import TextToVideo
-from mg_jax.world import oracles
-from mg_jax.world.prompts import parse_prompt
+from mg_jax.world.oracles import pixels as oracles
+from mg_jax.world.scene.prompts import parse_prompt
 
 
 @dataclasses.dataclass(frozen=True)

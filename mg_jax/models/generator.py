@@ -23,9 +23,9 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array, Bool, Float, Int
 from mg_jax.models import conditioning
-from mg_jax.models.clip import VisionTower, normalise
 from mg_jax.models.dit import VideoDiT
-from mg_jax.models.text import T5Encoder
+from mg_jax.models.encoders.clip import VisionTower, normalise
+from mg_jax.models.encoders.t5 import T5Encoder
 
 
 class Generator(nn.Module):

@@ -16,12 +16,12 @@ from typing import Any
 from mg_jax.core.config import module_fields
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params, flatten_paths
-from mg_jax.data import text as tokens
-from mg_jax.models.clip import TextTower, VisionTower
-from mg_jax.models.dacvae import DACVAE
+from mg_jax.data.text import prompts as tokens
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.dit import VideoDiT
-from mg_jax.models.tae import TAE
-from mg_jax.models.text import T5Encoder
+from mg_jax.models.encoders.clip import TextTower, VisionTower
+from mg_jax.models.encoders.t5 import T5Encoder
 
 # layers, width, MLP width, heads
 _SIZES = {
@@ -153,7 +153,7 @@ def soundtrack(name: str) -> dict[str, Any]:
 
 
 def text_encoder(name: str) -> dict[str, Any]:
-  """Fields of models.text.T5Encoder for a published encoder, fresh at each call.
+  """Fields of models.encoders.t5.T5Encoder for a published encoder, fresh at each call.
 
   "ul2" and "byt5-small" read the prompt [MG 3.1.4], "t5-base" that of the soundtrack [MG 6.2];
   "t5-v1_1-xxl" is as wide as UL2 at half its depth.
@@ -167,7 +167,7 @@ def text_encoder(name: str) -> dict[str, Any]:
 
 
 def clip(name: str) -> dict[str, Any]:
-  """Fields of models.clip.CLIP for the sizes that MetaCLIP was published in, fresh at each call.
+  """Fields of models.encoders.clip.CLIP for a published size of MetaCLIP, fresh at each call.
 
   "g14" is the one whose text features are 1280 wide [MG 3.1.4]. Activations are MetaCLIP's. "tiny"
   reads bytes and images of 32 pixels.
@@ -196,7 +196,7 @@ def clip(name: str) -> dict[str, Any]:
 
 
 def autoencoder(name: str) -> dict[str, Any]:
-  """Fields of models.tae.TAE for a published image autoencoder, fresh at each call.
+  """Fields of models.codecs.tae.TAE for a published image autoencoder, fresh at each call.
 
   Raises:
     UserError: on an unknown name.
@@ -208,7 +208,7 @@ def autoencoder(name: str) -> dict[str, Any]:
 
 
 def codec(name: str) -> dict[str, Any]:
-  """Fields of models.dacvae.DACVAE for the published codec or a small one, fresh at each call.
+  """Fields of models.codecs.dacvae.DACVAE, the published codec or a small one; fresh at each call.
 
   Raises:
     UserError: on an unknown name.

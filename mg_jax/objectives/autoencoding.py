@@ -21,9 +21,9 @@ from mg_jax.core.rng import stream
 from mg_jax.core.sharding import shard
 from mg_jax.losses import gan
 from mg_jax.losses import reconstruction as losses
-from mg_jax.models.discriminators import PatchDiscriminator
-from mg_jax.models.perceptual import LPIPS
-from mg_jax.models.tae import TAE
+from mg_jax.models.codecs.discriminators import PatchDiscriminator
+from mg_jax.models.codecs.perceptual import LPIPS
+from mg_jax.models.codecs.tae import TAE
 
 LAST_LAYER = "decoder_out"  # of the decoder, in whose kernel gradients are compared
 
@@ -44,7 +44,8 @@ class AutoencodingWeights:
     gan_start: step from which the adversarial losses of both roles count.
     reduction: see above.
     radius: r of the outlier penalty.
-    lpips_files: published weights of LPIPS, see `models.perceptual.load`; without any the term is
+    lpips_files: published weights of LPIPS, see `models.codecs.perceptual.load`; without any the
+    term is
       left out.
   """
 

@@ -16,7 +16,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import shard
 from mg_jax.core.typing import Array
 from mg_jax.losses.contrastive import capped, contrastive_loss, similarities
-from mg_jax.models.clip import CLIP, normalise, unit
+from mg_jax.models.encoders.clip import CLIP, normalise, unit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from mg_jax.core.rng import stream
 from mg_jax.core.sharding import shard
 from mg_jax.losses import audio, gan
 from mg_jax.losses import reconstruction as losses
-from mg_jax.models.dacvae import DACVAE
-from mg_jax.models.wave_critics import WaveCritics
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.wave_critics import WaveCritics
 
 FULL_SCALE = 2.0**15
 

@@ -1,9 +1,9 @@
 """Programs of inference to plan: a guided solver step of a generator, tiles of an autoencoder.
 
 A solver step is planned as sampling runs it: one batched call for all branches of guidance, then
-Euler or midpoint [MG 3.4]. A clip is coded in tiles of `models.tiling`; here every device holds the
-weights and codes another tile at a time, so that a clip takes as many rounds as it has tiles for
-each device [MG 3.1.1].
+Euler or midpoint [MG 3.4]. A clip is coded in tiles of `models.codecs.tiling`; here every device
+holds the weights and codes another tile at a time, so that a clip takes as many rounds as it has
+tiles for each device [MG 3.1.1].
 """
 
 import math
@@ -23,8 +23,8 @@ from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
 from mg_jax.kernels.platform import platform
 from mg_jax.models import zoo
-from mg_jax.models.tae import TAE
-from mg_jax.models.tiling import Tiling, spans
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.codecs.tiling import Tiling, spans
 from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
 from mg_jax.plan.training import abstract_clips, generator_objective, latent_tokens
 from mg_jax.sampling import guidance as cfg
@@ -152,7 +152,7 @@ def coding(
 def tiles_of(
   model: TAE, tiling: Tiling, clip: tuple[int, int, int], *, what: str
 ) -> tuple[tuple[int, int, int], int]:
-  """((frames, height, width) of a tile, tiles of a clip), as `models.tiling` cuts it."""
+  """((frames, height, width) of a tile, tiles of a clip), as `models.codecs.tiling` cuts it."""
   time, *factors = model.factors
   _, *grid, _ = model.latent_shape(*clip)
   cuts = [

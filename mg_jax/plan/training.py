@@ -16,27 +16,27 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
-from mg_jax.data.mediafiles import Kind
-from mg_jax.data.recipe import DataConfig
-from mg_jax.data.streams import TextConfig
+from mg_jax.data.media.files import Kind
+from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.data.text.readers import TextConfig
 from mg_jax.kernels.platform import platform
 from mg_jax.models import patches, zoo
-from mg_jax.models.clip import CLIP
-from mg_jax.models.dacvae import DACVAE
-from mg_jax.models.discriminators import PatchDiscriminator
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.discriminators import PatchDiscriminator
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.encoders.clip import CLIP
 from mg_jax.models.generator import Generator
-from mg_jax.models.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
+from mg_jax.stages.experiment import optim_config, role_loss
+from mg_jax.stages.table import STAGES, abstract_sound, wave_objective
 from mg_jax.train import flops
-from mg_jax.train.experiment import optim_config, role_loss
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import Optimizer, build_optimizers
-from mg_jax.train.stages import STAGES, abstract_sound, wave_objective
 from mg_jax.train.state import abstract_key, abstract_params, abstract_state
 from mg_jax.train.step import build_step
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import fitting
+from mg_jax.data.media import fitting
+from mg_jax.data.media.video import write_frames
 from mg_jax.data.records import RecordSource, RecordWriter
-from mg_jax.data.video import write_frames
-from mg_jax.models.tiling import TiledAutoencoder
+from mg_jax.models.codecs.tiling import TiledAutoencoder
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def encode_video(
     autoencoder: what encodes.
     path: the video.
     folder: for the latents, made if missing.
-    size, fps: as in `data.fitting.fit`.
+    size, fps: as in `data.media.fitting.fit`.
     seconds: stops after this time.
 
   Raises:

@@ -15,8 +15,8 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
-from mg_jax.data.images import contact_sheet, write_png
-from mg_jax.data.video import read_clip, write_video
+from mg_jax.data.media.images import contact_sheet, write_png
+from mg_jax.data.media.video import read_clip, write_video
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.sampling.prompts import Prompt
 

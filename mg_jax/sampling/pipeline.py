@@ -22,8 +22,8 @@ from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
-from mg_jax.models.streams import Streams
-from mg_jax.models.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.encoders.streams import Streams
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
 from mg_jax.sampling.solvers import integrate
@@ -81,7 +81,8 @@ class TextToVideo:
   Attributes:
     model: the generator, with `routes()` and `encode`.
     params: its parameters, unboxed.
-    autoencoder: with `latent_shape` and the methods `encode` and `decode`, like models.tae.TAE.
+    autoencoder: with `latent_shape` and the methods `encode` and `decode`, like
+    models.codecs.tae.TAE.
     autoencoder_params: its parameters, unboxed.
     mean, std: per-channel statistics (C,) that training normalised latents with.
     settings: what a call uses by default.

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import textfiles
-from mg_jax.data.streams import Reader
-from mg_jax.data.toy import VALIDATION_START
-from mg_jax.world import captions, sampling
+from mg_jax.data.sources.toy import VALIDATION_START
+from mg_jax.data.text import files as textfiles
+from mg_jax.data.text.readers import Reader
+from mg_jax.world.scene import captions, sampling
 
 MAX_CHARACTERS = 10_000
 MAX_SEED = 2**32 - 1
@@ -49,7 +49,8 @@ def read(path: str | os.PathLike[str]) -> list[tuple[str, int | None]]:
   other file each line is a prompt. Blank lines are skipped in both; an empty prompt needs a .jsonl.
 
   Raises:
-    UserError: no such file, no text of `data.textfiles`, a malformed line (named by its number), or
+    UserError: no such file, no text of `data.text.files`, a malformed line (named by its number),
+    or
       no prompt.
   """
   path = pathlib.Path(path)

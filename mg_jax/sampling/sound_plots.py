@@ -12,12 +12,12 @@ import numpy as np
 from mg_jax.core import plotting
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import write_json
-from mg_jax.data.muxing import write_clip
-from mg_jax.world.facts import Scene
-from mg_jax.world.render import render
-from mg_jax.world.sound import RATE, soundtrack
-from mg_jax.world.sound_captions import short_sound_caption
-from mg_jax.world.sound_facts import Impact
+from mg_jax.data.media.muxing import write_clip
+from mg_jax.world.scene.facts import Scene
+from mg_jax.world.scene.render import render
+from mg_jax.world.sound.captions import short_sound_caption
+from mg_jax.world.sound.facts import Impact
+from mg_jax.world.sound.synthesis import RATE, soundtrack
 
 FLOOR_DB = -90.0  # of the spectrogram's colours, below its loudest point
 

@@ -16,13 +16,13 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.rng import stream
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.soundtracks import nearest_frames
+from mg_jax.data.sources.soundtracks import nearest_frames
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
-from mg_jax.models.chunking import ChunkedCodec
+from mg_jax.models.codecs.chunking import ChunkedCodec
+from mg_jax.models.encoders.streams import Streams
+from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator
-from mg_jax.models.streams import Streams
-from mg_jax.models.vision import FrozenVision
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import longform
 from mg_jax.sampling.prompts import MAX_SEED
@@ -287,7 +287,7 @@ class Soundtrack:
     return found
 
   def _video(self, video: Video | None, start: int, window: int, seconds: float) -> Any:
-    """The entry of one window's frames, as in `data.soundtracks`; its null without a video."""
+    """One window's frames as in `data.sources.soundtracks`; the null without a video."""
     per_second = self.codec.model.latent_rate
     frames = np.zeros((1, *self.size, 3), np.uint8)
     at, seen = np.zeros(window, np.int32), video is not None

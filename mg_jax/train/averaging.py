@@ -24,8 +24,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import PREFIX
 from mg_jax.train import integrity
 from mg_jax.train.checkpoint import Checkpointer
-from mg_jax.train.export import LATENTS, latents_folder
-from mg_jax.train.workdir import is_remote, resolve
+from mg_jax.train.workdir import LATENTS, is_remote, latents_folder, resolve
 
 TOLERANCE = 1e-6  # of the sum of the weights
 PROVENANCE = "averaged_from"  # the entry of the config that says what a mean is of

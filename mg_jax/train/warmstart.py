@@ -23,7 +23,7 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
-from mg_jax.models import published
+from mg_jax.models.weights import published
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.integrity import describe
 from mg_jax.train.kernels import as_in

@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -19,6 +20,7 @@ from mg_jax.train.remote import SCHEMES
 
 _log = logging.getLogger(__name__)
 LOCK = ".lock"
+LATENTS = "latents"
 
 
 def resolve(workdir: str | os.PathLike) -> epath.Path:
@@ -32,6 +34,11 @@ def resolve(workdir: str | os.PathLike) -> epath.Path:
     return epath.Path(text)
   except KeyError as e:
     raise UserError(f"{text} names no known store; those are {', '.join(SCHEMES)}") from e
+
+
+def latents_folder(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> str:
+  """Where the latents of a generator's run lie."""
+  return config.get("latents") or os.path.join(workdir, LATENTS)
 
 
 def prepare(workdir: str | os.PathLike) -> epath.Path:

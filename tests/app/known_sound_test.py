@@ -5,8 +5,8 @@ import pytest
 
 from mg_jax.app.known_sound import parse_extend, parse_infill, place
 from mg_jax.core.errors import UserError
-from mg_jax.data.audio import write_wav
-from tests.data.audio_test import tone, write
+from mg_jax.data.media.audio import write_wav
+from tests.data.media.audio_test import tone, write
 
 RATE = 8000
 

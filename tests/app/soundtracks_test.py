@@ -10,11 +10,11 @@ import pytest
 from mg_jax.app import soundtracks
 from mg_jax.app.soundtracks import Order, frames_of, make
 from mg_jax.core.errors import UserError
-from mg_jax.data import audio, muxing, video
+from mg_jax.data.media import audio, muxing, video
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling.soundtrack import SoundSettings
-from tests.data.audio_test import tone
-from tests.data.muxing_test import packets
+from tests.data.media.audio_test import tone
+from tests.data.media.muxing_test import packets
 
 RATE = 48_000
 

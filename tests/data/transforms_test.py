@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import text
 from mg_jax.data.schema import Clip
-from mg_jax.data.streams import Reader, TextConfig
-from mg_jax.data.tokenizers import open_tokenizer
+from mg_jax.data.text import prompts as text
+from mg_jax.data.text.readers import Reader, TextConfig
+from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
 
 TEXT = {"text": Reader(TextConfig(length=24), open_tokenizer("bytes"))}

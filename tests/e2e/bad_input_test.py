@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core import config as configs
-from mg_jax.data.video import write_video
+from mg_jax.data.media.video import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 TAE = "experiments/tae.py:tiny,size=16,frames=4"
@@ -194,7 +194,7 @@ def _experiment(name, tmp_path, **sections):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
   """A trained autoencoder and generator, of one step each."""
-  from mg_jax.train import experiment
+  from mg_jax.stages import experiment
 
   folder = tmp_path_factory.mktemp("runs")
   fields = {**SMALL, "multipliers": (1,)}

@@ -9,9 +9,9 @@ from PIL import Image
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.data.recipe import latent_sources
-from mg_jax.data.video import write_video
-from mg_jax.train import experiment
+from mg_jax.data.media.video import write_video
+from mg_jax.data.sources.recipe import latent_sources
+from mg_jax.stages import experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SIDE, FRAMES = 16, 4

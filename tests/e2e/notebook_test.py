@@ -25,7 +25,7 @@ def _python(folder, program):
 def test_data_are_built_by_processes_and_read_by_threads(tmp_path):
   out = _python(tmp_path, """
     from absl import flags
-    from mg_jax.data import recipe, toy, toy_records
+    from mg_jax.data.sources import recipe, toy, toy_records
 
     toy._WORTH_PIXELS = 0  # start processes even for a handful of clips
     config = recipe.DataConfig(clips=5, held_out=2, frames=2, height=16, width=16, global_batch=2)
@@ -42,7 +42,7 @@ def test_data_are_built_by_processes_and_read_by_threads(tmp_path):
 def test_loader_processes_feed_a_stream(tmp_path):
   out = _python(tmp_path, """
     import numpy as np
-    from mg_jax.data import recipe
+    from mg_jax.data.sources import recipe
 
     config = recipe.DataConfig(clips=5, held_out=2, frames=2, height=16, width=16, global_batch=2)
     feed = recipe.clip_feed(config)
@@ -63,8 +63,8 @@ def test_an_experiment_trains_and_samples(tmp_path):
   out = _python(tmp_path, """
     from absl import flags
     from experiments import t2v_256, tae
-    from mg_jax.train import experiment
-    from mg_jax.train.export import load_text_to_video
+    from mg_jax.stages import experiment
+    from mg_jax.inference.load import load_text_to_video
 
     def small(config):
       config.data.update(clips=4, held_out=2, global_batch=2)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg_jax.data.video import probe, read_clip, write_video
+from mg_jax.data.media.video import probe, read_clip, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {

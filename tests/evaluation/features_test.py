@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.media import MediaError
-from mg_jax.data.video import read_frames, write_video
+from mg_jax.data.media.containers import MediaError
+from mg_jax.data.media.video import read_frames, write_video
 from mg_jax.evaluation import features
 from mg_jax.evaluation.features import pictures, write_features
 from mg_jax.metrics.frechet import Moments, distance, frechet
-from mg_jax.models.vision import FrozenVision
-from tests.models.vision_test import save
+from mg_jax.models.encoders.vision import FrozenVision
+from tests.models.encoders.vision_test import save
 
 
 class Means:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.audio import read_audio, write_wav
+from mg_jax.data.media.audio import read_audio, write_wav
 from mg_jax.evaluation.reconstruct_sound import reconstruct_sound
-from mg_jax.models.chunking import ChunkedCodec
-from mg_jax.models.dacvae import DACVAE
-from tests.data.audio_test import tone, write
+from mg_jax.models.codecs.chunking import ChunkedCodec
+from mg_jax.models.codecs.dacvae import DACVAE
+from tests.data.media.audio_test import tone, write
 
 RATE = 4000
 

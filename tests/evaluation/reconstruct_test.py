@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.video import probe, read_frames, write_video
+from mg_jax.data.media.video import probe, read_frames, write_video
 from mg_jax.evaluation.reconstruct import GAIN, reconstruct
 from mg_jax.metrics.fidelity import Fidelity
-from mg_jax.models.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 
 
 class Dim(nn.Module):

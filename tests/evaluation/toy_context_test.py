@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import audio, muxing
-from mg_jax.data.soundtracks import SoundtrackConfig
+from mg_jax.data.media import audio, muxing
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.evaluation.toy_context import held_out, score_infill, score_seams
 
 RATE = audio.RATE

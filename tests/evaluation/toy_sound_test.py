@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.soundtracks import SoundtrackConfig
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.evaluation import toy_sound
 from mg_jax.evaluation.toy_sound import rates, score_sound
 from mg_jax.sampling.soundtrack import Soundtrack
-from mg_jax.world import oracles_sound, sampling, sound, sound_facts
+from mg_jax.world.oracles import sound as oracles_sound
+from mg_jax.world.scene import sampling
+from mg_jax.world.sound import facts as sound_facts
+from mg_jax.world.sound import synthesis as sound
 from tests.evaluation.toy_context_test import RATE, TOY, Pipeline
 
 COUNT = 12

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from mg_jax.data.toy import VALIDATION_START, world
+from mg_jax.data.sources.toy import VALIDATION_START, world
 from mg_jax.evaluation.toy_video import score
 from mg_jax.sampling import prompts
 from mg_jax.sampling.pipeline import Settings, TextToVideo
-from mg_jax.world.render import render
-from mg_jax.world.sampling import sample
+from mg_jax.world.scene.render import render
+from mg_jax.world.scene.sampling import sample
 
 
 class Truth(TextToVideo):

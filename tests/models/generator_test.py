@@ -8,7 +8,7 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.models import conditioning
-from mg_jax.models.clip import VisionTower, normalise
+from mg_jax.models.encoders.clip import VisionTower, normalise
 from mg_jax.models.generator import Generator
 
 DIT = {

@@ -13,7 +13,7 @@ from mg_jax.core.topology import tpu_devices
 from mg_jax.core.tree import count_params
 from mg_jax.kernels.platform import platform
 from mg_jax.models import zoo
-from mg_jax.models.text import T5Encoder
+from mg_jax.models.encoders.t5 import T5Encoder
 
 ROWS, LENGTH = 4, 512  # prompts per device, tokens of each
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.models import published
-from tests.models import published_test
+from mg_jax.models.weights import published
+from tests.models.weights import published_test
 
 # Fixtures: a folder and its arrays.
 codec, t5 = published_test.codec, published_test.t5

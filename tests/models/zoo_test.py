@@ -12,14 +12,14 @@ from mg_jax.core import config
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import spec_table, unbox
 from mg_jax.core.tree import count_params, flatten_paths
-from mg_jax.data import text as tokens
+from mg_jax.data.text import prompts as tokens
 from mg_jax.models import zoo
-from mg_jax.models.clip import CLIP
-from mg_jax.models.dacvae import DACVAE
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.dit import VideoDiT
+from mg_jax.models.encoders.clip import CLIP
+from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.generator import Generator
-from mg_jax.models.tae import TAE
-from mg_jax.models.text import T5Encoder
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 

@@ -9,8 +9,8 @@ from experiments import dacvae
 from mg_jax.core import config as configs
 from mg_jax.core.sharding import spec_table, unbox
 from mg_jax.core.tree import flatten_paths
-from mg_jax.models.dacvae import DACVAE
-from mg_jax.models.wave_critics import WaveCritics
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.wave_critics import WaveCritics
 from mg_jax.nn.audio import WaveConv, WaveDown, WaveUp
 from mg_jax.nn.conv import PlaneConv
 from mg_jax.nn.weight_norm import fold, norms

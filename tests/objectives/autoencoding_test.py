@@ -14,8 +14,8 @@ from mg_jax.core.rng import stream
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import flatten_paths, global_norm
 from mg_jax.losses import gan, reconstruction
-from mg_jax.models.discriminators import PatchDiscriminator
-from mg_jax.models.tae import TAE, Conv25
+from mg_jax.models.codecs.discriminators import PatchDiscriminator
+from mg_jax.models.codecs.tae import TAE, Conv25
 from mg_jax.nn.conv import SpatialConv
 from mg_jax.nn.linear import Linear
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights

@@ -10,9 +10,9 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh, use_mesh
 from mg_jax.core.sharding import unbox
-from mg_jax.data.text import encode_bytes
+from mg_jax.data.text.prompts import encode_bytes
 from mg_jax.losses.contrastive import contrastive_loss
-from mg_jax.models.clip import CLIP, TextTower, VisionTower
+from mg_jax.models.encoders.clip import CLIP, TextTower, VisionTower
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.train.feed import place_batch

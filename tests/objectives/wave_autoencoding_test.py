@@ -10,8 +10,8 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.losses import audio
-from mg_jax.models.dacvae import DACVAE
-from mg_jax.models.wave_critics import WaveCritics
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.wave_critics import WaveCritics
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.wave_autoencoding import WaveAutoencoding, WaveWeights
 

@@ -12,10 +12,11 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import count_params
-from mg_jax.models import layouts_autoencoder, published, zoo
-from mg_jax.models.inflate import inflate
-from mg_jax.models.kinds import Config
-from mg_jax.models.tae import TAE
+from mg_jax.models import zoo
+from mg_jax.models.codecs.inflate import inflate
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.weights import layouts_autoencoder, published
+from mg_jax.models.weights.kinds import Config
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.models import published
-from mg_jax.models.clip import unit
-from mg_jax.models.kinds import Config
-from mg_jax.models.layouts import KINDS
+from mg_jax.models.encoders.clip import unit
+from mg_jax.models.weights import published
+from mg_jax.models.weights.kinds import Config
+from mg_jax.models.weights.layouts import KINDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import tensors
-from mg_jax.models import published
+from mg_jax.models.weights import published
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers.models.pe_audio")

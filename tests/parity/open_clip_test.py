@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.models import published
-from mg_jax.models.clip import MEAN, STD, unit
+from mg_jax.models.encoders.clip import MEAN, STD, unit
+from mg_jax.models.weights import published
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mg_jax.models import perceptual
+from mg_jax.models.codecs import perceptual
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity

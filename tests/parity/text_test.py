@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.models import published
-from mg_jax.models.kinds import Config
-from mg_jax.models.layouts import KINDS
-from mg_jax.models.text import relative_buckets
+from mg_jax.models.encoders.t5 import relative_buckets
+from mg_jax.models.weights import published
+from mg_jax.models.weights.kinds import Config
+from mg_jax.models.weights.layouts import KINDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from mg_jax.data import tokenizers
-from mg_jax.models import published
+from mg_jax.data.text import tokenizers
+from mg_jax.models.weights import published
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

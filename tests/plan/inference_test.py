@@ -9,8 +9,8 @@ from experiments import t2v_256, tae, tae_image
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
-from mg_jax.models.tae import TAE
-from mg_jax.models.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.plan.inference import coding, sampling, tiles_of
 
 TINY = Tiling(frames=16, overlap=8, side=32, border=16)

@@ -12,7 +12,7 @@ from experiments import ablation_t2v, clip_long, dacvae, soundtrack, t2v_256, t2
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
-from mg_jax.data.recipe import DataConfig
+from mg_jax.data.sources.recipe import DataConfig
 from mg_jax.plan.training import (
   abstract_clips,
   abstract_training,
@@ -20,7 +20,7 @@ from mg_jax.plan.training import (
   training,
   training_flops,
 )
-from mg_jax.train.experiment import optim_config
+from mg_jax.stages.experiment import optim_config
 from mg_jax.train.optim import build_optimizers
 from mg_jax.train.state import abstract_params
 

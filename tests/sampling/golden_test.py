@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mg_jax.core import config as configs
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import Generator
-from mg_jax.models.streams import open_streams
-from mg_jax.models.tae import TAE
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.sampling.soundtrack import Request
 from tests.sampling.networks import RATE, filled, frames, soundtrack

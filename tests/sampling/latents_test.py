@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.media.video import probe, read_frames, write_video
 from mg_jax.data.records import RecordSource, RecordWriter
-from mg_jax.data.video import probe, read_frames, write_video
-from mg_jax.models.tiling import TiledAutoencoder
+from mg_jax.models.codecs.tiling import TiledAutoencoder
 from mg_jax.sampling.latents import decode_latents, encode_video
-from mg_jax.train import export
 
 
 class Blocks(nn.Module):

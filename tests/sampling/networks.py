@@ -7,10 +7,10 @@ import numpy as np
 from mg_jax.core import config as configs
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import map_paths
-from mg_jax.models.chunking import ChunkedCodec
-from mg_jax.models.dacvae import DACVAE
+from mg_jax.models.codecs.chunking import ChunkedCodec
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import Generator
-from mg_jax.models.streams import open_streams
 from mg_jax.sampling.soundtrack import SoundSettings, Soundtrack
 from tests.train import tiny
 

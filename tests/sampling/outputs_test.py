@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.video import probe
+from mg_jax.data.media.video import probe
 from mg_jax.sampling import outputs, prompts
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 

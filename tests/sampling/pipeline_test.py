@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.streams import Reader, TextConfig
-from mg_jax.data.text import decode_bytes
-from mg_jax.data.tokenizers import open_tokenizer
+from mg_jax.data.text.prompts import decode_bytes
+from mg_jax.data.text.readers import Reader, TextConfig
+from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.models import conditioning
-from mg_jax.models.streams import Streams
-from mg_jax.models.tiling import Tiling
+from mg_jax.models.codecs.tiling import Tiling
+from mg_jax.models.encoders.streams import Streams
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 
 

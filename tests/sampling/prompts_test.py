@@ -4,11 +4,11 @@ import re
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import toy
-from mg_jax.data.streams import Reader, TextConfig
-from mg_jax.data.tokenizers import open_tokenizer
+from mg_jax.data.sources import toy
+from mg_jax.data.text.readers import Reader, TextConfig
+from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.sampling import prompts
-from mg_jax.world.sampling import WorldConfig
+from mg_jax.world.scene.sampling import WorldConfig
 
 
 def test_ordinary_text_passes_unchanged():

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import audio, video
+from mg_jax.data.media import audio, video
 from mg_jax.sampling import sound_plots
-from mg_jax.world import oracles_onsets
-from mg_jax.world.facts import Scene
-from mg_jax.world.sampling import WorldConfig, sample
-from mg_jax.world.sound import soundtrack
+from mg_jax.world.oracles import onsets as oracles_onsets
+from mg_jax.world.scene.facts import Scene
+from mg_jax.world.scene.sampling import WorldConfig, sample
+from mg_jax.world.sound.synthesis import soundtrack
 
 matplotlib = pytest.importorskip("matplotlib")
 

@@ -14,7 +14,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.train.averaging import PROVENANCE, average
 from mg_jax.train.checkpoint import Checkpointer
-from mg_jax.train.export import load_role
+from mg_jax.train.runs import load_role
 from mg_jax.train.warmstart import WarmStartConfig, warm_start
 
 _ROOT = Path(__file__).resolve().parents[2]

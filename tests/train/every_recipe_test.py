@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mg_jax.train import experiment
+from mg_jax.stages import experiment
 from mg_jax.train.writer import FILE as METRICS
 from tests.train import tiny
 from tests.train.tiny import NAMES

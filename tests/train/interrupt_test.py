@@ -141,7 +141,7 @@ def test_a_stopped_export_of_weights_is_not_there(tmp_path, number):
   body = f"""
     import numpy as np
     from mg_jax.data import tensors
-    from mg_jax.models import published
+    from mg_jax.models.weights import published
     def parts():
       yield "a", [np.zeros(4, np.float32)]
       stop_here()

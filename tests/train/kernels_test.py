@@ -8,8 +8,8 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import flatten_paths
-from mg_jax.models import published
-from mg_jax.models.dacvae import DACVAE
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.weights import published
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.kernels import as_in
 from mg_jax.train.warmstart import WarmStartConfig, warm_start

@@ -18,8 +18,9 @@ import pytest
 
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import pipeline
-from mg_jax.data.recipe import latent_sources
-from mg_jax.train import experiment, statistics
+from mg_jax.data.sources.recipe import latent_sources
+from mg_jax.precompute import statistics
+from mg_jax.stages import experiment
 from mg_jax.train.loop import TrainConfig, train
 from mg_jax.train.optim import OptimConfig
 from mg_jax.train.workdir import locked, prepare
@@ -88,9 +89,9 @@ _ENCODE = textwrap.dedent("""
   import jax, jax.numpy as jnp
   rank, port, root = int(sys.argv[1]), sys.argv[2], pathlib.Path(json.loads(sys.argv[4]))
   jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
-  from mg_jax.data.recipe import DataConfig
-  from mg_jax.models.streams import Streams
-  from mg_jax.train import encode
+  from mg_jax.data.sources.recipe import DataConfig
+  from mg_jax.models.encoders.streams import Streams
+  from mg_jax.precompute import clips as encode
 
   class Mean:
     def apply(self, variables, video, method):
@@ -243,7 +244,7 @@ _EXPERIMENT = textwrap.dedent("""
     "JAX_PROCESS_ID": rank}
   from mg_jax.core import distributed
   distributed.initialize()
-  from mg_jax.train import experiment, previews
+  from mg_jax.stages import experiment, previews
   wrote, write = [], previews._write
   previews._write = lambda *args: (wrote.append(args[1]), write(*args))
   result = experiment.run(told["config"], told["workdir"])

@@ -12,11 +12,11 @@ from experiments import t2v_256, tae
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
-from mg_jax.data.recipe import latent_sources
-from mg_jax.models import published
-from mg_jax.models.text import T5Encoder
-from mg_jax.train import experiment
-from mg_jax.train.export import load_text_to_video
+from mg_jax.data.sources.recipe import latent_sources
+from mg_jax.inference.load import load_text_to_video
+from mg_jax.models.encoders.t5 import T5Encoder
+from mg_jax.models.weights import published
+from mg_jax.stages import experiment
 from mg_jax.train.writer import FILE as METRICS
 
 T5 = {"vocab": 384, "width": 8, "layers": 1, "heads": 2, "head_dim": 4, "mlp_dim": 8}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mg_jax.core import config as configs
-from mg_jax.data import audio
+from mg_jax.data.media import audio
 
 _EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 NAMES = sorted(path.stem for path in _EXPERIMENTS.glob("[!_]*.py"))

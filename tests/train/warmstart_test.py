@@ -15,8 +15,8 @@ from mg_jax.core.mesh import make_mesh
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import flatten_paths
 from mg_jax.data import tensors
-from mg_jax.models import published
-from mg_jax.models.tae import TAE
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.weights import published
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.warmstart import WarmStartConfig, inflate, interpolate, pad_input, warm_start

@@ -1,0 +1,148 @@
+"""From a config section to sounds: where they come from, how they are split, the stream of chunks.
+
+What `recipe` is for clips. A batch is {"wave": int16 (B, T), "index": int32 (B,)}: full scale is
+2^15, and the model's own [-1, 1] starts on the device.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+from typing import Literal
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.media.audio import RATE
+from mg_jax.data.pipeline import Entry, Feed
+from mg_jax.data.schema import Batch, Source
+from mg_jax.data.sources import sounds, toy_sounds
+from mg_jax.data.sources.folder import Split
+from mg_jax.data.sources.sounds import Sound, SoundIndex, SoundSource
+
+_log = logging.getLogger(__name__)
+SHOWN = 64  # segments that stand in for held-out ones where a folder holds out none
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundConfig:
+  """The sounds of a run.
+
+  Attributes:
+    source: "folder" reads sound and video files, "toy" renders the toy world.
+    path: the folder (source "folder"), see `data.sources.sounds`.
+    cache: where decoded or rendered sound is kept.
+    world: "sounds" or "orchestra" (source "toy"), see `world.scene.sampling.WorldConfig`.
+    clips: toy scenes to train on.
+    held_out: toy scenes held out.
+    rate: in Hz, the codec's.
+    seconds: of a training chunk.
+    held_out_seconds: of an evaluated chunk.
+    holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each sound,
+      "none" nothing.
+    silence_db: level of the loudest sample below which a segment is left out as silent.
+    bad_limit: share of the segments that may fail to be read and are replaced, from 0 to 1.
+    global_batch: rows of a batch over all processes.
+    seed: of every order and every place.
+  """
+
+  source: Literal["folder", "toy"] = "folder"
+  path: str = ""
+  cache: str = "data"
+  world: Literal["sounds", "orchestra"] = "sounds"
+  clips: int = 2000
+  held_out: int = 128
+  rate: int = RATE
+  seconds: float = 0.4
+  held_out_seconds: float = 2.0
+  holdout: Literal["file", "tail", "none"] = "file"
+  silence_db: float = -60.0
+  bad_limit: float | int = 0.05
+  global_batch: int = 16
+  seed: int = 0
+
+  def __post_init__(self):
+    for name in ("rate", "seconds", "held_out_seconds", "clips", "held_out", "global_batch"):
+      if not 0 < getattr(self, name) < math.inf:
+        raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
+    if min(self.samples("train"), self.samples("validation")) < 1:
+      raise UserError(f"data.seconds of {self.seconds} hold no sample at {self.rate} Hz")
+    if not -math.inf < self.silence_db <= 0:
+      raise UserError(f"data.silence_db is {self.silence_db}; give a level of at most 0 dB")
+    if not 0 <= self.bad_limit <= 1:
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
+    if not 0 <= self.seed < 2**32:
+      raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
+
+  def samples(self, split: Split) -> int:
+    """Samples of a chunk."""
+    return round((self.seconds if split == "train" else self.held_out_seconds) * self.rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class WaveRow:
+  """Sound -> {"wave" (samples,) int16, "index" ()}; what a sound lacks is zero.
+
+  Attributes:
+    samples: of a chunk.
+    shift: whether it starts at a random place of the piece, rather than at its beginning.
+  """
+
+  samples: int
+  shift: bool = True
+
+  def __call__(self, index: int, record: Sound, rng: np.random.Generator) -> Batch:
+    spare = max(0, len(record.wave) - self.samples)
+    start = int(rng.integers(spare + 1)) if self.shift else 0
+    chunk = record.wave[start : start + self.samples]
+    wave = np.pad(chunk, (0, self.samples - len(chunk))).astype(np.int16)
+    return {"wave": wave, "index": np.int32(index)}
+
+
+def open_source(config: SoundConfig, split: Split) -> Source:
+  """The sounds of a split, in pieces of at least one chunk where they are that long.
+
+  Raises:
+    UserError: when the data are missing or unusable.
+  """
+  return SoundSource(_scanned(config, split), split, limit=config.bad_limit)
+
+
+@functools.lru_cache(maxsize=4)
+def _scanned(config: SoundConfig, split: Split) -> SoundIndex:
+  """Scans what a config names for segments of the length of a split; tells what was rejected."""
+  if config.source == "toy":
+    return toy_sounds.scan(
+      config.world, cache=config.cache, samples=config.samples(split), rate=config.rate,
+      train=config.clips, validation=config.held_out, seed=config.seed,
+    )  # fmt: skip
+  if not config.path:
+    raise UserError("data.path is empty; give the folder of your sounds")
+  index = sounds.scan(
+    config.path, cache=config.cache, samples=config.samples(split), rate=config.rate,
+    silence_db=config.silence_db, holdout=config.holdout,
+  )  # fmt: skip
+  if split == "train":
+    sounds.log_passed(_log, config.path, index.passed)
+    for item in index.rejected:
+      _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
+  _log.info(
+    "%s: %d segments of %.2f s to use for %s, %d left out as silent, %d files rejected",
+    config.path, index.count(split), config.samples(split) / config.rate, split, index.silent,
+    len(index.rejected),
+  )  # fmt: skip
+  if split == "train" or index.count("validation"):
+    return index
+  _log.warning(
+    "%s: nothing is held out, so evaluations hear what is trained on; data.holdout=tail or more "
+    "files would hold some out", config.path,
+  )  # fmt: skip
+  shown = [dataclasses.replace(s, split="validation") for s in index.segments[:SHOWN]]
+  return dataclasses.replace(index, segments=(*index.segments, *shown))
+
+
+def wave_feed(config: SoundConfig) -> Feed:
+  """The training stream of a codec: chunks from random places, every sound by its length."""
+  row = WaveRow(config.samples("train"))
+  entry = Entry("sound", open_source(config, "train"), row)
+  return Feed((entry,), config.global_batch, seed=config.seed)

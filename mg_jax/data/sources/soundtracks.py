@@ -1,0 +1,471 @@
+"""Videos with their sound, and sound alone, for a generator of soundtracks [MG 6.2].
+
+From a config section to takes, of which `precompute.sounds` makes records once: the latents of
+the sound, the frames or the features of a vision tower, the captions. `SoundtrackRow` makes of a
+record what a model reads. Takes are pieces of at most the longest chunk; a row is a chunk of a
+piece, from a random place where the piece is longer, and where it is shorter "length" says how many
+latents are real. Each latent has the video frame nearest in time to where it starts.
+
+A batch is {"latent": float32 (B, L, 1, 1, C) normalised per channel, zeros behind "length": int32
+(B,), "index": int32 (B,), streams of text as in `data.schema`, and "video"}: of a frozen tower
+features (B, L, E), else {"image": uint8 (B, T, H, W, 3), "at": int32 (B, L), "mask": bool (B, L)}.
+Both are zero where there is no picture.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.media import audio, video
+from mg_jax.data.media.containers import MediaError
+from mg_jax.data.pipeline import Entry, Feed
+from mg_jax.data.quarantine import Quarantine
+from mg_jax.data.records import RecordSource
+from mg_jax.data.schema import Batch, Record, Source
+from mg_jax.data.sources import folder, sounds, toy
+from mg_jax.data.sources.folder import HELD_OUT, Rejected, Split
+from mg_jax.data.text.readers import Reader
+from mg_jax.data.transforms import cached_name, padded
+
+_log = logging.getLogger(__name__)
+Kind = Literal["video", "sound"]
+KINDS: tuple[Kind, ...] = ("video", "sound")
+SHOWN = 64  # takes that stand in for held-out ones where a folder holds out none
+_LEAST_S = 1.0  # shorter ends of a file are left out
+_PROBES = 4
+# What changes neither pixels nor sound nor captions.
+_FREE = ("cache", "chunks", "video_weight", "sound_weight", "global_batch", "bad_limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundtrackConfig:
+  """The soundtracks of a run.
+
+  Attributes:
+    source: "folder" reads video and sound files, "toy" renders the toy world.
+    path: the folder of files with captions (source "folder"), see `data.sources.folder`; where a
+    file has a
+      "sound_caption", that is read, and else its caption. The paper's fields and their order are
+      those of `data.text.sound_prompts`.
+    world: "sounds" or "orchestra" (source "toy"), see `world.scene.sampling.WorldConfig`.
+    clips: toy clips to train on, each as long as the longest chunk.
+    held_out: toy clips held out.
+    chunks: (seconds, weight) of training chunks: of batches of 10 s and 30 s the paper has 5 to 1.
+    fps: frames a second that the vision tower sees.
+    size: side of the square frames in pixels.
+    video_weight, sound_weight: batches of videos and of sound alone; the paper finetunes by 10 to 1
+      and does not tell for pre-training. A kind of which there is none is left out.
+    holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each file,
+      "none" nothing.
+    caption_required: whether a file without a caption is an error.
+    bad_limit: share of the pieces that may fail to decode and are replaced, from 0 to 1.
+    global_batch: rows of a batch over all processes.
+    seed: of the world and of every order and place.
+  """
+
+  source: Literal["folder", "toy"] = "folder"
+  path: str = ""
+  world: Literal["sounds", "orchestra"] = "sounds"
+  clips: int = 4000
+  held_out: int = 256
+  chunks: tuple[tuple[float | int, int], ...] = ((10.0, 5), (30.0, 1))
+  fps: float | int = 25.0
+  size: int = 224
+  video_weight: int = 10
+  sound_weight: int = 1
+  holdout: Literal["file", "tail", "none"] = "file"
+  caption_required: bool = True
+  bad_limit: float | int = 0.05
+  global_batch: int = 16
+  seed: int = 0
+
+  def __post_init__(self):
+    for name in ("clips", "held_out", "fps", "size", "global_batch"):
+      if not 0 < getattr(self, name) < math.inf:
+        raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
+    lengths = [seconds for seconds, _ in self.chunks]
+    if not lengths or len(set(lengths)) < len(lengths) or not all(
+      0 < seconds < math.inf and weight >= 1 for seconds, weight in self.chunks
+    ):
+      raise UserError(
+        f"data.chunks is {self.chunks}; give pairs of different seconds and whole weights from 1"
+      )
+    if min(self.video_weight, self.sound_weight) < 0 or not self.video_weight + self.sound_weight:
+      raise UserError(
+        f"data.video_weight is {self.video_weight} and sound_weight {self.sound_weight}; neither "
+        "may be negative, and one must be positive"
+      )
+    if not 0 <= self.bad_limit <= 1:
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
+    if not 0 <= self.seed < 2**32:
+      raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
+
+  @property
+  def seconds(self) -> float:
+    """The longest chunk, and the longest take."""
+    return float(max(seconds for seconds, _ in self.chunks))
+
+  def identity(self) -> dict[str, Any]:
+    """What decides the takes, ready for JSON."""
+    kept = {name: value for name, value in vars(self).items() if name not in _FREE}
+    return kept | {"seconds": self.seconds}
+
+
+@dataclasses.dataclass(frozen=True)
+class Take:
+  """A piece of a soundtrack.
+
+  Attributes:
+    frames: uint8 (T, H, W, 3), frame k at k / fps s; T is 0 for sound alone.
+    fps: their rate.
+    wave: float32 (samples,) in [-1, 1] at the rate that was asked for.
+    caption: of the sound, possibly empty.
+    key: a stable name for logs.
+  """
+
+  frames: np.ndarray
+  fps: float
+  wave: np.ndarray
+  caption: str
+  key: str
+
+
+def nearest_frames(
+  count: int, fps: float, latents: int, rate: float, *, start: int = 0
+) -> np.ndarray:
+  """The frame that is nearest in time to the start of each latent, int32 (latents,).
+
+  Args:
+    count: frames of the video, frame k at k / fps s; the last one stands for all that follows.
+    fps: their rate.
+    latents: how many, latent l from l / rate s on.
+    rate: latents a second.
+    start: the number of the first latent.
+  """
+  places = np.floor((start + np.arange(latents)) * (fps / rate) + 0.5)
+  return np.clip(places, 0, max(count - 1, 0)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundtrackRow:
+  """Record -> a row of the batch that the module describes.
+
+  A record holds "latent" (L, C), "fps", "captions" (list of wordings), and "image" (T, H, W, 3)
+  uint8 or "features" (T, E), or neither.
+
+  Attributes:
+    readers: streams of text by name.
+    latents: of a row.
+    rate: latents a second.
+    fps: frames a second of the records.
+    size: side of the frames.
+    features: E of a frozen tower's features; 0 where the generator sees the frames.
+    mean, std: per channel, as in `transforms.LatentRow`.
+    cached: streams whose features lie in the records.
+    shift: whether a chunk comes from a random place, rather than from the beginning.
+  """
+
+  readers: Mapping[str, Reader]
+  latents: int
+  rate: float
+  fps: float
+  size: int
+  features: int = 0
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  cached: tuple[str, ...] = ()
+  shift: bool = True
+
+  def __post_init__(self) -> None:
+    if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+      raise ValueError(f"mean and std must pair up and std be positive: {self.mean}, {self.std}")
+
+  @property
+  def frames(self) -> int:
+    """Images of a row: as many as its latents can be nearest to."""
+    return math.ceil((self.latents - 1) * self.fps / self.rate - 1e-9) + 1
+
+  def __call__(self, index: int, record: Record, rng: np.random.Generator) -> Batch:
+    whole = np.asarray(record["latent"], np.float32)
+    spare = max(0, len(whole) - self.latents)
+    start = int(rng.integers(spare + 1)) if self.shift else 0
+    latent = whole[start : start + self.latents]
+    length = len(latent)
+    if self.std:
+      latent = (latent - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+    latent = np.pad(latent, ((0, self.latents - length), (0, 0)))
+    drawn = int(rng.integers(len(record["captions"])))
+    streams = {
+      name: padded(record[cached_name(name, drawn)], reader.config.length)
+      if name in self.cached
+      else reader(record["captions"][drawn])
+      for name, reader in self.readers.items()
+    }
+    return {
+      "latent": latent[:, None, None],
+      "length": np.int32(length),
+      "index": np.int32(index),
+      "video": self._video(record, start, length),
+      **streams,
+    }
+
+  def _video(self, record: Record, start: int, length: int) -> Any:
+    shown = record.get("features" if self.features else "image")
+    count = 0 if shown is None else len(shown)
+    at = nearest_frames(count, self.fps, self.latents, self.rate, start=start)
+    real = (np.arange(self.latents) < length) & (count > 0)
+    if self.features:
+      if not count:
+        return np.zeros((self.latents, self.features), np.float16)
+      return np.where(real[:, None], shown[at], 0).astype(shown.dtype)
+    image = np.zeros((self.frames, self.size, self.size, 3), np.uint8)
+    first = int(at[0])
+    if count:
+      seen = shown[first : first + self.frames]
+      image[: len(seen)] = seen
+    return {"image": image, "at": np.where(real, at - first, 0).astype(np.int32), "mask": real}
+
+
+def open_takes(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kind, Source]:
+  """Sources of takes of a split, by kind, those that there are.
+
+  Raises:
+    UserError: when the data are missing or unusable.
+  """
+  if config.source == "toy":
+    if rate != audio.RATE or not config.video_weight:
+      raise UserError(
+        f"the toy world has videos with sound of {audio.RATE} Hz; the codec has {rate} Hz, and "
+        f"data.video_weight is {config.video_weight}"
+      )
+    return {"video": ToyTakes(toy_recipe(config), split)}
+  pieces = scan(config).pieces
+  sources: dict[Kind, Source] = {}
+  weights = {"video": config.video_weight, "sound": config.sound_weight}
+  for kind in KINDS:
+    if weights[kind] and any(p.kind == kind and p.split == split for p in pieces):
+      sources[kind] = FolderTakes(config, kind, split, rate=rate, limit=config.bad_limit)
+  if not sources:
+    raise UserError(
+      f"{config.path}: no file of the {split} split has a weight; raise data.video_weight or "
+      "data.sound_weight, or add files"
+    )
+  return sources
+
+
+def toy_recipe(config: SoundtrackConfig) -> toy.ToyRecipe:
+  """The toy data set of a config: scenes as long as the longest chunk."""
+  world = toy.world(config.world)
+  return toy.ToyRecipe(
+    frames=max(1, int(config.seconds * config.fps + 1e-6)), height=config.size, width=config.size,
+    fps=float(config.fps), train=config.clips, validation=config.held_out, seed=config.seed,
+    world=dataclasses.replace(world, duration_s=(config.seconds, config.seconds)),
+  )  # fmt: skip
+
+
+class ToyTakes:
+  """The clips of the toy world, rendered when asked for."""
+
+  def __init__(self, recipe: toy.ToyRecipe, split: Split):
+    self._clips = toy.ToySource(recipe, split)
+
+  def __len__(self) -> int:
+    return len(self._clips)
+
+  def __getitem__(self, index: int) -> Take:
+    clip = self._clips[index]
+    return Take(clip.video, clip.fps, clip.wave, clip.sound_caption, clip.key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """A part of a file, of at most the longest chunk."""
+
+  file: str
+  kind: Kind
+  start_s: float
+  seconds: float
+  caption: str
+  split: Split
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundtrackIndex:
+  """What a scan found, in the order of the file names."""
+
+  pieces: tuple[Piece, ...]
+  rejected: tuple[Rejected, ...]
+
+
+@functools.lru_cache(maxsize=4)
+def scan(config: SoundtrackConfig) -> SoundtrackIndex:
+  """Probes the files of a folder (not of its subfolders) and cuts them into pieces, in order.
+
+  Says what had to be rejected and why. Where nothing is held out, the first pieces count as
+  validation too.
+
+  Raises:
+    UserError: the folder is missing or without media, a caption is missing, or no file is usable.
+  """
+  if not config.path:
+    raise UserError("data.path is empty; give the folder of your videos and sounds")
+  names, passed = sounds.list_files(config.path, below=False)
+  sounds.log_passed(_log, config.path, passed)
+  with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
+    found = list(pool.map(lambda name: _probe(os.path.join(config.path, name)), names))
+  usable = [n for n, info in zip(names, found, strict=True) if not isinstance(info, MediaError)]
+  captions = folder.read_captions(config.path, usable, required=config.caption_required)
+  pieces: list[Piece] = []
+  rejected: list[Rejected] = []
+  for name, info in zip(names, found, strict=True):
+    if isinstance(info, MediaError):
+      rejected.append(Rejected(name, info.reason, info.detail))
+      _log.warning("%s is not used: %s (%s)", name, info.reason, info.detail)
+      continue
+    kind, seconds = info
+    told = captions[name]
+    for start_s, length_s, split in _cuts(name, seconds, config):
+      pieces.append(Piece(name, kind, start_s, length_s, told.sound or told.text, split))
+  if not pieces:
+    raise UserError(
+      f"{config.path}: none of {len(names)} files is usable, the first being {rejected[0].file} "
+      f"({rejected[0].detail}); add files that hold sound"
+    )
+  splits = {piece.split for piece in pieces}
+  if splits == {"validation"}:
+    # The hash held out every one of a handful of files: there would be nothing to train on.
+    pieces = [dataclasses.replace(piece, split="train") for piece in pieces]
+  if len(splits) == 1:
+    _log.warning(
+      "%s: nothing is held out, so evaluations see what is trained on; data.holdout=tail or more "
+      "files would hold some out", config.path,
+    )  # fmt: skip
+    pieces += [dataclasses.replace(piece, split="validation") for piece in pieces[:SHOWN]]
+  _log.info("%s: %d pieces, %d files rejected", config.path, len(pieces), len(rejected))
+  return SoundtrackIndex(tuple(pieces), tuple(rejected))
+
+
+class FolderTakes:
+  """Random access to the pieces of one kind and split; one that cannot be read is replaced."""
+
+  def __init__(
+    self, config: SoundtrackConfig, kind: Kind, split: Split, *, rate: int, limit: float = 0.05
+  ):
+    self.pieces = tuple(p for p in scan(config).pieces if (p.kind, p.split) == (kind, split))
+    self._config, self._rate = config, rate
+    self.quarantine = Quarantine(
+      self._read, len(self.pieces), errors=(MediaError,), name=self._key, limit=limit
+    )
+
+  def __len__(self) -> int:
+    return len(self.pieces)
+
+  def __getitem__(self, index: int) -> Take:
+    if not 0 <= index < len(self.pieces):
+      raise IndexError(f"piece {index} of {len(self.pieces)}")
+    return self.quarantine.read(index)
+
+  def _key(self, index: int) -> str:
+    piece = self.pieces[index]
+    return f"{piece.file}@{piece.start_s:.3f}"
+
+  def _read(self, index: int) -> Take:
+    piece, config = self.pieces[index], self._config
+    path, size = os.path.join(config.path, piece.file), (config.size, config.size)
+    frames = np.zeros((0, *size, 3), np.uint8)
+    if piece.kind == "video":
+      count = max(1, int(piece.seconds * config.fps + 1e-6))
+      frames = video.read_clip(
+        path, start_s=piece.start_s, fps=config.fps, frames=count, size=size
+      )
+    wave = audio.read_audio(
+      path, rate=self._rate, start_s=piece.start_s, seconds=piece.seconds
+    ).astype(np.float32)
+    # Sound may end before the picture does.
+    wave = np.pad(wave, (0, max(0, round(piece.seconds * self._rate) - len(wave))))
+    return Take(frames, float(config.fps), wave, piece.caption, self._key(index))
+
+
+def content(config: SoundtrackConfig) -> str:
+  """A digest of the names, sizes and captions of a folder's files, without opening them."""
+  names, _ = sounds.list_files(config.path, below=False)
+  captions = folder.read_captions(config.path, names, required=False)
+  rows = [[name, _size(os.path.join(config.path, name)), *captions[name]] for name in names]
+  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _size(path: str) -> int | None:
+  """Bytes of a file, None where a link leads nowhere or the file has just vanished."""
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return None
+
+
+def record_sources(latents: str | os.PathLike[str], split: Split) -> dict[Kind, RecordSource]:
+  """Records of a split by kind, as `precompute.sounds` lays them out."""
+  root = pathlib.Path(latents) / split
+  found: dict[Kind, RecordSource] = {
+    kind: RecordSource(root / kind) for kind in KINDS if (root / kind).is_dir()
+  }
+  if not found:
+    raise UserError(f"{root} holds no latents; encode the data first")
+  return found
+
+
+def soundtrack_feed(
+  config: SoundtrackConfig, latents: str | os.PathLike[str], row: SoundtrackRow
+) -> Feed:
+  """The training stream: batches of one kind and one length of chunk."""
+  weights = {"video": config.video_weight, "sound": config.sound_weight}
+  entries = []
+  for kind, source in record_sources(latents, "train").items():
+    for seconds, weight in config.chunks if weights[kind] else ():
+      chunk = dataclasses.replace(row, latents=max(1, round(seconds * row.rate)))
+      entries.append(Entry(f"{kind}/{seconds:g}s", source, chunk, weights[kind] * weight))
+  return Feed(tuple(entries), config.global_batch, seed=config.seed)
+
+
+def _probe(path: str) -> tuple[Kind, float] | MediaError:
+  """Kind and length in s of a file; one with no picture but cover art is sound."""
+  try:
+    info = video.probe(path)
+    if not info.has_audio:
+      return MediaError("no_audio", path, "the file holds no audio stream")
+    return "video", info.duration_s
+  except MediaError as error:
+    if error.reason != "no_video":
+      return error
+  try:
+    return "sound", audio.probe(path).duration_s
+  except MediaError as error:
+    return error
+
+
+def _cuts(name: str, seconds: float, config: SoundtrackConfig) -> list[tuple[float, float, Split]]:
+  """(start, seconds, split) of the pieces of a file, none of which lies in both splits."""
+  border = seconds * (1 - HELD_OUT)
+  if config.holdout == "tail" and seconds - border >= _LEAST_S:
+    parts = [(0.0, border, "train"), (border, seconds, "validation")]
+  else:
+    held = config.holdout == "file" and folder.held_out(name)
+    parts = [(0.0, seconds, "validation" if held else "train")]
+  cuts = []
+  for low, high, split in parts:
+    for number in range(max(1, math.ceil((high - low) / config.seconds - 1e-6))):
+      start = low + number * config.seconds
+      length = min(config.seconds, high - start)
+      if not number or length >= _LEAST_S:
+        cuts.append((start, length, split))
+  return cuts

@@ -1,0 +1,85 @@
+"""The sound of the toy world for a codec to learn: the waves of scenes, rendered once to a file.
+
+What `sounds` is for a folder. The scenes of a split are those of `toy`, so what is held out there
+is held out here; each is as long as it is, and silent ones are left out.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+from tqdm import tqdm
+
+from mg_jax.data import atomic
+from mg_jax.data.sources.folder import Split
+from mg_jax.data.sources.sounds import CACHE, Segment, SoundIndex
+from mg_jax.data.sources.toy import VALIDATION_START, World, heard, world
+
+
+def scan(
+  name: World,
+  *,
+  cache: str | os.PathLike[str],
+  samples: int,
+  rate: int,
+  train: int,
+  validation: int,
+  seed: int,
+) -> SoundIndex:
+  """Renders what the cache lacks; a segment begins every `samples` of a scene, as in `sounds.scan`.
+
+  Args:
+    name: of the world.
+    cache: folder of rendered waves.
+    samples: of a segment.
+    rate: in Hz, 16000 or more.
+    train: scenes of the training split.
+    validation: held-out scenes.
+    seed: of the world.
+
+  Raises:
+    UserError: a rate too low for the highest sounds.
+  """
+  segments, silent = [], 0
+  splits: tuple[tuple[Split, int, int], ...] = (
+    ("train", 0, train), ("validation", VALIDATION_START, validation)
+  )  # fmt: skip
+  for split, first, count in splits:
+    path, lengths = _rendered(name, cache, rate=rate, first=first, count=count, seed=seed)
+    begin = 0
+    for index, length in enumerate(lengths):
+      end = begin + abs(length)
+      if length <= 0:
+        silent += 1
+      else:
+        segments += [
+          Segment(f"toy/{seed}/{first + index}", path, start, min(start + 2 * samples, end), split)
+          for start in range(begin, max(end - samples, begin) + 1, samples)
+        ]
+      begin = end
+  return SoundIndex(f"the toy world {name!r}", rate, tuple(segments), silent, ())
+
+
+def _rendered(
+  name: World, cache: str | os.PathLike[str], *, rate: int, first: int, count: int, seed: int
+) -> tuple[str, list[int]]:
+  """A file of int16 waves one after the other, and their lengths, negative where all is silent."""
+  config = world(name)
+  identity = [repr(config), rate, first, count, seed]
+  digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+  root = pathlib.Path(cache) / CACHE
+  root.mkdir(parents=True, exist_ok=True)
+  target, record = root / f"toy-{digest}.s16", root / f"toy-{digest}.json"
+  if record.exists() and target.exists():
+    lengths = json.loads(record.read_text(encoding="utf-8"))
+    if target.stat().st_size == 2 * sum(map(abs, lengths)):
+      return str(target), lengths
+  lengths = []
+  with atomic.replacing(target) as partial, open(partial, "wb") as file:
+    for index in tqdm(range(first, first + count), "sounds", leave=False, disable=None):
+      wave = heard(config, seed, index, rate=rate)
+      file.write(wave.tobytes())
+      lengths.append(len(wave) if wave.any() else -len(wave))
+  atomic.write_json(record, lengths)
+  return str(target), lengths

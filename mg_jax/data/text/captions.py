@@ -1,0 +1,155 @@
+"""What a folder of media says of its files in words [MG 3.2.1].
+
+Captions stand in `name.txt` beside `name.mp4`, or for many files in one `captions.jsonl` with a
+line {"file": ..., "caption": ...} each, and "camera" or "sound_caption" where known. Names are
+compared in Unicode's composed form (NFC), as some file systems and archives decompose them. File
+names are taken from the folder's listing only: nothing in a caption file becomes a path.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.text import files as textfiles
+from mg_jax.data.text import prompts as text
+
+_log = logging.getLogger(__name__)
+FILE = "captions.jsonl"
+_SHOWN = 3  # names in a message
+
+
+class Caption(NamedTuple):
+  """What is known of a file; camera and sound are empty where they are not."""
+
+  text: str = ""
+  camera: str = ""
+  sound: str = ""
+
+
+def read_captions(
+  folder: str | os.PathLike[str], names: Sequence[str], *, required: bool, sound: bool = True
+) -> dict[str, Caption]:
+  """The captions of every named file; rows that match no file of the folder are logged.
+
+  Args:
+    folder: the folder.
+    names: files of it.
+    required: whether a file without a caption is an error; white space is none.
+    sound: whether the text of its sound is caption enough.
+
+  Raises:
+    UserError: a caption is missing though `required`, or a file of captions cannot be understood.
+  """
+  listed = _listing(folder)
+  table = _table(pathlib.Path(folder) / FILE)
+  unmatched = [file for file in table if _composed(file) not in listed]
+  by_name = {_composed(file): told for file, told in table.items()}
+  captions = {}
+  for name in names:
+    beside = _composed(pathlib.PurePath(name).with_suffix(".txt").name)
+    # Two files may differ in the form of their names alone: then each has its own row.
+    told = table.get(name) or by_name.get(_composed(name))
+    path = os.path.join(folder, listed.get(beside, beside))
+    if not (told and told.text) and beside in listed and os.path.isfile(path):
+      told = (told or Caption())._replace(text=textfiles.read(path).strip())
+    captions[name] = told or Caption()
+    if required and not (captions[name].text or (sound and captions[name].sound)):
+      raise UserError(_missing(os.fspath(folder), name, told, unmatched))
+  if unmatched:
+    _log.warning(
+      "%s: %d of %d rows name no file there: %s%s", pathlib.Path(folder) / FILE, len(unmatched),
+      len(table), _some(unmatched), _hint(unmatched, listed),
+    )  # fmt: skip
+  return captions
+
+
+def _missing(folder: str, name: str, told: Caption | None, unmatched: Sequence[str]) -> str:
+  beside = pathlib.PurePath(name).with_suffix(".txt").name
+  lacks = "has no caption" if told is None else "has an empty caption"
+  near = [file for file in unmatched if _base(file) == _composed(name)]
+  if near:
+    return (
+      f'{folder}: {name} {lacks}; a row of {FILE} names it "{near[0]}": give the name alone, '
+      "without its folder."
+    )
+  return (
+    f"{folder}: {name} {lacks}; write it to {beside} or to {FILE} as "
+    f'{{"file": "{name}", "caption": "..."}}.'
+  )
+
+
+def _hint(unmatched: Iterable[str], listed: dict[str, str]) -> str:
+  near = [file for file in unmatched if _base(file) in listed]
+  if not near:
+    return ""
+  return f"; {len(near)} would match by the name alone: write file names without folders"
+
+
+def _some(names: Sequence[str]) -> str:
+  return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _base(file: str) -> str:
+  """The last part of a path of either kind, composed."""
+  return _composed(file.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def _composed(name: str) -> str:
+  return unicodedata.normalize("NFC", name)
+
+
+def _listing(folder: str | os.PathLike[str]) -> dict[str, str]:
+  """Names of a folder by their composed form."""
+  try:
+    return {_composed(name): name for name in sorted(os.listdir(folder))}
+  except OSError as error:
+    raise UserError(
+      f"{os.fspath(folder)} cannot be read ({error.strerror}); give a readable folder."
+    ) from error
+
+
+def _table(path: pathlib.Path) -> dict[str, Caption]:
+  """The rows of `captions.jsonl` by the file that they name; empty where there is no such file."""
+  if not path.is_file():
+    return {}
+  table, twice = {}, []
+  for number, line in textfiles.lines(path):
+    row = _row(line)
+    if row is None:
+      raise UserError(
+        f'{path} line {number} is not {{"file": "...", "caption": "..."}}; correct or remove it.'
+      )
+    file, told = row
+    if told.camera and told.camera not in text.CAMERAS:
+      raise UserError(
+        f"{path} line {number} has camera {told.camera!r}; known are {', '.join(text.CAMERAS)}."
+      )
+    if file in table:
+      twice.append(file)
+    table[file] = told
+  if twice:
+    _log.warning(
+      "%s: %d rows are not used, as later ones name the same file: %s", path, len(twice),
+      _some(twice),
+    )  # fmt: skip
+  return table
+
+
+def _row(line: str) -> tuple[str, Caption] | None:
+  try:
+    row: Any = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(row, dict):
+    return None
+  values = row.get("file"), row.get("caption"), row.get("camera", ""), row.get("sound_caption", "")
+  if not all(isinstance(value, str) for value in values):
+    return None
+  file, caption, camera, sound = values
+  # White space says nothing; any other text stays as it is written.
+  return file, Caption(caption if caption.strip() else "", camera, sound if sound.strip() else "")

@@ -1,0 +1,245 @@
+"""From a training run to something that generates, or to a folder of weights; all of it checked.
+
+A text-to-video run's config names what is needed: "model", the fields of the generator;
+"autoencoder", the workdir of the autoencoder's run; "sampling", fields of sampling.pipeline's
+Settings; "text", its streams; "latents", a folder, by default `<workdir>/latents`, whose
+`manifest.json` holds the statistics that normalised them, with step and fingerprint of the
+autoencoder that made them.
+
+`export_encoder` writes the encoders that a run trained, a CLIP or the text encoder of a generator,
+as folders that `models.weights.published` loads like imported ones.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import unbox
+from mg_jax.core.tree import fingerprint, flatten_paths
+from mg_jax.core.typing import PyTree
+from mg_jax.data.records import MANIFEST
+from mg_jax.models.codecs.chunking import ChunkedCodec
+from mg_jax.models.codecs.dacvae import DACVAE
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.encoders.streams import open_streams
+from mg_jax.models.generator import Generator
+from mg_jax.models.weights import published
+from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.train.runs import Role, load_role
+from mg_jax.train.workdir import latents_folder, resolve
+
+
+def load_text_to_video(
+  workdir: str | os.PathLike[str],
+  autoencoder: str | os.PathLike[str] | None = None,
+  *,
+  step: int | None = None,
+  batch: int = 4,
+  tiling: Tiling | None = None,
+) -> TextToVideo:
+  """Loads a text-to-video run with its averaged weights where it kept an average.
+
+  Args:
+    workdir: of the run; it may still be training.
+    autoencoder: workdir of the autoencoder's run, by default the one the config names; a folder
+      of that name beside `workdir` will do when both were moved.
+    step: of the generator, by default the newest.
+    batch: clips per network call.
+    tiling: how clips are decoded that are larger than a tile.
+
+  Raises:
+    UserError: when something is missing, damaged, or the autoencoder is not the one whose latents
+      the generator learned.
+  """
+  generator = load_role(resolve(workdir), "model", step=step)
+  return pipeline(
+    generator.config, workdir, generator.params, autoencoder=autoencoder, batch=batch,
+    tiling=tiling, origin=f"step {generator.step}, {generator.digest[:16]}",
+  )
+
+
+def pipeline(
+  config: Mapping[str, Any],
+  workdir: str | os.PathLike[str],
+  params: PyTree,
+  *,
+  autoencoder: str | os.PathLike[str] | None = None,
+  batch: int = 4,
+  tiling: Tiling | None = None,
+  origin: str = "",
+) -> TextToVideo:
+  """The sampler for generator parameters that are at hand, as in a preview while training.
+
+  Args:
+    config: of the generator's run, plain dicts.
+    workdir: of that run, which holds the statistics of its latents.
+    params: of the generator, unboxed.
+    autoencoder: as in `load_text_to_video`.
+    batch: clips per network call.
+    tiling: how clips are decoded that are larger than a tile.
+    origin: what the record of a clip says of the weights.
+
+  Raises:
+    UserError: as `load_text_to_video`.
+  """
+  folder = resolve(workdir)
+  statistics = read_statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
+  tae_folder = autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
+  # The step that made the latents: the autoencoder's run may have gone on since.
+  tae = load_role(tae_folder, "autoencoder", step=statistics.get("step"))
+  expected = statistics.get("fingerprint")
+  if expected and fingerprint(tae.params) != expected:
+    raise UserError(
+      f"the autoencoder in {tae_folder} is not the one that made the latents of {folder}; "
+      "give that one, or encode and train again"
+    )
+  model = configs.build(Generator, _entry(config, "model", folder), where="model")
+  trained = config["model"].get("encoders", {})
+  text = open_streams(_entry(config, "text", folder), routes=model.routes(), trained=trained)
+  return TextToVideo(
+    tiling=tiling or Tiling(),
+    model=model,
+    params=params,
+    autoencoder=configs.build(TAE, _entry(tae.config, "model", tae_folder), where="autoencoder"),
+    autoencoder_params=tae.params,
+    mean=np.asarray(statistics["mean"], np.float32),
+    std=np.asarray(statistics["std"], np.float32),
+    settings=configs.build(Settings, _entry(config, "sampling", folder), where="sampling"),
+    text=text.load(),
+    batch=batch,
+    origin=origin,
+  )
+
+
+def export_encoder(
+  workdir: str | os.PathLike[str],
+  target: str | os.PathLike[str],
+  *,
+  step: int | None = None,
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """Writes the encoder of a run for `models.weights.published.load`; returns the config written.
+
+  Args:
+    workdir: of a contrastive run, whose CLIP is written, or of a text-to-video run with one text
+      encoder, which is written as a T5; averaged weights where the run kept an average.
+    target: a new folder.
+    step: by default the newest.
+    dtype: of the weights written.
+
+  Raises:
+    UserError: when the run has no such encoder, is missing or damaged, or `target` exists.
+  """
+  folder = resolve(workdir)
+  run = load_role(folder, "model", step=step)
+  exports = {"contrastive": _clip, "flow_matching": _text_encoder}
+  stage = _entry(run.config, "stage", folder)
+  if stage not in exports:
+    raise UserError(f"{folder} is a run of {stage}; encoders come from {' and '.join(exports)}")
+  kind, fields, params = exports[stage](run, folder)
+  return published.save(target, kind, fields, params, dtype=dtype)
+
+
+def _clip(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
+  return "clip", _entry(run.config, "model", folder), run.params
+
+
+def _text_encoder(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
+  encoders = _entry(_entry(run.config, "model", folder), "encoders", folder)
+  if len(encoders) != 1:
+    named = ", ".join(sorted(encoders)) or "none"
+    raise UserError(f"{folder} trained {len(encoders)} text encoders ({named}); one is exported")
+  [(name, fields)] = encoders.items()
+  return "t5", fields, run.params[f"encoder_{name}"]
+def load_autoencoder(
+  workdir: str | os.PathLike[str], *, step: int | None = None, tiling: Tiling | None = None
+) -> TiledAutoencoder:
+  """The autoencoder of a run, ready for clips of any length.
+
+  Args:
+    workdir: of the autoencoder's run; it may still be training.
+    step: by default the newest.
+    tiling: how clips are cut that are larger than a tile.
+
+  Raises:
+    UserError: when something is missing or damaged, or weights and config do not belong together.
+  """
+  model, params = _load_model(workdir, TAE, step=step)
+  return TiledAutoencoder(model, params, tiling)
+
+
+def load_codec(workdir: str | os.PathLike[str], *, step: int | None = None) -> ChunkedCodec:
+  """The audio codec of a run, ready for sound of any length.
+
+  Args:
+    workdir: of the codec's run; it may still be training.
+    step: by default the newest.
+
+  Raises:
+    UserError: as `load_autoencoder`.
+  """
+  return ChunkedCodec(*_load_model(workdir, DACVAE, step=step))
+
+
+# Class of an autoencoder -> its stage, and the shape of the least that it can be called with.
+_AUTOENCODERS = {
+  TAE: ("autoencoding", lambda model: (1, 1, *model.factors[1:], 3)),
+  DACVAE: ("wave_autoencoding", lambda model: (1, model.hop)),
+}
+
+
+def _load_model(
+  workdir: str | os.PathLike[str], kind: type, *, step: int | None
+) -> tuple[Any, PyTree]:
+  """An autoencoder of this class and its parameters, which fit it."""
+  folder = resolve(workdir)
+  role = load_role(folder, "autoencoder", step=step)
+  stage, least = _AUTOENCODERS[kind]
+  if role.config.get("stage", stage) != stage:
+    raise UserError(f"{folder} is a run of {role.config['stage']}; give one of {stage}")
+  model = configs.build(kind, _entry(role.config, "model", folder), where="autoencoder")
+  x = jnp.zeros(least(model))
+  wanted = unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), x)["params"]))
+  wanted, found = flatten_paths(wanted), flatten_paths(role.params)
+  for path in sorted(wanted.keys() | found.keys()):
+    shapes = [tree[path].shape if path in tree else "nothing" for tree in (wanted, found)]
+    if shapes[0] != shapes[1]:
+      raise UserError(
+        f"{folder}: the config asks for {shapes[0]} at {path} but the checkpoint has {shapes[1]}; "
+        "they are of different models"
+      )
+  return model, role.params
+
+
+def read_statistics(path: epath.Path) -> dict[str, Any]:
+  """What a manifest of latents says. Raises UserError without usable statistics."""
+  try:
+    metadata = json.loads(path.read_text())["metadata"]
+    mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise UserError(f"{path} holds no latent statistics ({e!r}); encode the data again") from e
+  if mean.ndim != 1 or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0)).all():
+    raise UserError(f"{path} has a mean or std that cannot be used; encode the data again")
+  return metadata
+
+
+def autoencoder_folder(folder: epath.Path, named: str | os.PathLike[str]) -> epath.Path:
+  """The run that a run in `folder` names, which may have moved along with it."""
+  path = resolve(named)
+  moved = folder.parent / path.name
+  return moved if moved.exists() and not path.exists() else path
+
+
+def _entry(config: Mapping[str, Any], key: str, folder: epath.Path) -> Any:
+  if key not in config:
+    raise UserError(f'the config saved in {folder} has no "{key}"; give a text-to-video workdir')
+  return config[key]

@@ -1,0 +1,79 @@
+"""From a run of a soundtrack generator to something that makes sound; all of it checked.
+
+The run's config names what is needed: "model", fields of the generator; "codec", the workdir of the
+codec's run; "text", "vision", its encoders; "sampling", fields of `SoundSettings`; "latents", a
+folder, by default `<workdir>/latents`, whose manifest has the statistics that normalised them and
+the fingerprint of the codec that made them.
+"""
+
+import os
+
+import numpy as np
+from etils import epath
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.data.records import MANIFEST
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
+from mg_jax.inference.load import autoencoder_folder, load_codec, read_statistics
+from mg_jax.models.encoders.streams import open_streams
+from mg_jax.models.encoders.vision import FrozenVision
+from mg_jax.models.generator import Generator
+from mg_jax.sampling.soundtrack import SoundSettings, Soundtrack
+from mg_jax.train.runs import load_role, saved_config, stage_of
+from mg_jax.train.workdir import latents_folder, resolve
+
+
+def load_soundtrack(
+  workdir: str | os.PathLike[str],
+  *,
+  codec: str | os.PathLike[str] | None = None,
+  step: int | None = None,
+) -> Soundtrack:
+  """Loads a soundtrack run with its averaged weights where it kept an average.
+
+  Args:
+    workdir: of the run; it may still be training.
+    codec: workdir of the codec's run, by default the one the config names; a folder of that name
+      beside `workdir` will do when both were moved.
+    step: of the generator, by default the newest.
+
+  Raises:
+    UserError: when something is missing, damaged, or the codec is not the one whose latents the
+      generator learned.
+  """
+  folder = resolve(workdir)
+  if (stage := stage_of(folder, step=step)) != "soundtrack":
+    raise UserError(f"{folder} is a run of {stage}; give one of soundtrack")
+  run = load_role(folder, "model", step=step)
+  statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
+  codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
+  # The step that made the latents: the codec's run may have gone on since.
+  made = load_codec(codec_folder, step=statistics.get("step"))
+  if made.fingerprint != statistics.get("fingerprint"):
+    raise UserError(
+      f"the codec in {codec_folder} is not the one that made the latents of {folder}; give that "
+      "one, or encode and train again"
+    )
+  model = configs.build(Generator, run.config["model"], where="model")
+  text = open_streams(run.config["text"], routes=model.routes(), trained=model.text_encoders())
+  data = configs.build(SoundtrackConfig, run.config["data"], where="data")
+  return Soundtrack(
+    model=model,
+    params=run.params,
+    codec=made,
+    mean=np.asarray(statistics["mean"], np.float32),
+    std=np.asarray(statistics["std"], np.float32),
+    settings=configs.build(SoundSettings, run.config["sampling"], where="sampling"),
+    text=text.load(),
+    side=data.size,
+    vision=FrozenVision(run.config["vision"]) if run.config["vision"] else None,
+    origin=f"step {run.step}, {run.digest[:16]}",
+  )
+
+
+def soundtrack_data(
+  workdir: str | os.PathLike[str], *, step: int | None = None
+) -> SoundtrackConfig:
+  """The data that a run learned from. Raises UserError as `load_soundtrack`."""
+  return configs.build(SoundtrackConfig, saved_config(workdir, step=step)["data"], where="data")

@@ -1,0 +1,340 @@
+"""Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
+
+`convert` puts every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec in its
+place in our tree (`models.weights.layouts`), one array at a time, so that memory does not grow with
+the model. What it cannot place, and what may change the result, it refuses by name
+(`models.weights.kinds`). `save` writes parameters of our own into such a folder. `load` gives
+module and parameters back. A folder holds `weights.safetensors`, whose names are the paths of our
+parameters, and `config.json` with the fields of the module, beside which that of an image
+autoencoder keeps the published `scaling` and `shift` of its latents.
+"""
+
+import hashlib
+import logging
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.sharding import state_shardings, unbox
+from mg_jax.core.tree import flatten_paths, map_paths
+from mg_jax.core.typing import PyTree
+from mg_jax.data import atomic, tensors
+from mg_jax.models.weights.hub import CONFIG, Checkpoint, read_json, tokenizer_files
+from mg_jax.models.weights.kinds import Config, Kind, Layout, Place
+from mg_jax.models.weights.layouts import KINDS
+
+_log = logging.getLogger(__name__)
+FORMAT = "mg_jax weights 2"
+WEIGHTS = "weights.safetensors"
+DTYPES = ("float32", "bfloat16", "float16")
+IMPORTED = tuple(name for name, kind in KINDS.items() if kind.read)
+
+
+def convert(
+  source: str | os.PathLike[str],
+  target: str | os.PathLike[str],
+  kind: str,
+  *,
+  dtype: str = "float32",
+  weight_norm: bool = False,
+) -> dict[str, Any]:
+  """Converts a checkpoint folder; returns the config written.
+
+  Arrays that are missing, unexpected or of another shape are logged, each on a line. The files of a
+  tokenizer come along, from the folder or from beside it.
+
+  Args:
+    source: a folder as transformers, diffusers or open_clip saves it, or Meta a codec.
+    target: a new folder, which appears whole or not at all.
+    kind: "t5", "clip", "autoencoder" or "dacvae"; a tower alone of a CLIP is written as one of kind
+      "clip_text" or "clip_vision".
+    dtype: of the weights written.
+    weight_norm: keeps directions and norms of kernels as published, for a codec that trains on with
+      them; by default norms are folded into kernels.
+
+  Raises:
+    UserError: when something is missing, does not fit or is not understood and may change the
+      result, a value is not finite, `target` exists, or there is no weight norm to keep.
+  """
+  reader = _family(target, kind, dtype)
+  if not reader.read:
+    raise UserError(f"{kind} is no kind to convert from; give one of {', '.join(IMPORTED)}")
+  if weight_norm and not hasattr(reader.module, "weight_norm"):
+    raise UserError(f"models of kind {kind} have no weight norm; leave weight_norm out")
+  checkpoint = Checkpoint(source, fold=not weight_norm)
+  if weight_norm and not any(name.endswith("weight_g") for name in checkpoint.shapes):
+    raise UserError(
+      f"{checkpoint.folder} holds plain kernels, no weight norm to keep; leave weight_norm out: a "
+      "warm start of a model with weight norm takes plain kernels too"
+    )
+  config = Config(checkpoint.config, str(checkpoint.config_path))
+  try:
+    layout = reader.read(config, checkpoint.shapes)
+  except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    reason = f"it has no {e}" if isinstance(e, KeyError) else repr(e)
+    raise UserError(
+      f"{config.where} is no config of kind {kind} ({reason}); give a folder of that kind"
+    ) from e
+  shapes = _shapes(KINDS[layout.kind], layout.fields)
+  _compare(checkpoint, layout, shapes)
+  described = {"format": FORMAT, "kind": layout.kind, "dtype": dtype, "model": layout.fields}
+  parts = _parts(checkpoint, layout.places, shapes, dtype)
+  return _write(target, described | layout.facts, shapes, parts, tokenizer_files(source))
+
+
+def save(
+  target: str | os.PathLike[str],
+  kind: str,
+  fields: Mapping[str, Any],
+  params: PyTree,
+  *,
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """Writes parameters of ours as a folder that `load` reads; returns the config written.
+
+  No file of a tokenizer comes with it: what was trained here reads bytes (`data.text.prompts`).
+
+  Args:
+    target: a new folder, which appears whole or not at all.
+    kind: as in `convert`.
+    fields: of the module, plain values; their dtype gives way to that of the folder.
+    params: unboxed.
+    dtype: of the weights written.
+
+  Raises:
+    UserError: when the parameters are not those of the fields, a value is not finite or does not
+      fit `dtype`, or `target` exists.
+  """
+  family, fields = _family(target, kind, dtype), _without_dtype(fields)
+  shapes, leaves = _shapes(family, fields), flatten_paths(params)
+  if {path: leaf.shape for path, leaf in leaves.items()} != shapes:
+    raise UserError(f"the parameters for {target} are not those of the {kind} its fields describe")
+
+  def parts():
+    for path in shapes:
+      yield path, [_cast(np.asarray(jax.device_get(leaves[path])), dtype, f"{target}: {path}")]
+
+  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+  return _write(target, described, shapes, parts(), ())
+
+
+def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
+  """The family of a kind, for a folder that can be made."""
+  if kind not in KINDS:
+    raise UserError(f"no kind of model is named {kind!r}; known are {', '.join(KINDS)}")
+  if dtype not in DTYPES:
+    raise UserError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
+  if pathlib.Path(target).exists():
+    raise UserError(f"{target} exists already; name a new folder")
+  return KINDS[kind]
+
+
+def _write(
+  target: str | os.PathLike[str],
+  described: dict[str, Any],
+  shapes: Mapping[str, tuple],
+  parts: Iterable[tuple[str, Iterable[np.ndarray]]],
+  beside: Iterable[pathlib.Path],
+) -> dict[str, Any]:
+  """Writes a folder with its config, its weights, and copies of the files `beside` them."""
+  target = pathlib.Path(target)
+  partial = target.with_name(f"{atomic.PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
+  try:
+    partial.mkdir(parents=True)
+    dtype = jnp.dtype(described["dtype"])
+    sizes = {path: (shape, dtype) for path, shape in shapes.items()}
+    tensors.write(partial / WEIGHTS, sizes, parts)
+    described = described | {"sha256": _sha256(partial / WEIGHTS)}
+    atomic.write_json(partial / CONFIG, described)
+    for path in beside:
+      shutil.copyfile(path, partial / path.name)
+    os.rename(partial, target)
+  except OSError as e:
+    raise UserError(f"{target} cannot be written ({e.strerror}); choose another place") from e
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return described
+
+
+def open_converted(
+  folder: str | os.PathLike[str],
+) -> tuple[dict[str, Any], PyTree, tensors.TensorFile]:
+  """The config of a converted folder, the boxed shapes of its parameters, and their file.
+
+  Raises:
+    UserError: when the folder is none of ours or damaged.
+  """
+  folder = pathlib.Path(folder)
+  described = _described(folder)
+  boxed = _abstract(KINDS[described["kind"]], described["model"], boxed=True)
+  file = tensors.TensorFile(folder / WEIGHTS)
+  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
+  if {path: entry.shape for path, entry in file.entries.items()} != shapes:
+    raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
+  return described, boxed, file
+
+
+def load(
+  folder: str | os.PathLike[str], *, dtype: str | None = None, mesh: Mesh | None = None
+) -> tuple[nn.Module, PyTree]:
+  """Module and parameters of a converted folder; activations have the type of the weights.
+
+  Args:
+    folder: made by `convert` or `save`.
+    dtype: of weights and activations, by default that of the folder.
+    mesh: spreads the parameters over its devices as their logical axes say.
+
+  Raises:
+    UserError: when the folder is none of ours or damaged.
+  """
+  described, boxed, file = open_converted(folder)
+  dtype = dtype or described["dtype"]
+  shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
+
+  def place(path, _):
+    return jax.device_put(file.read(path).astype(jnp.dtype(dtype)), shardings.get(path))
+
+  module = _build(KINDS[described["kind"]], described["model"], dtype)
+  return module, map_paths(place, unbox(boxed))
+
+
+def digest(folder: str | os.PathLike[str]) -> str:
+  """Tells converted weights apart without loading them."""
+  return _described(pathlib.Path(folder))["sha256"]
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def module(folder: str | os.PathLike[str]) -> nn.Module:
+  """The module of a converted folder, without its weights."""
+  described = _described(pathlib.Path(folder))
+  return _build(KINDS[described["kind"]], described["model"], described["dtype"])
+
+
+def _described(folder: pathlib.Path) -> dict[str, Any]:
+  described = read_json(folder / CONFIG)
+  if described.get("format") != FORMAT or described.get("kind") not in KINDS:
+    raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
+  return described
+
+
+def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
+  towers = {k: v | {"dtype": dtype} for k, v in fields.items() if isinstance(v, Mapping)}
+  return configs.build(family.module, {**fields, **(towers or {"dtype": dtype})})
+
+
+def _without_dtype(fields: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+    k: _without_dtype(v) if isinstance(v, Mapping) else v for k, v in fields.items() if k != "dtype"
+  }
+
+
+def _shapes(family: Kind, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  return {path: leaf.shape for path, leaf in flatten_paths(_abstract(family, fields)).items()}
+
+
+def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -> PyTree:
+  """Shapes of the parameters."""
+  model = _build(family, fields, "float32")
+  try:
+    params = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(fields))["params"]
+  except (ArithmeticError, TypeError, ValueError) as e:
+    reason = next(iter(str(e).splitlines()), "")[:160]
+    raise UserError(
+      f"the config makes no network ({type(e).__name__}: {reason}); give one whose sizes fit"
+    ) from e
+  return params if boxed else unbox(params)
+
+
+def _compare(checkpoint: Checkpoint, layout: Layout, shapes: Mapping[str, tuple]) -> None:
+  """Logs and refuses what is missing, of another shape or unexpected, and copies that are none."""
+  wrong, used = [], set(layout.copies)
+  for path, place in layout.places.items():
+    part = shapes[path][1:] if place.stacked else shapes[path]
+    for name in place.names:
+      used.add(name)
+      if name not in checkpoint.shapes:
+        wrong.append(f"missing: {name}, for {path} {part}")
+        continue
+      # On no memory at all: a view of one zero in the shape of the array.
+      have = np.broadcast_to(np.zeros((), np.int8), checkpoint.shapes[name])
+      try:
+        fits = place.change(have).shape == part
+      except (ValueError, IndexError):
+        fits = False
+      if not fits:
+        wrong.append(f"wrong shape: {name} {have.shape}, for {path} {part}")
+  left = sorted(set(checkpoint.shapes) - used)
+  ignored = [name for name in left if any(re.match(p, name) for p in layout.ignored)]
+  wrong += [
+    f"unexpected: {name} {checkpoint.shapes[name]}" for name in left if name not in ignored
+  ]
+  if ignored:
+    _log.info("left out as not needed: %d arrays, first %s", len(ignored), ignored[0])
+  for line in wrong:
+    _log.error("%s", line)
+  if wrong:
+    raise UserError(
+      f"{checkpoint.folder} does not hold what its config promises: {len(wrong)} arrays are "
+      f"missing, unexpected or of another shape, first {wrong[0]}; give weights and config of one "
+      "supported model"
+    )
+  for copy, name in layout.copies.items():
+    if _digest(checkpoint, copy) != _digest(checkpoint, name):
+      raise UserError(
+        f"{checkpoint.folder} has a {copy} that is no copy of {name}, as it is in the supported "
+        "models; remove the one that is not meant"
+      )
+
+
+def _digest(checkpoint: Checkpoint, name: str) -> bytes:
+  """Of an array's values, so that two need not be in memory at once."""
+  array = np.ascontiguousarray(checkpoint.read(name).astype(np.float32))
+  return hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()
+
+
+def _parts(
+  checkpoint: Checkpoint, places: Mapping[str, Place], shapes: Mapping[str, tuple], dtype: str
+) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+  progress = tqdm(total=sum(len(p.names) for p in places.values()), leave=False, disable=None)
+
+  def arrays(place: Place) -> Iterator[np.ndarray]:
+    for name in place.names:
+      theirs = checkpoint.read(name)
+      if not jnp.issubdtype(theirs.dtype, jnp.floating):
+        raise UserError(
+          f"{checkpoint.folder}: {name} holds {theirs.dtype} values, which need a scale that is "
+          "not read; give weights in floating point"
+        )
+      yield _cast(place.change(theirs), dtype, f"{checkpoint.folder}: {name}")
+      progress.update()
+
+  for path in shapes:
+    yield path, arrays(places[path])
+  progress.close()
+
+
+def _cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
+  with np.errstate(over="ignore"):
+    cast = array.astype(jnp.dtype(dtype))
+  if not np.isfinite(cast).all():
+    if np.isfinite(array).all():
+      raise UserError(f"{what} does not fit {dtype}; use bfloat16")
+    raise UserError(f"{what} holds values that are not finite; give weights without")
+  return cast

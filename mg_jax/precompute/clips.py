@@ -1,0 +1,393 @@
+"""Latents of a whole data set, computed once: the generator then trains without the autoencoder.
+
+The paper caches the latents of its high-resolution videos [MG 3.1.6]; here every stage does, images
+included, and with them the features of frozen text encoders. Layout: `<folder>/<split>/<video|
+image>/<bucket>/` holds records {"latent" float32 (t, h, w, C), "fps", "captions", "camera"} and,
+for stream s and wording k of the captions, "text/s/k" (tokens, E) in the encoder's type;
+`<folder>/manifest.json` the per-channel mean and standard deviation over the training videos (or
+images), the step and the fingerprint of the autoencoder, and the identity of the text encoders. An
+interrupted run goes on with the shards that are missing; a finished folder is left as it is.
+Clips larger than a tile are encoded tile by tile [MG 3.1.1], which the manifest then says.
+Several processes share the shards out among themselves; they must see the same folder.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.pixels import from_uint8
+from mg_jax.core.tree import fingerprint
+from mg_jax.data import atomic
+from mg_jax.data.media.files import Kind
+from mg_jax.data.pipeline import evaluation_batches
+from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
+from mg_jax.data.schema import Clip, Source
+from mg_jax.data.sources.folder import REPORT, content
+from mg_jax.data.sources.recipe import DataConfig, open_sources, write_report
+from mg_jax.data.text.readers import blank
+from mg_jax.data.transforms import VideoRow, cached_name, prompt_tags
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.encoders.streams import Streams
+from mg_jax.train.workdir import is_remote, resolve
+
+_log = logging.getLogger(__name__)
+SPLITS = ("train", "validation")
+SHARD = 1024  # records of a shard: the most that an interruption can lose
+
+
+def encode(
+  data: DataConfig,
+  model: TAE,
+  params,
+  folder: str | os.PathLike[str],
+  *,
+  origin: str,
+  step: int,
+  text: Streams,
+  batch: int = 32,
+  tiling: Tiling | None = None,
+  workdir: str | None = None,
+) -> dict:
+  """Encodes both splits of a recipe; returns the manifest's metadata.
+
+  Args:
+    data: the recipe, whose `kinds` say whether videos, images or both are needed.
+    model: the autoencoder.
+    params: its parameters, unboxed.
+    folder: where latents go, or already are.
+    origin: workdir of the autoencoder's run, for the record.
+    step: of that run, which samplers load although the run may have gone on.
+    text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
+    batch: clips per call.
+    tiling: how clips are cut that are larger than a tile.
+    workdir: where `report_rejected` writes, if anywhere.
+
+  Raises:
+    UserError: when the folder holds latents of another autoencoder, text encoder, recipe or set of
+      clips.
+  """
+  folder = pathlib.Path(folder)
+  tiling = tiling or Tiling()
+  identity = {
+    "fingerprint": fingerprint(params),
+    "data": json.loads(json.dumps(_identity(data))),
+    "kinds": sorted(data.kinds),
+    "text": text.identity(),
+  }
+  # The paper's durations reach 256 frames.
+  large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
+  if large:
+    identity["tiling"] = dataclasses.asdict(tiling)
+  digests = _digests(data)
+  # The clips themselves are no longer needed, and may be gone.
+  here = {name: digest for name, (path, digest) in digests.items() if os.path.isdir(path)}
+  found = finished(folder, identity, **here)
+  if found:
+    return found
+  _log.info("%s: encoding the clips, once", folder)
+  encoder = _Encoder(
+    model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling
+  )
+  clips = dict.fromkeys(SPLITS, 0)
+  # Images that are frames of the clips are none of their own.
+  counted = list(data.kinds) if data.images else list(data.kinds)[:1]
+  for split, kind in itertools.product(SPLITS, data.kinds):
+    for bucket, source in open_sources(data, split, kind).items():
+      clips[split] += len(source) if kind in counted else 0
+      frames, height, width = map(int, bucket.split("x"))
+      rows = encoder.rows(1 if kind == "image" else frames, height, width, batch)
+      records = functools.partial(_records, kind=kind, encoder=encoder, batch=rows)
+      write_records(source, folder / split / kind / bucket, records, identity)
+  if workdir:
+    report_rejected(data, workdir, data.kinds)
+  source = {"autoencoder": origin, "step": step, "clips": clips}
+  source |= {name: digest() for name, (_, digest) in digests.items()}
+  return finish(folder, folder / "train" / next(iter(data.kinds)), identity | source)
+
+
+def report_rejected(data: DataConfig, workdir: str, kinds: Iterable[Kind]) -> None:
+  """Writes which files of the data are not used, and why, to `rejected.jsonl` of a local workdir.
+
+  Args:
+    data: the recipe; of the toy world nothing is rejected.
+    workdir: of the run.
+    kinds: what it trains on.
+  """
+  path = resolve(workdir)
+  if jax.process_index() == 0 and not is_remote(path):
+    write_report(data, path / REPORT, kinds)
+
+
+def finished(
+  folder: pathlib.Path,
+  identity: dict[str, Any],
+  *,
+  content: Callable[[], str] | None = None,
+  images: Callable[[], str] | None = None,
+) -> dict | None:
+  """What the manifest of a finished folder says; None while there is none.
+
+  Args:
+    folder: of latents.
+    identity: what decides them, by what it is called.
+    content: digest of the clips that they come from, where these are still there.
+    images: as `content`, of still images in a folder of their own.
+
+  Raises:
+    UserError: when they were made with something else.
+  """
+  path = folder / MANIFEST
+  if not path.is_file():
+    return None
+  metadata = _metadata(path)
+  changed = [key for key, value in identity.items() if metadata.get(key) != value]
+  if not changed:
+    if content and metadata.get("content") != content():
+      changed.append("clips")
+    if images and metadata.get("images") != images():
+      changed.append("images")
+  if changed:
+    raise UserError(
+      f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
+      "another workdir"
+    )
+  return metadata
+
+
+def finish(folder: pathlib.Path, train: pathlib.Path, metadata: dict[str, Any]) -> dict:
+  """Writes the manifest, with statistics of the latents in the folders in `train`; returns it."""
+  if jax.process_index() == 0:
+    mean, std = _statistics(train)
+    written = {"metadata": metadata | {"mean": mean, "std": std}}
+    atomic.write_json(folder / MANIFEST, written)
+  _meet(f"latents {folder}")
+  return _metadata(folder / MANIFEST)
+
+
+def pinned_step(
+  folder: str | os.PathLike[str], origin: str, *, name: str = "autoencoder"
+) -> int | None:
+  """Step of the run that made the latents of a folder; None without latents of `origin`."""
+  path = pathlib.Path(folder) / MANIFEST
+  metadata = _metadata(path) if path.is_file() else {}
+  return metadata.get("step") if metadata.get(name) == origin else None
+
+
+def _meet(name: str) -> None:
+  """Waits until every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def _metadata(path: pathlib.Path) -> dict:
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
+  except (ValueError, KeyError, TypeError) as e:
+    raise UserError(f"{path} cannot be understood ({e!r}); remove it to encode again") from e
+
+
+def _identity(data: DataConfig) -> dict:
+  """The fields of a recipe that decide pixels and captions."""
+  free = {
+    "image_weight", "video_weight", "lengths", "global_batch", "image_batch", "bad_limit", "cache",
+    "captions", "short_length",
+  }  # fmt: skip
+  # Without them, latents are those of recipes that do not know of the fields.
+  free |= set() if data.images else {"images"}
+  free |= {"aspects"} if data.aspects == "five" else set()
+  return {k: v for k, v in vars(data).items() if k not in free}
+
+
+def _digests(data: DataConfig) -> dict[str, tuple[str, Callable[[], str]]]:
+  """The folders that a recipe reads, with what gives a digest of their files."""
+  found = {}
+  if data.source == "folder" and (data.video_weight or not data.images):
+    found["content"] = data.path, functools.partial(content, data.path)
+  if data.images:
+    found["images"] = data.images, functools.partial(content, data.images, kind="image")
+  return found
+
+
+class CaptionEncoder:
+  """Captions to the features of frozen encoders, in calls of one size."""
+
+  def __init__(self, text: Streams):
+    self._readers = {name: text.readers[name] for name in text.encoders}
+    self._features = functools.partial(jax.jit(text.encode), text.params)
+
+  def __call__(
+    self, captions: Sequence[Sequence[str]], tags: Sequence[dict], *, batch: int
+  ) -> list[dict]:
+    """The entries of at most `batch` records, of the wordings of each and what stands before."""
+    entries: list[dict] = [{} for _ in captions]
+    for wording in range(max(map(len, captions)) if self._readers else 0):
+      rows = [
+        (entry, texts[wording], tag)
+        for entry, texts, tag in zip(entries, captions, tags, strict=True)
+        if wording < len(texts)
+      ]
+      for name, reader in self._readers.items():
+        tokens = [reader(caption, **tag) for _, caption, tag in rows]
+        tokens += [blank(reader.config.length)] * (batch - len(rows))
+        stacked = {key: np.stack([row[key] for row in tokens]) for key in ("ids", "mask")}
+        features = np.asarray(self._features({name: stacked})[name]["features"])
+        for (entry, _, _), values, mask in zip(rows, features, stacked["mask"], strict=False):
+          entry[cached_name(name, wording)] = values[mask]
+    return entries
+
+
+class _Encoder:
+  """Clips to latents and captions to features."""
+
+  def __init__(self, model: TAE, params, text: Streams, *, camera: bool, tiling: Tiling):
+    self._captions, self._camera, self._tiling = CaptionEncoder(text), camera, tiling
+
+    def mean(params, video):
+      video = from_uint8(video)
+      return model.apply({"params": params}, video, method="encode")[0]
+
+    self._latents = functools.partial(jax.jit(mean), params)
+    self._model, self._params = model, params
+
+  def rows(self, frames: int, height: int, width: int, batch: int) -> int:
+    """Clips of a call; large ones go one at a time, as a batch would fill the host's memory."""
+    return 1 if self._tiling.cuts(frames, height, width) else batch
+
+  def latents(self, video: np.ndarray) -> np.ndarray:
+    """uint8 (B, T, H, W, 3) -> (B, t, h, w, C)"""
+    if self._tiling.cuts(*video.shape[1:4]):
+      return np.stack([self._tiles.encode(clip) for clip in video])
+    return np.asarray(self._latents(video))
+
+  @functools.cached_property
+  def _tiles(self) -> TiledAutoencoder:
+    return TiledAutoencoder(self._model, self._params, self._tiling)
+
+  def features(self, clips: Sequence[Clip], frames: int, batch: int) -> list[dict]:
+    """The entries of the records of at most `batch` clips of so many latent frames."""
+    camera = [clip.camera if self._camera else "" for clip in clips]
+    tags = [
+      prompt_tags(clip.fps, frames=frames, camera=told)
+      for clip, told in zip(clips, camera, strict=True)
+    ]
+    return self._captions([(clip.caption, *clip.variants) for clip in clips], tags, batch=batch)
+
+
+def write_records(
+  source: Source,
+  target: pathlib.Path,
+  records: Callable[["_Slice"], Iterator[dict]],
+  identity: dict[str, Any],
+  *,
+  size: int | None = None,
+  compress: bool = False,
+) -> None:
+  """Writes a source as records, shard by shard; of a stopped run those that are missing.
+
+  Args:
+    source: what is encoded, of which each process takes its share.
+    target: the folder.
+    records: the records of a part of the source, one for each of its items.
+    identity: what decides them.
+    size: records of a shard, SHARD by default.
+    compress: as for `RecordWriter`.
+  """
+  size = size or SHARD
+  shards = -(-len(source) // size)
+  writer = RecordWriter(target, shards=shards, metadata=identity, compress=compress)
+  done = writer.finished_shards()
+  name = f"latents {'/'.join(target.parts[-3:])}"
+  progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
+
+  def counted(part: Iterator[dict]) -> Iterator[dict]:
+    for record in part:
+      yield record
+      progress.update()
+
+  # Nobody writes before everybody has seen what there is.
+  _meet(f"{target} begins")
+  for shard in range(jax.process_index(), shards, jax.process_count()):
+    indices = range(shard * size, min((shard + 1) * size, len(source)))
+    if shard not in done:
+      writer.write_shard(shard, counted(records(_Slice(source, indices))))
+    else:
+      progress.update(len(indices))
+  progress.close()
+  _meet(f"{target} ends")
+  if jax.process_index() == 0 and not (target / MANIFEST).is_file():
+    writer.finish()
+
+
+def check_finite(key: str, *arrays: np.ndarray) -> None:
+  """Raises UserError where an encoder gave what is no number."""
+  if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in arrays):
+    raise UserError(f"the encoders give values that are not finite for clip {key!r}")
+
+
+def _records(source: "_Slice", *, kind: str, encoder: _Encoder, batch: int) -> Iterator[dict]:
+  transform = VideoRow(frames=1 if kind == "image" else None)
+  position = 0
+  for rows in evaluation_batches(source, transform, batch=batch):
+    real = int(rows["valid"].sum())
+    latents = encoder.latents(rows["video"])[:real]
+    clips = [source.take(position + i) for i in range(real)]
+    position += real
+    features = encoder.features(clips, latents.shape[1], batch)
+    for latent, entry in zip(latents, features, strict=True):
+      clip = clips.pop(0)
+      check_finite(clip.key, latent, *entry.values())
+      captions = [clip.caption, *clip.variants]
+      yield {
+        "latent": latent, "fps": clip.fps, "captions": captions, "camera": clip.camera, **entry
+      }
+
+
+class _Slice:
+  """A range of a source as a source of its own; a clip is decoded once and held until taken."""
+
+  def __init__(self, source: Source, indices: range):
+    self._source, self._indices = source, indices
+    self._held: dict[int, Clip] = {}
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> Clip:
+    if index not in self._held:
+      self._held[index] = self._source[self._indices[index]]
+    return self._held[index]
+
+  def take(self, index: int) -> Clip:
+    """Clip `index`, which is then no longer held."""
+    clip = self[index]
+    del self._held[index]
+    return clip
+
+
+def _statistics(folder: pathlib.Path) -> tuple[list[float], list[float]]:
+  """Per-channel mean and standard deviation over all latents of the buckets in a folder."""
+  count, total, squares = 0, 0.0, 0.0
+  for path in sorted(folder.iterdir()):
+    source = RecordSource(path)
+    for index in range(len(source)):
+      latent = source[index]["latent"].astype(np.float64)
+      latent = latent.reshape(-1, latent.shape[-1])
+      count += len(latent)
+      total = total + latent.sum(0)
+      squares = squares + np.square(latent).sum(0)
+  mean = total / count
+  std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
+  return mean.tolist(), std.tolist()

@@ -1,0 +1,133 @@
+"""Latents of soundtracks, computed once, and what else of their files a generator reads [MG 6.2].
+
+What `precompute.clips` is for videos, and resumable like it. Layout:
+`<folder>/<split>/<video|sound>/` holds records {"latent" float32 (L, C), "fps", "captions", "key"}
+and, of videos, "image" uint8 (T, H, W, 3) or, where a frozen tower sees the frames, its unit
+"features" float16 (T, E); for stream s of text with a frozen encoder also "text/s/0".
+`<folder>/manifest.json` has mean and standard deviation per channel over all training latents,
+workdir, step and fingerprint of the codec, "rate", its latents a second, and the identity of the
+encoders of text and video.
+"""
+
+import functools
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.schema import Source
+from mg_jax.data.sources import soundtracks
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
+from mg_jax.models.codecs.chunking import ChunkedCodec
+from mg_jax.models.encoders.streams import Streams
+from mg_jax.models.encoders.vision import FrozenVision
+from mg_jax.precompute.clips import (
+  SPLITS,
+  CaptionEncoder,
+  check_finite,
+  finish,
+  finished,
+  write_records,
+)
+
+_log = logging.getLogger(__name__)
+SHARD = 256  # records of a shard: the most that an interruption can lose
+
+
+def encode_sound(
+  data: SoundtrackConfig,
+  codec: ChunkedCodec,
+  folder: str | os.PathLike[str],
+  *,
+  origin: str,
+  step: int,
+  text: Streams,
+  vision: FrozenVision | None = None,
+) -> dict:
+  """Encodes both splits of a config's soundtracks; returns the manifest's metadata.
+
+  Args:
+    data: the config.
+    codec: makes the latents.
+    folder: where they go, or already are.
+    origin: workdir of the codec's run, for the record.
+    step: of that run, which samplers load although the run may have gone on.
+    text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
+    vision: the frozen tower; without one the frames themselves are kept.
+
+  Raises:
+    UserError: when the folder holds latents of another codec, encoder, recipe or set of files.
+  """
+  folder = pathlib.Path(folder)
+  identity = {
+    "fingerprint": codec.fingerprint,
+    "data": data.identity(),
+    "text": text.identity(),
+    "vision": vision.identity() if vision else "",
+  }
+  here = data.source == "folder" and os.path.isdir(data.path)
+  content = functools.partial(soundtracks.content, data) if here else None
+  found = finished(folder, identity, content=content)
+  if found:
+    return found
+  _log.info("%s: encoding the sound, once", folder)
+  captions = CaptionEncoder(text.load(names=text.cached))
+  records = functools.partial(_records, codec=codec, captions=captions, vision=vision)
+  clips = dict.fromkeys(SPLITS, 0)
+  for split in SPLITS:
+    sources = soundtracks.open_takes(data, split, rate=codec.model.sample_rate)
+    for kind, source in sources.items():
+      clips[split] += len(source)
+      write_records(
+        source, folder / split / kind, records, identity, size=SHARD, compress=vision is None
+      )
+  made = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
+  made |= {"content": content()} if content else {}
+  return finish(folder, folder / "train", identity | made)
+
+
+def _records(
+  source: Source, *, codec: ChunkedCodec, captions: CaptionEncoder, vision: FrozenVision | None
+) -> Iterator[dict]:
+  for index in range(len(source)):
+    # A source of a shard holds a clip until it is taken.
+    take = source.take(index)
+    latent = codec.encode(take.wave)
+    seen = {}
+    if len(take.frames):
+      seen = {"features": vision(take.frames)} if vision else {"image": take.frames}
+    [told] = captions([(take.caption,)], [{}], batch=1)
+    check_finite(take.key, latent, *told.values(), *(seen.values() if vision else ()))
+    yield {
+      "latent": latent, "fps": take.fps, "captions": [take.caption], "key": take.key, **seen, **told
+    }
+
+
+def check_vision(vision: FrozenVision | None, tower: dict, features: int, size: int) -> None:
+  """Checks that one tower sees the frames of the data, and gives what the generator takes.
+
+  Args:
+    vision: the frozen tower.
+    tower: fields of the one that is trained, empty without.
+    features: E of the generator's video route.
+    size: side of the frames.
+
+  Raises:
+    UserError: it does not.
+  """
+  if bool(vision) == bool(tower):
+    raise UserError(
+      "config vision names a frozen tower, but model.encoders.video trains one; keep one of them"
+      if vision
+      else "config vision is empty; give the folder of a converted CLIP (launch/convert.py)"
+    )
+  sees, gives = (
+    (vision.size, vision.features) if vision else (tower["size"], tower["projection"])
+  )
+  if sees != size:
+    raise UserError(f"the vision tower sees frames of {sees} pixels, but data.size is {size}")
+  if gives != features:
+    raise UserError(
+      f"the vision tower gives {gives} features, but model.dit.routes.video takes {features}"
+    )

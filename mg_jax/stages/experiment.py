@@ -1,0 +1,214 @@
+"""From a config to a running experiment: what a command or a notebook calls.
+
+A config has the sections model, objective, data, optim, train, eval and mesh, each the fields of
+one dataclass, and `stage`, which says what is trained, see `stages.table`. An autoencoder with an
+adversarial loss has one more, "discriminator" or, of sound, "critics", and its "optim" has a
+section for each of the two roles. CLIPs and generators have `text`, the streams that read captions,
+and a generator's "autoencoder" too, the run that makes its latents: it first caches the latents of
+its data, and the features of frozen text encoders. A generator of soundtracks has "codec" in its
+place and "vision", the folder of a frozen CLIP whose tower encodes the frames.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import batch_axes, batch_share, make_mesh
+from mg_jax.data.pipeline import stack
+from mg_jax.objectives.base import Objective
+from mg_jax.stages.table import (
+  STAGES,
+  EvalConfig,
+  Experiment,
+  build_section,
+  check_dtypes,
+  section,
+)
+from mg_jax.train import flops
+from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
+from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.loop import Result, TrainConfig, train
+from mg_jax.train.optim import OptimConfig
+from mg_jax.train.state import abstract_key, abstract_params
+from mg_jax.train.workdir import is_remote, locked, prepare, resolve
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: Mapping[str, Any], workdir: str) -> Result:
+  """Trains the experiment of a config in a workdir; the same call resumes it.
+
+  Raises:
+    UserError: on anything in the config, the data or the workdir that cannot be used.
+  """
+  config = configs.to_dict(config)
+  settings = build_section(TrainConfig, config, "train")
+  optim = optim_config(config)
+  mesh = _mesh(config)
+  folder = resolve(workdir)
+  if not settings.resume and not _started(folder):
+    _check_start(settings)
+  if not is_remote(folder):
+    # What cannot be made is told by `prepare`.
+    with contextlib.suppress(OSError):
+      folder.parent.mkdir(parents=True, exist_ok=True)
+  with locked(prepare(folder)):
+    if (folder / CHECKPOINTS).exists():
+      # A workdir of another experiment is refused before latents are written into it.
+      Checkpointer(folder, name=settings.experiment).close()
+    # Else a slow process might find the checkpoints that a fast one has just begun.
+    multihost_utils.sync_global_devices("workdir")
+    experiment = build(config, workdir, mesh)
+  piece, pieces = batch_share(mesh)
+  stream = experiment.feed.stream(process_index=piece, process_count=pieces)
+  return train(
+    experiment.objective, stream, settings, workdir, mesh, optim=optim, hooks=experiment.hooks,
+    flops=step_flops(experiment), description=config, preprocess=experiment.preprocess,
+  )
+
+
+def _started(folder: Any) -> bool:
+  """Whether a workdir holds a checkpoint."""
+  if not (folder / CHECKPOINTS).exists():
+    return False
+  reader = Checkpointer(folder, read_only=True)
+  try:
+    return reader.latest is not None
+  finally:
+    reader.close()
+
+
+def _check_start(settings: TrainConfig) -> None:
+  """Refuses to begin a run that has to go on from another one with random parameters."""
+  start, name = settings.warm_start, settings.experiment
+  if settings.phase > 1:
+    raise UserError(
+      f"phase {settings.phase} of {name} goes on from phase {settings.phase - 1}, and the workdir "
+      "holds no checkpoint: give the workdir of that run, or copy its state into a new one with "
+      "--config.train.resume=DIR"
+    )
+  if start.origin or not (start.after or start.required):
+    return
+  how = "give its run with --config.train.warm_start.workdir=DIR"
+  if not start.required:
+    _log.warning("%s starts from random parameters; to start from %s, %s", name, start.after, how)
+    return
+  raise UserError(
+    f"{name} starts from {start.after or 'another run'}, and config train.warm_start names none: "
+    f"{how}, or converted weights with .weights=DIR; --config.train.warm_start.required=false "
+    "starts from random parameters"
+  )
+
+
+def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
+  """The objective, data and hooks of a config.
+
+  Raises:
+    UserError: as `run`.
+  """
+  if section(config, "stage") not in STAGES:
+    raise UserError(f"config stage {config['stage']!r} is unknown; known are {', '.join(STAGES)}")
+  stage = STAGES[config["stage"]]
+  data = build_section(stage.data, config, "data")
+  evals = build_section(EvalConfig, config, "eval")
+  ways = batch_axes(mesh)
+  parts = build_section(TrainConfig, config, "train").accumulate
+  times = f" times accumulate={parts}" if parts > 1 else ""
+  _check_rows("data.global_batch", data.global_batch, ways * parts, f"{ways} devices{times}")
+  _check_rows("eval.batch", evals.batch, ways, f"{ways} devices")
+  check_dtypes(section(config, "model"))
+  return stage.build(config, data, evals, workdir, mesh)
+
+
+def _check_rows(name: str, rows: int, count: int, what: str) -> None:
+  if rows % count:
+    near = max(1, round(rows / count)) * count
+    raise UserError(
+      f"{name} is {rows}, which does not divide over {what} of the mesh; the nearest that does is "
+      f"{near}"
+    )
+
+
+def step_flops(experiment: Experiment) -> float:
+  """FLOPs of a training step, averaged over the buckets of its feed; recomputation not counted."""
+  objective, feed = experiment.objective, experiment.feed
+  total, key = 0.0, abstract_key()
+  for entry in feed.entries:
+    row = entry.transform(0, entry.source[0], np.random.default_rng(0))
+    batch = jax.tree.map(
+      lambda x, rows=feed.global_batch * entry.rows: jax.ShapeDtypeStruct(
+        (rows, *x.shape[1:]), x.dtype
+      ),
+      stack([row]),
+    )
+    if experiment.preprocess:
+      batch = jax.eval_shape(experiment.preprocess, batch)
+    params, carry = abstract_params(objective, batch), {}
+    for role in objective.roles:
+      loss, args = role_loss(objective, role), (params, batch, key, carry)
+      scalar = lambda *args, loss=loss: loss(*args)[0]  # noqa: E731
+      total += entry.weight * flops.count_training(scalar, params[role], *args)
+      _, (_, carry) = jax.eval_shape(loss, params[role], *args)
+  return total / sum(entry.weight for entry in feed.entries)
+
+
+def role_loss(objective: Objective, role: str) -> Callable:
+  """(tree of the role, params, batch, key, carry) -> (loss, aux), to differentiate in its first."""
+
+  def loss(tree, params, batch, key, carry):
+    return objective.loss(role, {**params, role: tree}, batch, key, jnp.int32(0), carry)
+
+  return loss
+
+
+def encode_data(config: Mapping[str, Any], workdir: str) -> tuple[str, dict[str, int]]:
+  """Computes what a generator's run would compute first: latents, and features of frozen encoders.
+
+  Several processes share the work, and a run resumes where one stopped. Training finds the result
+  in `<workdir>/latents`, or where config latents says.
+
+  Returns:
+    The folder, and how many clips each split has.
+
+  Raises:
+    UserError: as `run`.
+  """
+  config = configs.to_dict(config)
+  stage = STAGES.get(section(config, "stage"))
+  if stage is None or stage.encode is None:
+    raise UserError(f"stage {config['stage']!r} trains on clips; a generator's data is encoded")
+  data = build_section(stage.data, config, "data")
+  evals = build_section(EvalConfig, config, "eval")
+  with locked(prepare(resolve(workdir))):
+    folder, metadata = stage.encode(config, workdir, data, evals)
+  return folder, metadata["clips"]
+
+
+def optim_config(config: Mapping[str, Any]) -> OptimConfig | dict[str, OptimConfig]:
+  """One for all roles, or one for each role that has a section of its own."""
+  optim = section(config, "optim")
+  if not optim or not all(isinstance(value, Mapping) for value in optim.values()):
+    return build_section(OptimConfig, config, "optim")
+  return {role: build_section(OptimConfig, optim, role, prefix="optim.") for role in optim}
+
+
+def _mesh(config: Mapping[str, Any]) -> Mesh:
+  shape = section(config, "mesh")
+  if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    raise UserError(f"config mesh is {shape!r}; give four whole numbers such as (-1, 1, 1, 1)")
+  return make_mesh(shape)
+
+
+def describe(config: Mapping[str, Any]) -> str:
+  """The config as JSON, for --dump_config."""
+  return json.dumps(configs.to_dict(config), indent=2)

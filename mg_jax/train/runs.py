@@ -1,0 +1,53 @@
+"""Reads a run by its workdir: the parameters of a role, its config, and what it trained."""
+
+import dataclasses
+import os
+from typing import Any
+
+from mg_jax.core.typing import PyTree
+from mg_jax.train.checkpoint import Checkpointer, load_params
+from mg_jax.train.workdir import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+  """Parameters of one role, the config and step of their run, a digest of the checkpoint."""
+
+  params: PyTree
+  config: dict[str, Any]
+  step: int
+  digest: str
+
+
+def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:
+  """The parameters of a role, averaged if the run kept an average, and what they come from.
+
+  Raises:
+    UserError: no such run, step or role, or a damaged checkpoint.
+  """
+  reader = Checkpointer(workdir, read_only=True)
+  try:
+    step = reader.pick(step)
+    meta = reader.meta(step)
+    averaged = any(path.startswith(f"ema/{role}/") for path in reader.leaves(step))
+  finally:
+    reader.close()
+  # Pinned to one step: a running job may save another one in between.
+  params = load_params(workdir, role, ema=averaged, step=step)
+  return Role(params, meta["config"], step, meta["sha256"])
+
+
+def stage_of(workdir: str | os.PathLike[str], *, step: int | None = None) -> str:
+  """What a run trains, as its config says. Raises UserError as `load_role`."""
+  return saved_config(workdir, step=step).get("stage", "")
+
+
+def saved_config(
+  workdir: str | os.PathLike[str], *, step: int | None = None
+) -> dict[str, Any]:
+  """The config of a run. Raises UserError as `load_role`."""
+  reader = Checkpointer(resolve(workdir), read_only=True)
+  try:
+    return reader.meta(reader.pick(step))["config"]
+  finally:
+    reader.close()

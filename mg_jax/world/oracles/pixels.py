@@ -1,0 +1,120 @@
+"""Oracles of the toy world: what a clip shows, measured from its pixels alone.
+
+No learned network and no access to the scene, so a generated clip is judged the way a drawn one
+is: does it show two blue stars moving left? Works from 24 x 24 pixels and two frames up, through
+mild noise, blur, compression and loss of contrast. Clips are uint8 (T, H, W, 3). The role of the
+automated text-alignment judges beside human raters in [MG 3.5].
+
+A sign is measured by its word and the colour of its board. Kind, count and motion then describe the
+board as if it were an object: no scene has both, and prompts of signs do not name them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mg_jax.core.errors import UserError
+from mg_jax.world.oracles import letters as oracles_letters
+from mg_jax.world.oracles.kind import match
+from mg_jax.world.oracles.letters import letter_accuracy
+from mg_jax.world.oracles.mask import foreground, name_colour, parts
+from mg_jax.world.oracles.motion import classify
+from mg_jax.world.scene.shapes import SHAPES
+
+ATTRIBUTES = ("colour", "kind", "count", "motion", "word")
+LETTERS = "letters"  # share of a word's letters that are right
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+  """What was seen; names are None and count 0 when nothing stands out from the background. word is
+  None without a legible sign.
+
+  positions: (T, 2) x, y of the middle of all objects from the middle of the frame in shorter
+  sides, NaN where nothing is seen. areas: (T,) of one object, mean over objects, in squared
+  shorter sides. confidence: attribute -> [0, 1], comparable only within an attribute.
+  """
+
+  colour: str | None
+  kind: str | None
+  count: int
+  motion: str | None
+  word: str | None
+  positions: np.ndarray
+  areas: np.ndarray
+  confidence: dict[str, float]
+
+
+def measure(video: np.ndarray) -> Measurement:
+  """Measures one clip; raises UserError unless it is uint8 (T, H, W, 3)."""
+  video = np.asarray(video)
+  if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
+    raise UserError(
+      f"measure: got {video.dtype} of shape {video.shape}; pass a uint8 video (T, H, W, 3)"
+    )
+  frames, height, width, _ = video.shape
+  side = min(height, width)
+  sign = oracles_letters.read(video)
+  alpha_THW, colour, ground = foreground(video.astype(np.float32))
+  if sign.word is not None:
+    colour, ground = sign.board, sign.ground
+  labels_THW, table_NF = parts(alpha_THW)
+  positions = np.full((frames, 2), np.nan)
+  areas = np.zeros(frames)
+  if not len(table_NF):
+    nothing = dict.fromkeys(ATTRIBUTES, 0.0) | {"word": sign.confidence}
+    return Measurement(None, None, 0, None, sign.word, positions, areas, nothing)
+  frame_N, area_N, x_N, y_N = table_NF.T
+  frame_N = frame_N.astype(int)
+  counts_T = np.bincount(frame_N, minlength=frames)
+  mass_T = np.bincount(frame_N, weights=area_N, minlength=frames)
+  seen_T = counts_T > 0
+  for axis, (value_N, middle) in enumerate(((x_N, width), (y_N, height))):
+    moment_T = np.bincount(frame_N, weights=area_N * (value_N + 0.5 - middle / 2), minlength=frames)
+    positions[seen_T, axis] = moment_T[seen_T] / mass_T[seen_T] / side
+  areas[seen_T] = mass_T[seen_T] / counts_T[seen_T] / side**2
+  count = int(np.median(counts_T))
+  colour_name, colour_margin = name_colour(colour, ground)
+  kind, kind_margin, angle_N = match(alpha_THW, labels_THW, table_NF)
+  phase_N = np.exp(1j * SHAPES[kind].symmetry * angle_N) * (SHAPES[kind].symmetry > 0)
+  phase_T = np.zeros(frames, complex)
+  np.add.at(phase_T, frame_N, phase_N / counts_T[frame_N])
+  motion, motion_confidence = classify(positions, areas, phase_T)
+  confidence = {
+    "colour": min(1.0, 10 * colour_margin),
+    "kind": min(1.0, 10 * kind_margin),
+    "count": float(np.mean(counts_T == count)),
+    "motion": motion_confidence,
+    "word": sign.confidence,
+  }
+  return Measurement(colour_name, kind, count, motion, sign.word, positions, areas, confidence)
+
+
+def compare(seen: Measurement, facts: Mapping[str, Any]) -> dict[str, bool | float]:
+  """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name; with a word also
+  LETTERS -> share in [0, 1] of its letters that are right.
+
+  facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`).
+  """
+  result = {
+    name: getattr(seen, name) == facts[name] for name in ATTRIBUTES if facts.get(name) is not None
+  }
+  if "word" in result:
+    result[LETTERS] = letter_accuracy(seen.word, facts["word"])
+  return result
+
+
+def average(results: Sequence[Mapping[str, bool | float]]) -> dict[str, float]:
+  """Share of right answers per attribute over the results that hold it, mean share of right letters
+  likewise, and "all": the share of results right in all attributes they hold. What is in no result
+  is left out."""
+  out = {}
+  for name in (*ATTRIBUTES, LETTERS):
+    right = [result[name] for result in results if name in result]
+    if right:
+      out[name] = float(np.mean(right))
+  right = [all(result[name] for name in ATTRIBUTES if name in result) for result in results]
+  out["all"] = float(np.mean(right))
+  return out
