@@ -115,6 +115,8 @@ def keep_only(
 ) -> dict[str, Any]:
   """One guidance branch: the named conditions stay and all others take their null.
 
+  A clean mask stays whatever is named: it says what the latent holds, not what it should become.
+
   Raises:
     UserError: when a name is not among the conditions.
   """
@@ -122,7 +124,8 @@ def keep_only(
   if unknown:
     raise UserError(f"guidance keeps {unknown}, but the conditions are {sorted(cond)}")
   null = null_like(cond, routes=routes)
-  return {name: entry if name in names else null[name] for name, entry in cond.items()}
+  kept = {name for name in cond if name in names or routes[name][0].kind == "clean"}
+  return {name: entry if name in kept else null[name] for name, entry in cond.items()}
 
 
 def drop(

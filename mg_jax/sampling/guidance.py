@@ -5,7 +5,8 @@ step run in one batched call of the network. For text alone,
 
   u = u_null + s (u_text - u_null)  =  [Branch(1 - s, {}), Branch(s, {"text"})].
 
-In and out: latents (B, T, H, W, C), times (B,), conditions by name with the batch first.
+Conditions that no scale names are kept in every branch. In and out: latents (B, T, H, W, C), times
+(B,), conditions by name with the batch first.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array
@@ -29,13 +31,49 @@ class Branch:
   keep: frozenset[str]
 
 
-def chain(*scales: tuple[str | Collection[str], float | int]) -> tuple[Branch, ...]:
+def parse(value: float | str, names: Collection[str]) -> tuple[tuple[tuple[str, ...], float], ...]:
+  """The scales of a setting, in the form that `chain` takes.
+
+  Args:
+    value: one scale for all conditions, or entries "NAMES:SCALE" separated by commas, each with one
+      or several names joined by "+", such as "first:1.5,text+byt5:7.5".
+    names: conditions that may be guided.
+
+  Raises:
+    UserError: an entry of another form, an unknown or repeated name, a scale that is negative or
+      not finite.
+  """
+  if not isinstance(value, str):
+    entries = [("+".join(names), value)] if names else []
+  else:
+    entries = [entry.partition(":")[::2] for entry in value.split(",")]
+  scales = []
+  for entry, scale in entries:
+    try:
+      number = float(scale)
+    except ValueError:
+      number = float("nan")
+    if not (np.isfinite(number) and number >= 0):
+      raise UserError(
+        f"guidance is {value}; give a number of at least 0, or NAME:SCALE,NAME+NAME:SCALE"
+      )
+    unknown = sorted(set(entry.split("+")) - set(names))
+    if unknown:
+      raise UserError(f"guidance names {unknown[0]!r}; this model has {', '.join(sorted(names))}")
+    scales.append((tuple(entry.split("+")), number))
+  chain(*scales)
+  return tuple(scales)
+
+
+def chain(
+  *scales: tuple[str | Collection[str], float | int], whole: bool = False
+) -> tuple[Branch, ...]:
   """Branches that switch conditions on one after the other, each step with its own scale.
 
   With u_k the velocity under the first k entries, u = u_0 + sum_k s_k (u_k - u_{k-1}). One entry is
   plain guidance; ("video", 1.5), ("text", 7.5) is the two-scale form of instruction editing; an
   entry may name several conditions that share a scale. The weights sum to 1. Branches of weight 0
-  are left out, so scale 1 costs one branch, and scale 0 keeps no condition at all.
+  are left out, unless `whole`, so scale 1 costs one branch, and scale 0 keeps no condition at all.
 
   Raises:
     UserError: when a condition appears twice.
@@ -53,7 +91,7 @@ def chain(*scales: tuple[str | Collection[str], float | int]) -> tuple[Branch, .
     Branch(upper - lower, names)
     for names, upper, lower in zip(sets, bounds[:-1], bounds[1:], strict=True)
   ]
-  return tuple(b for b in branches if b.weight != 0)
+  return tuple(b for b in branches if whole or b.weight != 0)
 
 
 def expand(
@@ -61,6 +99,7 @@ def expand(
   branches: Sequence[Branch],
   *,
   keep_only: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]],
+  always: Collection[str] = (),
 ) -> dict[str, Any]:
   """Conditions of n branches times B rows, the branches of a sample next to each other.
 
@@ -70,6 +109,7 @@ def expand(
     cond: conditions by name, batch first.
     branches: at least one.
     keep_only: (cond, names) -> cond with every other condition at its null.
+    always: conditions that every branch keeps.
 
   Raises:
     UserError: no branches.
@@ -80,26 +120,37 @@ def expand(
   def interleave(*leaves: Array) -> Array:
     return jnp.stack(leaves, axis=1).reshape((-1,) + leaves[0].shape[1:])
 
-  return jax.tree.map(interleave, *(keep_only(cond, branch.keep) for branch in branches))
+  return jax.tree.map(interleave, *(keep_only(cond, branch.keep | set(always)) for branch in branches))
 
 
 def guided(
-  apply_fn: Callable[[Array, Array, Mapping[str, Any]], Array], branches: Sequence[Branch]
+  apply_fn: Callable[[Array, Array, Mapping[str, Any]], Array],
+  branches: Sequence[Branch],
+  *,
+  weights: Array | None = None,
+  rising: bool = False,
 ) -> Callable[[Array, Array, Mapping[str, Any]], Array]:
   """The guided velocity (x, t_B, cond) -> v: one call of `apply_fn` on n branches times B rows.
 
   Args:
     apply_fn: (x, t_B, cond) -> velocity, batch first everywhere.
     branches: those that `cond` was expanded for; x and t_B are not expanded.
+    weights: (n,) of the branches, by default their own; as an argument of what is compiled, one
+      program serves every scale.
+    rising: scales rise linearly with time from 1, and the given ones are their means; with
+      `chain(whole=True)`, whose last branch keeps all conditions.
   """
   count = len(branches)
-  weights = [branch.weight for branch in branches]
+  weights_n = jnp.asarray([b.weight for b in branches], jnp.float32) if weights is None else weights
+  plain_n = np.eye(count, dtype=np.float32)[-1]
 
   def velocity(x: Array, t_B: Array, cond: Mapping[str, Any]) -> Array:
     v = apply_fn(jnp.repeat(x, count, axis=0), jnp.repeat(t_B, count, axis=0), cond)
-    if weights == [1.0]:
+    if count == 1:
       return v
     v = v.astype(jnp.float32).reshape((x.shape[0], count) + v.shape[1:])
-    return sum(weight * v[:, i] for i, weight in enumerate(weights))
+    # Weights are linear in the scales.
+    now_n = plain_n + 2 * t_B[0] * (weights_n - plain_n) if rising else weights_n
+    return sum(now_n[i] * v[:, i] for i in range(count))
 
   return velocity

@@ -46,10 +46,16 @@ def integrate(
   return x
 
 
-def advance(velocity_fn: Callable, x: Any, start: Any, end: Any, *, method: str) -> Any:
-  """One step of `integrate`, from x at time `start` to `end`; numpy arrays stay numpy arrays."""
-  slope = velocity_fn(x, start)
-  if method == "midpoint":
-    middle = (start + end) / 2
-    slope = velocity_fn(x + (middle - start) * slope.astype(x.dtype), middle)
-  return x + (end - start) * slope.astype(x.dtype)
+def advance(velocity_fn: Callable, x: Array, start: Any, end: Any, *, method: str) -> Array:
+  """One step of `integrate`, from x at time `start` to `end`."""
+  if method == "euler":
+    return x + (end - start) * velocity_fn(x, start).astype(x.dtype)
+  # Both evaluations by one copy of the network, which halves what is compiled.
+  middle = (start + end) / 2
+
+  def stage(point: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+    t, length = at
+    return x + length * velocity_fn(point, t).astype(x.dtype), None
+
+  stages = jnp.stack([start, middle]), jnp.stack([middle - start, end - start])
+  return jax.lax.scan(stage, x, stages)[0]

@@ -24,9 +24,11 @@ from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator
 from mg_jax.sampling import guidance as cfg
-from mg_jax.sampling import longform
+from mg_jax.sampling import sampler
 from mg_jax.sampling.prompts import MAX_SEED
+from mg_jax.sampling.sampler import Known
 from mg_jax.sampling.scorers import Scorer, fit
+from mg_jax.sampling.windows import Windows, starts
 
 # (start, end) in s -> frames uint8 (T, H, W, 3) of that span and their rate.
 Video = Callable[[float, float], tuple[np.ndarray, float]]
@@ -39,20 +41,21 @@ class SoundSettings:
   Attributes:
     steps: solver steps, equally long.
     method: "midpoint" (two calls of the network a step) or "euler".
-    guidance: scale against the field without any condition; 1 is the conditional model alone.
+    guidance: scale against the field without any condition; 1 is the conditional model alone. Or
+      scales of single conditions, see `guidance.parse`.
     dynamic_guidance: sounds of several windows are guided by a scale that rises with time and has
       `guidance` as its mean; one window always has a constant one.
     candidates: sounds made for a request, of which the scorer chooses one.
     window_s: longest sound that is made at once, in s; longer ones are made in windows.
     hop_s: from one window to the next; by default three quarters of a window, as in the paper.
-    long_form: how windows are joined, see `sampling.longform`.
+    long_form: how windows are joined, see `sampling.sampler`.
     window_shape: weights of multi-diffusion within a window.
     beam: candidates that are kept after each segment of "autoregressive"; 0 ranks only the whole.
   """
 
   steps: int = 64
   method: Literal["midpoint", "euler"] = "midpoint"
-  guidance: float | int = 3.0
+  guidance: float | int | str = 3.0
   dynamic_guidance: bool = True
   candidates: int = 8
   window_s: float | int = 30.0
@@ -65,8 +68,8 @@ class SoundSettings:
     for name in ("steps", "candidates"):
       if getattr(self, name) < 1:
         raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-    if not (np.isfinite(self.guidance) and self.guidance >= 0):
-      raise UserError(f"guidance is {self.guidance}; it must be a number of at least 0.")
+    if not isinstance(self.guidance, str):
+      cfg.parse(self.guidance, ("all",))
     if not 0 < self.window_s <= 3600:
       raise UserError(f"window_s is {self.window_s}; choose a time above 0, at most 3600 s.")
     if self.hop_s is not None and not 0 < self.hop_s <= self.window_s:
@@ -123,7 +126,8 @@ class Request:
         raise UserError(f"keep has ({start}, {end}); spans lie within 0..{self.seconds} s.")
 
 
-ROWS = 8  # windows of a call of the network
+CONTEXT = "context"  # the condition that holds known sound
+ROWS = 8  # windows of a call of the network, candidates times windows of each
 FADE_S = 0.02  # of what the sound that is made is off by next to what is given
 
 
@@ -170,6 +174,7 @@ class Soundtrack:
   vision: FrozenVision | None = None
   scorer: Scorer = fit
   origin: str = ""
+  _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   @property
   def rate(self) -> int:
@@ -192,6 +197,7 @@ class Soundtrack:
       if name not in known:
         raise UserError(f"there is no setting {name}; known are {', '.join(sorted(known))}.")
     settings = dataclasses.replace(self.settings, **changes)
+    self._branches(settings)
     if settings.window_s > self.settings.window_s:
       raise UserError(
         f"window_s is {settings.window_s}, but this model was trained on sounds of at most "
@@ -219,56 +225,114 @@ class Soundtrack:
     settings = self.resolve(**changes)
     samples = max(1, round(request.seconds * self.rate))
     starts_J, window, length = self._windows(request.seconds, settings)
-    conditions = self._conditions(request, starts_J, window)
+    cond_J = self._conditions(request, starts_J, window)
     known = self._known(request, length, samples)
-    noise_NLC = self._noise(request.seed, settings.candidates, length)
-    pair = functools.partial(self._pair, conditions=conditions)
-    velocity = functools.partial(
-      _guided, pair, float(settings.guidance), settings.dynamic_guidance and len(starts_J) > 1
-    )
-    shared = {
-      "starts_J": starts_J, "times": flow.linear_schedule(settings.steps),
-      "method": settings.method, "rows": ROWS,
-    }  # fmt: skip
-    score = functools.partial(self.scorer, pair, known=known, seed=request.seed)
-    if settings.long_form == "autoregressive" and len(starts_J) > 1:
-      select = None
-      if settings.beam and settings.candidates > 1:
-
-        def select(x_NnC, j):
-          scores = score(x_NnC, starts_J=starts_J[j : j + 1], window=window, first=j)
-          return longform.best(scores, keep=settings.beam)
-
-      latents = longform.autoregression(
-        velocity, noise_NLC, known, window=window, select=select, **shared
-      )
-    else:
-      masks_Jn = longform.masks(
-        starts_J, length=length, window=window, shape=settings.window_shape
-      )
-      latents = longform.multi_diffusion(velocity, noise_NLC, known, masks_Jn=masks_Jn, **shared)
+    segments = settings.long_form == "autoregressive" and len(starts_J) > 1
+    make = self._segments if segments else self._whole
+    noise = self._noise(request.seed, settings.candidates, length)
+    latents, scores = jax.device_get(make(noise, known, cond_J, np.uint32(request.seed), settings))
     if not np.isfinite(latents).all():
       raise UserError("the model produced values that are not finite; try another checkpoint.")
-    scores = np.zeros(1)
-    if len(latents) > 1:
-      scores = score(latents, starts_J=starts_J, window=window)
     chosen = int(np.argmax(scores))
-    wave = self.codec.decode(latents[chosen] * self.std + self.mean, length=samples)
+    latent_LC = latents[chosen, :, 0, 0]
+    wave = self.codec.decode(latent_LC * self.std + self.mean, length=samples)
     return Made(self._spliced(wave, request), tuple(float(x) for x in scores), chosen)
+
+  def _whole(self, noise, known: Known, cond_J, seed: np.uint32, settings: SoundSettings):
+    """All windows at once: latents (N, L, 1, 1, C) and their scores, in parts of ROWS candidates."""
+    starts_J, window, length = self._cut(noise.shape[1], settings)
+    windows = Windows.of(
+      (length, 1, 1), window=(window, 1, 1), hop=(self._hop(settings, window), 1, 1),
+      shape=settings.window_shape,
+    )
+    rising = settings.dynamic_guidance and len(windows) > 1
+
+    def run(params, noise, known, cond_J, weights, times, seed):
+      field = self._field(params, cond_J, weights, settings, rising=rising)
+      latents = sampler.sample(
+        field, noise, times, method=settings.method, known=known, beside=_context(known),
+        windows=windows, rows=ROWS,
+      )  # fmt: skip
+      return latents, self._scores(params, cond_J, latents, known, windows, seed)
+
+    keeps = tuple(branch.keep for branch in self._branches(settings))
+    key = ("whole", noise.shape[1], window, len(starts_J), settings.method, rising,
+           settings.window_shape, keeps)  # fmt: skip
+    compiled = self._compiled.setdefault(key, jax.jit(run))
+    count = len(noise)
+    part = min(count, ROWS)
+    # The last part is filled up, so that there is one program.
+    noise = jnp.concatenate([noise, jnp.repeat(noise[-1:], -count % part, axis=0)])
+    parts = [
+      compiled(self.params, noise[i : i + part], known, cond_J, *self._knobs(settings), seed)
+      for i in range(0, count, part)
+    ]
+    latents, scores = (jnp.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True))
+    return latents, scores
+
+  def _segments(self, noise, known: Known, cond_J, seed: np.uint32, settings: SoundSettings):
+    """One window after the other: latents (N, L, 1, 1, C) and their scores."""
+    starts_J, window, length = self._cut(noise.shape[1], settings)
+    rising = settings.dynamic_guidance
+    one = Windows.of((window, 1, 1), window=(window, 1, 1), hop=(window, 1, 1))
+
+    def solve(params, cond_J, weights, times, noise, given, context, segment, j):
+      field = self._field(params, cond_J, weights, settings, rising=rising, first=j)
+      return sampler.follow(
+        field, noise, times, method=settings.method, known=given, segment=segment,
+        beside={CONTEXT: context},
+      )  # fmt: skip
+
+    def score(params, cond_J, latents, known, seed, j):
+      return self._scores(params, cond_J, latents, known, one, seed, first=j)
+
+    keeps = tuple(branch.keep for branch in self._branches(settings))
+    key = "segments", window, settings.method, rising, keeps
+    solve, score = self._compiled.setdefault(key, (jax.jit(solve), jax.jit(score)))
+    knobs, select = self._knobs(settings), None
+    if settings.beam and len(noise) > 1:
+
+      def select(latents, j):
+        part = slice(int(starts_J[j]), int(starts_J[j]) + window)
+        given = jax.tree.map(lambda a: a[:, part], known)
+        scores = score(self.params, cond_J, latents, given, seed, j)
+        return sampler.best(jax.device_get(scores), keep=settings.beam)
+
+    latents = sampler.Autoregression(
+      functools.partial(solve, self.params, cond_J, *knobs), select
+    )(noise, known, starts_J=starts_J, window=window, steps=settings.steps)
+    windows = Windows.of(
+      (length, 1, 1), window=(window, 1, 1), hop=(self._hop(settings, window), 1, 1)
+    )
+    whole = self._compiled.setdefault(
+      ("score", length, window, len(windows)),
+      jax.jit(lambda *args: self._scores(*args[:4], windows, args[4])),
+    )
+    return latents, whole(self.params, cond_J, latents, known, seed)
+
+  def _knobs(self, settings: SoundSettings) -> tuple[np.ndarray, np.ndarray]:
+    """What one program takes as arguments: weights of the branches, and times."""
+    return (
+      np.array([branch.weight for branch in self._branches(settings)], np.float32),
+      flow.linear_schedule(settings.steps).astype(np.float32),
+    )
 
   def _windows(self, seconds: float, settings: SoundSettings) -> tuple[np.ndarray, int, int]:
     """First latents of the windows, latents of a window, latents of the whole."""
-    per_second = self.codec.model.latent_rate
     length = -(-max(1, round(seconds * self.rate)) // self.codec.model.hop)
-    window = min(length, max(1, round(settings.window_s * per_second)))
-    hop_s = 0.75 * settings.window_s if settings.hop_s is None else settings.hop_s
-    hop = min(window, max(1, round(hop_s * per_second)))
-    return longform.starts(length, window=window, hop=hop), window, length
+    return self._cut(length, settings)
 
-  def _conditions(
-    self, request: Request, starts_J: np.ndarray, window: int
-  ) -> list[dict[str, Any]]:
-    """What the network reads of every window, encoded; all but the context."""
+  def _cut(self, length: int, settings: SoundSettings) -> tuple[np.ndarray, int, int]:
+    """`_windows` of a number of latents."""
+    window = min(length, max(1, round(settings.window_s * self.codec.model.latent_rate)))
+    return starts(length, window=window, hop=self._hop(settings, window)), window, length
+
+  def _hop(self, settings: SoundSettings, window: int) -> int:
+    hop_s = 0.75 * settings.window_s if settings.hop_s is None else settings.hop_s
+    return min(window, max(1, round(hop_s * self.codec.model.latent_rate)))
+
+  def _conditions(self, request: Request, starts_J: np.ndarray, window: int) -> dict[str, Any]:
+    """The conditions of all windows, (J, ...) each, encoded; all but the context."""
     if len(request.captions) not in (1, len(starts_J)):
       raise UserError(
         f"there are {len(request.captions)} captions for {len(starts_J)} windows; give one for "
@@ -283,8 +347,8 @@ class Soundtrack:
         # As for text to video, no words are no tokens: the null that guidance contrasts with.
         cond[name] = {"ids": ids, "mask": mask & bool(caption)}
       cond = jax.tree.map(lambda a: np.asarray(a)[None], cond)
-      found.append(jax.device_get(self._encode(self.params, self.text.params, cond)))
-    return found
+      found.append(self._encode(self.params, self.text.params, cond))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
   def _video(self, video: Video | None, start: int, window: int, seconds: float) -> Any:
     """One window's frames as in `data.sources.soundtracks`; the null without a video."""
@@ -304,21 +368,21 @@ class Soundtrack:
       return np.zeros((window, self.vision.features), np.float32)
     return self.vision(frames)[at].astype(np.float32)
 
-  def _known(self, request: Request, length: int, samples: int) -> longform.Known:
+  def _known(self, request: Request, length: int, samples: int) -> Known:
     """Latents that lie in given spans, with the one before and after them."""
     channels, hop = self.codec.model.latent, self.codec.model.hop
     mask_L, latents_LC = np.zeros(length, bool), np.zeros((length, channels), np.float32)
-    if not request.keep:
-      return longform.Known(latents_LC, mask_L)
-    wave = np.zeros(samples, np.float32)
-    for begin, end in self._kept(request):
-      wave[begin:end] = request.known[begin:end]
-      # A latent depends on its neighbours, which are silence next to what is made.
-      first = 0 if begin == 0 else -(-begin // hop) + 1
-      last = length if end >= samples else end // hop - 1
-      mask_L[first : max(first, last)] = True
-    latents_LC = (self.codec.encode(wave) - self.mean) / self.std
-    return longform.Known(latents_LC, mask_L)
+    if request.keep:
+      wave = np.zeros(samples, np.float32)
+      for begin, end in self._kept(request):
+        wave[begin:end] = request.known[begin:end]
+        # A latent depends on its neighbours, which are silence next to what is generated.
+        first = 0 if begin == 0 else -(-begin // hop) + 1
+        last = length if end >= samples else end // hop - 1
+        mask_L[first : max(first, last)] = True
+      latents_LC = np.where(mask_L[:, None], (self.codec.encode(wave) - self.mean) / self.std, 0)
+    latent = np.asarray(latents_LC, np.float32)[None, :, None, None]
+    return Known(jnp.asarray(latent), jnp.asarray(mask_L[None, :, None, None]), clean=False)
 
   def _kept(self, request: Request) -> list[tuple[int, int]]:
     """Given spans in samples of the result."""
@@ -326,15 +390,9 @@ class Soundtrack:
     spans = [(round(a * self.rate), min(round(b * self.rate), most)) for a, b in request.keep]
     return [(begin, end) for begin, end in spans if begin < end]
 
-  def _noise(self, seed: int, candidates: int, length: int) -> np.ndarray:
-    """(N, L, C): of a candidate and a frame alone, so that longer sounds begin alike."""
-    key, channels = stream(jax.random.key(seed), "noise"), self.codec.model.latent
-
-    def frame(candidate, index):
-      return jax.random.normal(stream(key, "frame", candidate, index), (channels,))
-
-    drawn = jax.vmap(jax.vmap(frame, (None, 0)), (0, None))
-    return np.asarray(drawn(jnp.arange(candidates), jnp.arange(length)))
+  def _noise(self, seed: int, candidates: int, length: int) -> Array:
+    """(N, L, 1, 1, C): of a candidate and a frame alone, so that longer sounds begin alike."""
+    return _drawn(np.uint32(seed), candidates, length, self.codec.model.latent)
 
   def _spliced(self, wave: np.ndarray, request: Request) -> np.ndarray:
     """The sound with the given spans as they were.
@@ -355,21 +413,6 @@ class Soundtrack:
       wave[begin:end] = request.known[begin:end]
     return wave
 
-  def _pair(
-    self, x_RnC: np.ndarray, context_RnC: np.ndarray, windows: Sequence[int], t: Any, *,
-    conditions: list[dict[str, Any]],
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Velocities (R, n, C) without any condition, and with all of them."""
-    count = len(x_RnC)
-    # One size of a call, so one program.
-    rows = [*windows, *[windows[0]] * (ROWS - count)]
-    x, context = (
-      np.concatenate([a, np.repeat(a[:1], ROWS - count, axis=0)]) for a in (x_RnC, context_RnC)
-    )
-    cond = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(conditions[j] for j in rows))
-    null, full = jax.device_get(self._velocity(self.params, x, context, np.float32(t), cond))
-    return null[:count], full[:count]
-
   @functools.cached_property
   def _encode(self) -> Any:
     def encode(params, text_params, cond):
@@ -378,26 +421,63 @@ class Soundtrack:
 
     return jax.jit(encode)
 
-  @functools.cached_property
-  def _velocity(self) -> Any:
-    routes = self.model.routes()
-    keep_only = functools.partial(conditioning.keep_only, routes=routes)
-    branches = (cfg.Branch(1.0, frozenset()), cfg.Branch(1.0, frozenset(routes)))
+  def _field(
+    self, params, cond_J, weights: Array, settings: SoundSettings, *, rising: bool, first: Any = 0
+  ) -> sampler.Field:
+    """The guided velocity of windows, of which the first is number `first`."""
+    branches = self._branches(settings)
 
-    def velocity(params, x_RnC: Array, context_RnC: Array, t: Array, cond):
-      latent = lambda a: a[:, :, None, None, :]  # noqa: E731
-      cond = cfg.expand(cond | {"context": latent(context_RnC)}, branches, keep_only=keep_only)
-      x = jnp.repeat(latent(x_RnC), len(branches), axis=0)
-      v = self.model.apply({"params": params}, x, jnp.broadcast_to(t, x.shape[:1]), cond)
-      v = v[:, :, 0, 0].reshape(x_RnC.shape[0], len(branches), *x_RnC.shape[1:])
-      return v[:, 0], v[:, 1]
+    def field(x: Array, t: Array, window_R: Array, beside: sampler.Beside) -> Array:
+      cond = jax.tree.map(lambda a: a[first + window_R], cond_J) | beside
+      cond = cfg.expand(cond, branches, keep_only=self._keep_only)
+      velocity = cfg.guided(
+        functools.partial(self._apply, params), branches, weights=weights, rising=rising
+      )
+      return velocity(x, jnp.broadcast_to(t, x.shape[:1]), cond)
 
-    return jax.jit(velocity)
+    return field
+
+  def _scores(
+    self, params, cond_J, latents: Array, known: Known, windows: Windows, seed: Array, *,
+    first: Any = 0,
+  ) -> Array:
+    """(N,) of candidates, the higher the better; a single one is not scored."""
+    if len(latents) == 1:
+      return jnp.zeros(1)
+
+    def pair(x: Array, t: Array, window_R: Array, beside: sampler.Beside) -> tuple[Array, Array]:
+      cond = jax.tree.map(lambda a: a[first + window_R], cond_J) | beside
+      branches = cfg.chain((tuple(cond), 0.5))
+      cond = cfg.expand(cond, branches, keep_only=self._keep_only)
+      v = self._apply(params, jnp.repeat(x, 2, axis=0), jnp.broadcast_to(t, 2 * len(x)), cond)
+      return v[::2], v[1::2]
+
+    scores = self.scorer(pair, latents, beside=_context(known), windows=windows, seed=seed)
+    return jnp.asarray(scores)
+
+  def _branches(self, settings: SoundSettings) -> tuple[cfg.Branch, ...]:
+    names = tuple(self.model.routes())
+    return cfg.chain(*cfg.parse(settings.guidance, names), whole=True)
+
+  def _apply(self, params, x: Array, t_B: Array, cond: dict[str, Any]) -> Array:
+    return self.model.apply({"params": params}, x, t_B, cond)
+
+  def _keep_only(self, cond, names):
+    return conditioning.keep_only(cond, names, routes=self.model.routes())
 
 
-def _guided(pair: Any, scale: float, dynamic: bool, x, context, windows, t) -> np.ndarray:
-  """The guided velocity. A dynamic scale rises with time from 1, its mean is `scale`: early on,
-  where windows still agree on what there is to be, guidance would pull them apart."""
-  null, full = pair(x, context, windows, t)
-  now = 1 + 2 * (scale - 1) * float(t) if dynamic else scale
-  return null + np.float32(now) * (full - null)
+def _context(known: Known) -> dict[str, Array]:
+  """The condition that holds what is given, zeros elsewhere."""
+  return {CONTEXT: jnp.where(known.mask[..., None], known.latent, 0)}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _drawn(seed: Array, candidates: int, length: int, channels: int) -> Array:
+  key = stream(jax.random.key(seed), "noise")
+
+  def frame(candidate, index):
+    return jax.random.normal(stream(key, "frame", candidate, index), (1, 1, channels))
+
+  return jax.vmap(jax.vmap(frame, (None, 0)), (0, None))(
+    jnp.arange(candidates), jnp.arange(length)
+  )

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.sampling.guidance import Branch, chain, expand, guided
+from mg_jax.sampling.guidance import Branch, chain, expand, guided, parse
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(3, 2, 2, 2, 4)), jnp.float32)
@@ -86,3 +86,45 @@ def test_misuse_is_a_user_error():
     chain(("video", 2.0), ("text", 3.0), ("video", 1.0))
   with pytest.raises(UserError):
     expand(COND, (), keep_only=_keep)
+
+
+def test_a_condition_without_a_scale_is_kept_in_every_branch():
+  field, branches = Field(), chain(("text", 7.5))
+  v = guided(field, branches)(X, T, expand(COND, branches, keep_only=_keep, always=("video",)))
+  video, both = (field(X, T, _keep(COND, names)) for names in (("video",), COND))
+  np.testing.assert_allclose(v, video + 7.5 * (both - video), atol=1e-5)
+
+
+def test_one_program_serves_every_scale_and_scales_may_rise():
+  field, wanted = Field(), chain(("text", 7.5))
+  branches = chain(("text", 3.0), whole=True)
+  weights = jnp.array([branch.weight for branch in wanted])
+  cond = expand(COND, branches, keep_only=_keep)
+  null, text = (field(X, T, _keep(COND, names)) for names in ((), ("text",)))
+  v = guided(field, branches, weights=weights)(X, T, cond)
+  np.testing.assert_allclose(v, null + 7.5 * (text - null), atol=1e-5)
+  for time in (0.0, 0.5, 1.0):
+    t_B = jnp.full(3, time)
+    null, text = (field(X, t_B, _keep(COND, names)) for names in ((), ("text",)))
+    v = guided(field, branches, weights=weights, rising=True)(X, t_B, cond)
+    np.testing.assert_allclose(v, null + (1 + 13 * time) * (text - null), atol=1e-5)
+
+
+@pytest.mark.parametrize("value,scales", [
+  (7.5, ((("first", "text"), 7.5),)),
+  ("first:1.5,text:7.5", ((("first",), 1.5), (("text",), 7.5))),
+  ("text+first:2", ((("text", "first"), 2.0),)),
+  ("text:0", ((("text",), 0.0),)),
+])
+def test_scales_are_read(value, scales):
+  assert parse(value, ("first", "text")) == scales
+
+
+@pytest.mark.parametrize("value,message", [
+  ("7.5", "give a number of at least 0"), ("text:", "give a number"), ("text:-1", "at least 0"),
+  ("text:nan", "at least 0"), (-1.0, "at least 0"), ("sound:2", "names 'sound'; this model has"),
+  ("text:2,text:3", "twice"),
+])
+def test_scales_that_make_no_sense_are_refused(value, message):
+  with pytest.raises(UserError, match=message):
+    parse(value, ("first", "text"))

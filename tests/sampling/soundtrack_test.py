@@ -10,8 +10,8 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.sampling import scorers
-from mg_jax.sampling.longform import Known
 from mg_jax.sampling.soundtrack import Request
+from mg_jax.sampling.windows import Windows
 from tests.sampling.networks import RATE, frames, soundtrack
 
 
@@ -123,15 +123,14 @@ def test_the_scorer_chooses(pipeline, form):
 def test_fit_prefers_what_the_conditions_explain():
   """Of a network that knows one sound, told or not, that sound scores best."""
   rng = np.random.default_rng(0)
-  target, other = rng.standard_normal((2, 6, 3)).astype(np.float32)
+  target, other = rng.standard_normal((2, 6, 1, 1, 3)).astype(np.float32)
 
-  def pair(x, context, windows, t):
-    full = (target - x) / max(1 - float(t), 1e-3)
-    return np.zeros_like(x), full
+  def pair(x, t, window, beside):
+    return jnp.zeros_like(x), (target - x) / jnp.maximum(1 - t, 1e-3)
 
-  known = Known(np.zeros((6, 3), np.float32), np.zeros(6, bool))
   scores = scorers.fit(
-    pair, np.stack([other, target]), known=known, starts_J=np.zeros(1, int), window=6, seed=0
+    pair, jnp.stack([other, target]), beside={}, seed=jnp.uint32(0),
+    windows=Windows.of((6, 1, 1), window=(6, 1, 1), hop=(6, 1, 1)),
   )
   assert scores[1] > scores[0]
 

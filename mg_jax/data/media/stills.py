@@ -76,7 +76,8 @@ def read(path: str | os.PathLike[str], *, size: tuple[int, int]) -> np.ndarray:
       raise MediaError("damaged", path, f"its pixels cannot be read ({error})") from error
   height, width = size
   scale = max(height / rgb.height, width / rgb.width)
-  wide, high = width / scale, height / scale
+  # Rounding must not push the box out of the image.
+  wide, high = min(width / scale, rgb.width), min(height / scale, rgb.height)
   left, top = (rgb.width - wide) / 2, (rgb.height - high) / 2
   box = left, top, min(left + wide, rgb.width), min(top + high, rgb.height)
   fitted = rgb.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)

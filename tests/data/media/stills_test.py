@@ -281,3 +281,12 @@ def test_bytes_behind_an_image_change_nothing(tmp_path, picture):
     with open(path, "ab") as file:
       file.write(bytes(1000))
     assert stills.probe(path) == (HEIGHT, WIDTH) and (_read(path) == before).all()
+
+
+@pytest.mark.parametrize("side, size", [(47, 48), (49, 64), (171, 64), (663, 48)])
+def test_sides_whose_scale_is_rounded(tmp_path, side, size):
+  """The cut box of 47 or 49 pixels is wider than the image by a rounding error."""
+  Image.new("RGB", (side, 2 * side), (9, 200, 30)).save(tmp_path / "a.png")
+  Image.new("RGB", (2 * side, side), (9, 200, 30)).save(tmp_path / "b.png")
+  for name in ("a.png", "b.png"):
+    assert (stills.read(tmp_path / name, size=(size, size)) == (9, 200, 30)).all()
