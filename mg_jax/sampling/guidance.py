@@ -120,7 +120,8 @@ def expand(
   def interleave(*leaves: Array) -> Array:
     return jnp.stack(leaves, axis=1).reshape((-1,) + leaves[0].shape[1:])
 
-  return jax.tree.map(interleave, *(keep_only(cond, branch.keep | set(always)) for branch in branches))
+  kept = (branch.keep | set(always) for branch in branches)
+  return jax.tree.map(interleave, *(keep_only(cond, names) for names in kept))
 
 
 def guided(

@@ -6,7 +6,7 @@ to extend or to fill between, or none of them. What is missing takes its null.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -239,7 +239,7 @@ class Soundtrack:
     return Made(self._spliced(wave, request), tuple(float(x) for x in scores), chosen)
 
   def _whole(self, noise, known: Known, cond_J, seed: np.uint32, settings: SoundSettings):
-    """All windows at once: latents (N, L, 1, 1, C) and their scores, in parts of ROWS candidates."""
+    """All windows at once, ROWS candidates a call: latents (N, L, 1, 1, C) and their scores."""
     starts_J, window, length = self._cut(noise.shape[1], settings)
     windows = Windows.of(
       (length, 1, 1), window=(window, 1, 1), hop=(self._hop(settings, window), 1, 1),

@@ -1,0 +1,336 @@
+"""Conditions as data: what a batch row carries of each, and its null.
+
+A generator reads conditions by name, and a table of routes says how they enter it, see
+`models.conditioning`. An entry of the config's "conditions" says what such a condition is:
+
+| kind | entry of a row | null |
+|---|---|---|
+| text | {"ids" int32 (S,) or "features" (S, E), "mask" bool (S,)} | no token |
+| frames | features (t, E), or {"image" uint8 (T, H, W, 3), "at" int32 (t,), "mask" bool (t,)} | zeros |
+| image | {"image" uint8 (N, H, W, 3), "mask" bool (N,)} | no image |
+| latent | float32 (t, h, w, C + 1), a latent and where it is known | zeros |
+| class_id | int32 () | the number of classes |
+| mask | bool (t, h, w) | nothing |
+
+(t, h, w) is the grid of the latent that is generated. Text comes from the section "text", frames
+from that of a soundtrack's data. A record that lacks an entry gives the null, and an entry's
+`constant` stands for every record.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.data.schema import Batch, Record
+from mg_jax.data.text.readers import Reader, blank
+
+Grid = tuple[int, int, int]
+FIRST = "first_frame"
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """What a row takes of its record, drawn once for all of its conditions.
+
+  Attributes:
+    name: of the condition.
+    wording: which of the captions, and its text.
+    tags: what stands in front of a prompt, as arguments of a `Reader`.
+    start: first latent of the record.
+    length: latents that are real, of those of the grid.
+    grid: (t, h, w).
+    mean, std: per channel; empty for latents stored normalised.
+  """
+
+  name: str
+  grid: Grid
+  wording: int = 0
+  caption: str = ""
+  tags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  start: int = 0
+  length: int = 0
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+
+
+class Condition(Protocol):
+  """One condition. Picklable."""
+
+  def row(self, record: Record, view: View) -> Any:
+    """The entry of a batch row."""
+    ...
+
+  def null(self, grid: Grid) -> Any:
+    """The entry that says nothing; its shapes and dtypes are those of every row."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A stream of text; see `data.text.readers`.
+
+  Attributes:
+    length: S.
+    features: E of the frozen encoder behind it, 0 for ids of one that is trained.
+    cached: whether the features are in the records.
+    reader: of captions; None where only shapes are asked for.
+  """
+
+  length: int
+  features: int = 0
+  cached: bool = False
+  reader: Reader | None = None
+
+  def row(self, record: Record, view: View) -> Batch:
+    if self.cached:
+      return padded(record[cached_name(view.name, view.wording)], self.length)
+    return self.reader(view.caption, **view.tags)
+
+  def null(self, grid: Grid) -> Batch:
+    if not self.features:
+      return blank(self.length)
+    return {
+      "features": np.zeros((self.length, self.features), np.float32),
+      "mask": np.zeros(self.length, bool),
+    }
+
+
+def cached_name(stream: str, wording: int) -> str:
+  """Where a record keeps a stream's features (n, E) of one of its captions, real tokens only."""
+  return f"text/{stream}/{wording}"
+
+
+def padded(features_NE: np.ndarray, length: int) -> Batch:
+  """Features of real tokens as a stream of so many, {"features" (S, E), "mask" (S,)}."""
+  count = min(len(features_NE), length)
+  padded = np.zeros((length, features_NE.shape[1]), features_NE.dtype)
+  padded[:count] = features_NE[:count]
+  return {"features": padded, "mask": np.arange(length) < count}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frames:
+  """The video frame that is nearest in time to the start of each latent.
+
+  A record holds "image" (T, H, W, 3) uint8 or, of a frozen tower, "features" (T, E), or neither.
+
+  Attributes:
+    rate: latents a second.
+    fps: frames a second.
+    size: side of the frames.
+    features: E of a frozen tower; 0 where the generator encodes the frames.
+  """
+
+  rate: float
+  fps: float
+  size: int
+  features: int = 0
+
+  def frames(self, latents: int) -> int:
+    """Images of a row: as many as its latents can be nearest to."""
+    return math.ceil((latents - 1) * self.fps / self.rate - 1e-9) + 1
+
+  def row(self, record: Record, view: View) -> Any:
+    shown = record.get("features" if self.features else "image")
+    entry, count = self.null(view.grid), 0 if shown is None else len(shown)
+    if not count:
+      return entry
+    latents = view.grid[0]
+    at = nearest_frames(count, self.fps, latents, self.rate, start=view.start)
+    real = np.arange(latents) < view.length
+    if self.features:
+      return np.where(real[:, None], shown[at], 0).astype(shown.dtype)
+    first = int(at[0])
+    seen = shown[first : first + len(entry["image"])]
+    entry["image"][: len(seen)] = seen
+    return entry | {"at": np.where(real, at - first, 0).astype(np.int32), "mask": real}
+
+  def null(self, grid: Grid) -> Any:
+    latents = grid[0]
+    if self.features:
+      return np.zeros((latents, self.features), np.float16)
+    return {
+      "image": np.zeros((self.frames(latents), self.size, self.size, 3), np.uint8),
+      "at": np.zeros(latents, np.int32),
+      "mask": np.zeros(latents, bool),
+    }
+
+
+def nearest_frames(
+  count: int, fps: float, latents: int, rate: float, *, start: int = 0
+) -> np.ndarray:
+  """The frame that is nearest in time to the start of each latent, int32 (latents,).
+
+  Args:
+    count: frames of the video, frame k at k / fps s; the last one stands for all that follows.
+    fps: their rate.
+    latents: how many, latent l from l / rate s on.
+    rate: latents a second.
+    start: the number of the first latent.
+  """
+  places = np.floor((start + np.arange(latents)) * (fps / rate) + 0.5)
+  return np.clip(places, 0, max(count - 1, 0)).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+  """Pictures of one size, such as a reference face; a record holds them under the name.
+
+  Attributes:
+    size: side in pixels.
+    count: N, most pictures of a record.
+  """
+
+  size: int
+  count: int = 1
+
+  def row(self, record: Record, view: View) -> Batch:
+    entry, found = self.null(view.grid), record.get(view.name)
+    if found is None:
+      return entry
+    pictures = np.asarray(found, np.uint8).reshape(-1, *np.shape(found)[-3:])[: self.count]
+    if pictures.shape[1:] != (self.size, self.size, 3):
+      raise UserError(
+        f"condition {view.name!r} has a picture of {pictures.shape[1:]}; config "
+        f"conditions.{view.name}.size is {self.size}"
+      )
+    entry["image"][: len(pictures)] = pictures
+    return {"image": entry["image"], "mask": np.arange(self.count) < len(pictures)}
+
+  def null(self, grid: Grid) -> Batch:
+    return {
+      "image": np.zeros((self.count, self.size, self.size, 3), np.uint8),
+      "mask": np.zeros(self.count, bool),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+  """A second latent of the clip beside x_t, its last channel saying where it is known.
+
+  Attributes:
+    channels: C.
+    of: what is encoded: "first_frame", the first frame as a still image, which then stands at the
+      first latent frame; or the name of the record's entry, a latent of the whole grid.
+  """
+
+  channels: int
+  of: str = FIRST
+
+  def row(self, record: Record, view: View) -> np.ndarray:
+    latent = record.get(latent_name(view.name))
+    if latent is None:
+      return self.null(view.grid)
+    latent = np.asarray(latent, np.float32)
+    if view.std:
+      latent = (latent - np.float32(view.mean)) / np.float32(view.std)
+    return self.place(latent, view.grid)
+
+  def place(self, latent_THWC: np.ndarray, grid: Grid) -> np.ndarray:
+    """The entry of a normalised latent, which may have fewer frames than the grid.
+
+    Raises:
+      UserError: it is of another size.
+    """
+    entry, frames = self.null(grid), len(latent_THWC)
+    if latent_THWC.shape[1:] != (*grid[1:], self.channels) or frames > grid[0]:
+      raise UserError(f"a latent of {latent_THWC.shape} does not fit the grid {grid}")
+    entry[:frames, ..., :-1], entry[:frames, ..., -1] = latent_THWC, 1
+    return entry
+
+  def null(self, grid: Grid) -> np.ndarray:
+    return np.zeros((*grid, self.channels + 1), np.float32)
+
+
+def latent_name(condition: str) -> str:
+  """Where a record keeps the latent of a condition."""
+  return f"latent/{condition}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassId:
+  """One of several classes; a record holds its number under the name.
+
+  Attributes:
+    classes: how many.
+    constant: the class of every record.
+  """
+
+  classes: int
+  constant: int | None = None
+
+  def __post_init__(self):
+    if self.constant is not None and not 0 <= self.constant < self.classes:
+      raise UserError(f"class {self.constant} is not within 0..{self.classes - 1}")
+
+  def row(self, record: Record, view: View) -> np.ndarray:
+    found = record.get(view.name, self.constant)
+    if found is None:
+      return self.null(view.grid)
+    if not 0 <= int(found) < self.classes:
+      raise UserError(
+        f"condition {view.name!r} has class {found} of a record; classes are 0..{self.classes - 1}"
+      )
+    return np.int32(found)
+
+  def null(self, grid: Grid) -> np.ndarray:
+    return np.int32(self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+  """A mask over the latent; a record holds it under the name."""
+
+  def row(self, record: Record, view: View) -> np.ndarray:
+    found = record.get(view.name)
+    if found is None:
+      return self.null(view.grid)
+    if np.shape(found) != tuple(view.grid):
+      raise UserError(
+        f"condition {view.name!r} has a mask of {np.shape(found)}, but the latent is of {view.grid}"
+      )
+    return np.asarray(found, bool)
+
+  def null(self, grid: Grid) -> np.ndarray:
+    return np.zeros(grid, bool)
+
+
+Kind = Literal["image", "latent", "class_id", "mask"]
+KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
+
+
+def build(section: Mapping[str, Any]) -> dict[str, Condition]:
+  """The conditions of the config's section "conditions": kind, fields of its class, and `route`.
+
+  Raises:
+    UserError: an unknown kind or field.
+  """
+  found = {}
+  for name, fields in sorted(section.items()):
+    rest = {key: value for key, value in fields.items() if key not in ("kind", "route")}
+    if fields.get("kind") not in KINDS:
+      raise UserError(
+        f"config conditions.{name}.kind is {fields.get('kind')!r}; known are {', '.join(KINDS)}"
+      )
+    found[name] = configs.build(KINDS[fields["kind"]], rest, where=f"conditions.{name}")
+  return found
+
+
+def routes(section: Mapping[str, Any]) -> dict[str, Any]:
+  """The routes of the conditions of a config's section, see `models.conditioning.table`.
+
+  Raises:
+    UserError: a condition without a route.
+  """
+  for name, fields in section.items():
+    if not fields.get("route"):
+      raise UserError(
+        f"config conditions.{name} has no route; say how it enters the model, such as "
+        '{"kind": "concat", "features": 17}'
+      )
+  return {name: fields["route"] for name, fields in section.items()}
