@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mg_jax.data.schema import Clip, Source
+from mg_jax.data.schema import Sample, Source
 
 VIDEO = np.zeros((4, 8, 8, 3), np.uint8)
 
@@ -24,8 +24,8 @@ def test_a_list_is_a_source():
     ({"fps": float("nan")}, "fps"),
   ],
 )
-def test_a_clip_is_checked_once(wrong, word):
+def test_a_sample_is_checked_once(wrong, word):
   good = {"video": VIDEO, "frames": 4, "fps": 8.0, "caption": "", "key": "k"}
-  Clip(**good)
+  Sample(**good)
   with pytest.raises(ValueError, match=word):
-    Clip(**{**good, **wrong})
+    Sample(**{**good, **wrong})

@@ -11,9 +11,16 @@ from PIL import Image
 from mg_jax.core.errors import UserError
 from mg_jax.data import buckets
 from mg_jax.data.media import video
+from mg_jax.data.sources import clips as module
 from mg_jax.data.sources import folder
+from mg_jax.data.sources.clips import scan
+from mg_jax.data.sources.folder import PieceSource
 
 TINY = buckets.make_buckets([buckets.Duration(0.5, 100, 4, clip_s=0.5)], 16, aspects=("1:1",))
+
+
+def open_clips(index, bucket, split="train", **kwargs):
+  return PieceSource(index, module.read, split, bucket=bucket, **kwargs)
 
 
 @pytest.fixture
@@ -30,8 +37,8 @@ def clips(tmp_path, ramp):
 
 
 def test_clips_come_with_caption_shape_and_rate(clips):
-  index = folder.scan(clips(a=12, b=24), TINY, holdout="none")
-  source = folder.FolderSource(index, TINY[0])
+  index = scan(clips(a=12, b=24), TINY, holdout="none")
+  source = open_clips(index, TINY[0])
   assert len(source) == 2 and not index.rejected
   clip = source[0]
   assert clip.video.shape == (4, 16, 16, 3) and (clip.frames, clip.fps) == (4, 8)
@@ -42,40 +49,40 @@ def test_clips_come_with_caption_shape_and_rate(clips):
 
 
 def test_windows_are_spread_and_do_not_overlap(clips):
-  index = folder.scan(clips(a=24), TINY, windows=3, holdout="none")
-  starts = [window.start_s for window in index.windows]
+  index = scan(clips(a=24), TINY, windows=3, holdout="none")
+  starts = [piece.start_s for piece in index.pieces]
   assert starts == pytest.approx([0.15, 0.95, 1.75])
-  many = folder.scan(clips(a=24), TINY, windows=99, holdout="none").windows
+  many = scan(clips(a=24), TINY, windows=99, holdout="none").pieces
   assert len(many) == 4 and np.diff([w.start_s for w in many]).min() >= 0.5
 
 
 def test_tail_holds_out_the_end_of_every_file(clips):
-  index = folder.scan(clips(a=24, b=7), TINY, windows=9, holdout="tail")
-  train = [w for w in index.windows if w.split == "train"]
-  held = [w for w in index.windows if w.split == "validation"]
+  index = scan(clips(a=24, b=7), TINY, windows=9, holdout="tail")
+  train = [w for w in index.pieces if w.split == "train"]
+  held = [w for w in index.pieces if w.split == "validation"]
   assert [w.file for w in held] == ["a.mp4"], "b is too short for two clips"
   border = min(w.start_s for w in held)
   assert all(w.start_s + 0.5 <= border + 1e-6 for w in train if w.file == "a.mp4")
   assert border >= 24 / 10 * 0.75 - 0.01
-  assert folder.FolderSource(index, TINY[0], split="validation")[0].caption == "caption of a"
+  assert open_clips(index, TINY[0], split="validation")[0].caption == "caption of a"
 
 
 def test_hold_out_by_file_is_a_property_of_the_name(clips):
   names = {f"clip{k}": 6 for k in range(20)}
-  index = folder.scan(clips(**names), TINY)
-  held = {w.file for w in index.windows if w.split == "validation"}
+  index = scan(clips(**names), TINY)
+  held = {w.file for w in index.pieces if w.split == "validation"}
   assert 1 <= len(held) <= 9
   for name in list(names)[:10]:
     (clips() / f"{name}.mp4").unlink()
-  fewer = folder.scan(clips(), TINY)
-  left = {w.file for w in fewer.windows}
-  assert {w.file for w in fewer.windows if w.split == "validation"} == held & left
+  fewer = scan(clips(), TINY)
+  left = {w.file for w in fewer.pieces}
+  assert {w.file for w in fewer.pieces if w.split == "validation"} == held & left
 
 
 def test_a_single_file_always_trains(clips, monkeypatch):
   monkeypatch.setattr(folder, "HELD_OUT", 1.0)
-  index = folder.scan(clips(a=6), TINY)
-  assert [w.split for w in index.windows] == ["train"]
+  index = scan(clips(a=6), TINY)
+  assert [w.split for w in index.pieces] == ["train"]
 
 
 def test_unusable_files_are_listed_with_reasons(clips, tmp_path, audio_only):
@@ -84,7 +91,7 @@ def test_unusable_files_are_listed_with_reasons(clips, tmp_path, audio_only):
   (tmp_path / "noise.webm").write_bytes(b"x" * 3000)
   audio_only(tmp_path / "sound.mp4")
   (tmp_path / "notes.md").write_text("not a video")
-  index = folder.scan(tmp_path, TINY, caption_required=False)
+  index = scan(tmp_path, TINY, caption_required=False)
   reasons = {item.file: item.reason for item in index.rejected}
   assert reasons == {
     "short.mp4": "no_bucket",
@@ -98,10 +105,10 @@ def test_unusable_files_are_listed_with_reasons(clips, tmp_path, audio_only):
 
 def test_the_report_names_what_is_rejected_and_is_emptied_later(clips, tmp_path):
   report = tmp_path / "run" / "rejected.jsonl"
-  index = folder.scan(clips(good=12), TINY)
+  index = scan(clips(good=12), TINY)
   folder.write_report(report, [index])
   assert not report.exists()
-  bad = folder.scan(clips(short=3), TINY)
+  bad = scan(clips(short=3), TINY)
   folder.write_report(report, [index, bad])
   (row,) = [json.loads(line) for line in report.read_text().splitlines()]
   assert row.pop("detail").startswith("0.30 s")
@@ -111,9 +118,9 @@ def test_the_report_names_what_is_rejected_and_is_emptied_later(clips, tmp_path)
 
 
 def test_file_that_breaks_after_the_scan_is_replaced(clips):
-  index = folder.scan(clips(a=12, b=12, c=12), TINY, holdout="none")
+  index = scan(clips(a=12, b=12, c=12), TINY, holdout="none")
   (clips() / "b.mp4").write_bytes(b"")
-  source = folder.FolderSource(index, TINY[0])
+  source = open_clips(index, TINY[0])
   assert source[1].caption in ("caption of a", "caption of c")
   assert [bad.name for bad in source.quarantine.records] == ["b.mp4@0.350"]
 
@@ -126,9 +133,9 @@ def test_containers_that_ffmpeg_reads(tmp_path, encode, ramp, suffix, codec):
   """Frame k is grey of the level 10 * (k + 1); those of the middle half second are asked for."""
   encode(tmp_path / f"a{suffix}", ramp(12), codec=codec)
   (tmp_path / "a.txt").write_text("a ramp")
-  index = folder.scan(tmp_path, TINY, holdout="none")
+  index = scan(tmp_path, TINY, holdout="none")
   assert not index.rejected, index.rejected
-  clip = folder.FolderSource(index, TINY[0])[0]
+  clip = open_clips(index, TINY[0])[0]
   begin = float(clip.key.split("@")[1])
   expected = [10 * (1 + int((begin + k / 8) * 10 + 1e-3)) for k in range(4)]
   assert np.abs(clip.video.mean((1, 2, 3)) - expected).max() <= 1.5 * 10
@@ -144,8 +151,8 @@ def test_program_streams_of_mpeg(tmp_path, suffix):
     for rgb in noise:
       container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
     container.mux(stream.encode(None))
-  index = folder.scan(tmp_path, TINY, caption_required=False, holdout="none")
-  assert folder.FolderSource(index, TINY[0])[0].video.shape == (4, 16, 16, 3)
+  index = scan(tmp_path, TINY, caption_required=False, holdout="none")
+  assert open_clips(index, TINY[0])[0].video.shape == (4, 16, 16, 3)
 
 
 def test_what_is_no_file_is_rejected_by_name(clips, tmp_path):
@@ -153,23 +160,23 @@ def test_what_is_no_file_is_rejected_by_name(clips, tmp_path):
   (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere.mp4")
   (tmp_path / "folder.mp4").mkdir()
   os.mkfifo(tmp_path / "pipe.mp4")
-  index = folder.scan(tmp_path, TINY)  # nor do they need a caption
+  index = scan(tmp_path, TINY)  # nor do they need a caption
   assert {item.file: item.reason for item in index.rejected} == {
     "link.mp4": "missing", "folder.mp4": "unreadable", "pipe.mp4": "unreadable",
   }  # fmt: skip
   assert "a link that leads nowhere" in index.rejected[1].detail
-  assert [w.file for w in index.windows] == ["good.mp4"]
+  assert [w.file for w in index.pieces] == ["good.mp4"]
   before = folder.content(tmp_path)
   (tmp_path / "link.mp4").unlink()
   assert folder.content(tmp_path) == before, "what gives no clip does not count"
 
 
 def test_a_file_that_vanishes_after_the_scan_is_replaced(clips):
-  index = folder.scan(clips(a=12, b=12), TINY, holdout="none")
+  index = scan(clips(a=12, b=12), TINY, holdout="none")
   (clips() / "b.mp4").unlink()
-  source = folder.FolderSource(index, TINY[0])
+  source = open_clips(index, TINY[0])
   assert source[1].caption == "caption of a"
-  strict = folder.FolderSource(index, TINY[0], limit=0.0)
+  strict = open_clips(index, TINY[0], limit=0.0)
   with pytest.raises(UserError, match="1 of 2 records cannot be read"):
     strict[1]
 
@@ -179,12 +186,12 @@ def test_what_is_passed_over_is_counted_once(clips, tmp_path, caplog):
   for name in ("a.png", "b.GIF", "c.gif", "orphan.txt", "rejected.jsonl", ".hidden"):
     (tmp_path / name).write_bytes(b"x")
   (tmp_path / "more").mkdir()
-  folder.scan(tmp_path, TINY)
+  scan(tmp_path, TINY)
   assert caplog.text.count("passed over") == 1
   assert "passed over are 2 .gif, 1 .png, 1 .txt, 1 subfolders" in caplog.text
   (tmp_path / "a.mp4").unlink()
   with pytest.raises(UserError, match="holds no video; .* there are 2 .gif, 1 .png"):
-    folder.scan(tmp_path, TINY)
+    scan(tmp_path, TINY)
 
 
 RATES = [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(25)]
@@ -202,12 +209,12 @@ def test_a_clip_of_exactly_the_frames_asked_for_fits(tmp_path, ramp, rate, suffi
     container.mux(stream.encode(None))
   for asked in (float(rate), round(float(rate), 2), round(float(rate))):
     choices = [_bucket(16, asked)]
-    index = folder.scan(tmp_path, choices, caption_required=False, holdout="none")
-    assert [w.start_s for w in index.windows] == pytest.approx([0.0], abs=1e-3)
-    clip = folder.FolderSource(index, choices[0])[0]
+    index = scan(tmp_path, choices, caption_required=False, holdout="none")
+    assert [w.start_s for w in index.pieces] == pytest.approx([0.0], abs=1e-3)
+    clip = open_clips(index, choices[0])[0]
     assert np.abs(clip.video.mean((1, 2, 3)) - 10 * (np.arange(16) + 1)).max() <= 12
   with pytest.raises(UserError, match=r"\d s fit no bucket, the shortest .* needs 0\.\d{3} s"):
-    folder.scan(tmp_path, [_bucket(17, float(rate))], caption_required=False)
+    scan(tmp_path, [_bucket(17, float(rate))], caption_required=False)
 
 
 def _bucket(frames, fps):
@@ -218,19 +225,19 @@ def test_two_clips_of_exactly_half_a_file_share_no_frame(tmp_path, encode, ramp)
   """Asked for at 23.976, the halves of 16 frames at 24 a second are half a frame too short."""
   encode(tmp_path / "a.mp4", ramp(16), fps=24, pts=[k / 24 for k in range(16)])
   choices = [_bucket(8, 23.976)]
-  index = folder.scan(tmp_path, choices, windows=9, caption_required=False, holdout="tail")
-  assert [w.split for w in index.windows] == ["train", "validation"]
+  index = scan(tmp_path, choices, windows=9, caption_required=False, holdout="tail")
+  assert [w.split for w in index.pieces] == ["train", "validation"]
   (train,), (held,) = (
-    folder.FolderSource(index, choices[0], split).windows for split in ("train", "validation")
+    open_clips(index, choices[0], split).pieces for split in ("train", "validation")
   )
   assert held.start_s >= train.start_s + 8 / 23.976
   levels = [
-    set(np.rint(folder.FolderSource(index, choices[0], s)[0].video.mean((1, 2, 3)) / 10).tolist())
+    set(np.rint(open_clips(index, choices[0], s)[0].video.mean((1, 2, 3)) / 10).tolist())
     for s in ("train", "validation")
   ]
   assert not levels[0] & levels[1]
-  whole = folder.scan(tmp_path, choices, windows=9, caption_required=False, holdout="none")
-  assert np.diff([w.start_s for w in whole.windows]) == pytest.approx([8 / 23.976])
+  whole = scan(tmp_path, choices, windows=9, caption_required=False, holdout="none")
+  assert np.diff([w.start_s for w in whole.pieces]) == pytest.approx([8 / 23.976])
 
 
 IMAGES = buckets.make_buckets(buckets.IMAGE_DURATIONS, 32)
@@ -249,14 +256,14 @@ def stills(tmp_path):
 
 def test_images_go_to_the_bucket_of_their_shape(stills):
   (stills / "text.png").write_text("not an image")
-  index = folder.scan(stills, IMAGES, kind="image", caption_required=False, holdout="none")
-  assert {w.file: w.bucket.name for w in index.windows} == {
+  index = scan(stills, IMAGES, kind="image", caption_required=False, holdout="none")
+  assert {w.file: w.bucket.name for w in index.pieces} == {
     "square.png": "1x32x32", "tall.webp": "1x48x32", "wide.jpg": "1x32x48",
   }  # fmt: skip
   reasons = {item.file: (item.reason, item.detail) for item in index.rejected}
   assert reasons["icon.png"] == ("too_small", "8x8 pixels would be enlarged 4.0 times for 32x32")
   assert reasons["text.png"][0] == "unreadable"
-  clip = folder.FolderSource(index, IMAGES[0])[0]
+  clip = open_clips(index, IMAGES[0])[0]
   assert clip.video.shape == (1, 32, 32, 3) and (clip.frames, clip.fps) == (1, 1.0)
   assert (clip.caption, clip.key) == ("caption of square.png", "square.png")
   assert clip.video[0, 0, 0].tolist() == [0, 100, 100]
@@ -266,19 +273,19 @@ def test_images_are_held_out_by_file_and_never_in_both_splits(stills):
   for k in range(30):
     Image.new("RGB", (32, 32)).save(stills / f"more{k}.png")
   for holdout in ("file", "tail"):
-    index = folder.scan(stills, IMAGES, kind="image", caption_required=False, holdout=holdout)
-    held = {w.file for w in index.windows if w.split == "validation"}
-    assert held and held == {w.file for w in index.windows if folder.held_out(w.file)}
-  index = folder.scan(stills, IMAGES, kind="image", caption_required=False, holdout="none")
-  assert all(w.split == "train" for w in index.windows)
+    index = scan(stills, IMAGES, kind="image", caption_required=False, holdout=holdout)
+    held = {w.file for w in index.pieces if w.split == "validation"}
+    assert held and held == {w.file for w in index.pieces if folder.held_out(w.file)}
+  index = scan(stills, IMAGES, kind="image", caption_required=False, holdout="none")
+  assert all(w.split == "train" for w in index.pieces)
 
 
 def test_an_image_that_breaks_after_the_scan_is_replaced(stills):
   Image.new("RGB", (32, 32), (9, 9, 9)).save(stills / "other.png")
   (stills / "other.txt").write_text("other")
-  index = folder.scan(stills, IMAGES, kind="image", holdout="none")
-  source = folder.FolderSource(index, IMAGES[0])
-  broken = next(k for k, w in enumerate(source.windows) if w.file == "square.png")
+  index = scan(stills, IMAGES, kind="image", holdout="none")
+  source = open_clips(index, IMAGES[0])
+  broken = next(k for k, w in enumerate(source.pieces) if w.file == "square.png")
   (stills / "square.png").write_bytes((stills / "square.png").read_bytes()[:60])
   assert source[broken].caption == "other"
   assert [bad.name for bad in source.quarantine.records] == ["square.png"]
@@ -289,16 +296,16 @@ def test_a_folder_of_both_is_read_by_kind(stills, ramp):
   (stills / "clip.txt").write_text("a clip")
   rows = [json.dumps({"file": f, "caption": f"row {f}"}) for f in ("clip.mp4", "wide.jpg")]
   (stills / "captions.jsonl").write_text("\n".join(rows))
-  clips = folder.scan(stills, TINY, holdout="none")
-  images = folder.scan(stills, IMAGES, kind="image", holdout="none")
-  assert {w.file: w.caption for w in clips.windows} == {"clip.mp4": "row clip.mp4"}
-  assert len(images.windows) == 3 and "row wide.jpg" in {w.caption for w in images.windows}
+  clips = scan(stills, TINY, holdout="none")
+  images = scan(stills, IMAGES, kind="image", holdout="none")
+  assert {w.file: w.caption.text for w in clips.pieces} == {"clip.mp4": "row clip.mp4"}
+  assert len(images.pieces) == 3 and "row wide.jpg" in {w.caption.text for w in images.pieces}
   assert folder.content(stills) != folder.content(stills, kind="image")
 
 
 def test_images_of_a_folder_that_has_none(clips, tmp_path):
   with pytest.raises(UserError, match=r"holds no image; .*\.webp there; there are 1 \.mp4"):
-    folder.scan(clips(a=6), IMAGES, kind="image")
+    scan(clips(a=6), IMAGES, kind="image")
 
 
 def test_bombs_make_no_noise_but_a_row(stills, recwarn):
@@ -306,7 +313,7 @@ def test_bombs_make_no_noise_but_a_row(stills, recwarn):
   data[16:24] = (12_000).to_bytes(4, "big") * 2
   data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
   (stills / "bomb.png").write_bytes(bytes(data))
-  index = folder.scan(stills, IMAGES, kind="image", caption_required=False, holdout="none")
+  index = scan(stills, IMAGES, kind="image", caption_required=False, holdout="none")
   assert {"bomb.png": "too_large"}.items() <= {i.file: i.reason for i in index.rejected}.items()
   assert not recwarn.list
 
@@ -317,56 +324,56 @@ def test_captions_from_one_file(clips, tmp_path):
   rows = [{"file": "a.mp4", "caption": "from the table 🐕"}, {"file": "../../x", "caption": "odd"}]
   text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
   (tmp_path / "captions.jsonl").write_text(text)
-  captions = {w.file: w.caption for w in folder.scan(tmp_path, TINY).windows}
+  captions = {w.file: w.caption.text for w in scan(tmp_path, TINY).pieces}
   assert captions == {"a.mp4": "from the table 🐕", "b.mp4": "caption of b"}
   for line in ("{", "[]", '{"file": "a.mp4"}', '{"file": 1, "caption": "x"}'):
     (tmp_path / "captions.jsonl").write_text(text + line)
     with pytest.raises(UserError, match="line 4"):
-      folder.scan(tmp_path, TINY)
+      scan(tmp_path, TINY)
 
 
 def test_missing_caption_says_how_to_give_it(clips, tmp_path):
   clips(a=6, b=6)
   (tmp_path / "b.txt").unlink()
   with pytest.raises(UserError, match=r"b\.mp4 has no caption.*b\.txt.*captions\.jsonl"):
-    folder.scan(tmp_path, TINY)
-  loose = folder.scan(tmp_path, TINY, caption_required=False)
-  assert [w.caption for w in loose.windows] == ["caption of a", ""]
+    scan(tmp_path, TINY)
+  loose = scan(tmp_path, TINY, caption_required=False)
+  assert [w.caption.text for w in loose.pieces] == ["caption of a", ""]
 
 
 def test_folders_that_cannot_serve(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="no such folder"):
-    folder.scan(tmp_path / "nothing", TINY)
+    scan(tmp_path / "nothing", TINY)
   with pytest.raises(UserError, match="holds no video"):
-    folder.scan(tmp_path, TINY)
+    scan(tmp_path, TINY)
   (tmp_path / "a.mp4").write_bytes(b"")
   with pytest.raises(UserError, match=r"none of 1 videos.*a\.mp4"):
-    folder.scan(tmp_path, TINY, caption_required=False)
+    scan(tmp_path, TINY, caption_required=False)
   with pytest.raises(UserError, match="cannot be read"):
-    folder.scan(tmp_path / "a.mp4", TINY)
+    scan(tmp_path / "a.mp4", TINY)
 
   def denied(path):
     raise PermissionError(13, "Permission denied", path)
 
   monkeypatch.setattr(os, "listdir", denied)
   with pytest.raises(UserError, match="Permission denied"):
-    folder.scan(tmp_path, TINY)
+    scan(tmp_path, TINY)
 
 
 def test_bucket_without_clips_names_those_that_have(clips):
-  index = folder.scan(clips(a=6), TINY, holdout="none")
+  index = scan(clips(a=6), TINY, holdout="none")
   other = buckets.make_buckets(buckets.TINY_DURATIONS, 32)[0]
   with pytest.raises(UserError, match=r"16x32x32.*4x16x16"):
-    folder.FolderSource(index, other)
+    open_clips(index, other)
   with pytest.raises(UserError, match="validation"):
-    folder.FolderSource(index, TINY[0], split="validation")
+    open_clips(index, TINY[0], split="validation")
 
 
 def test_real_clips_into_tiny_buckets(media):
   choices = buckets.make_buckets(buckets.TINY_DURATIONS, 32)
-  index = folder.scan(media / "video", choices, windows=4, caption_required=False, holdout="tail")
+  index = scan(media / "video", choices, windows=4, caption_required=False, holdout="tail")
   assert not index.rejected
   bucket = next(iter(index.buckets()))
   assert bucket.name == "16x32x48"
-  clip = folder.FolderSource(index, bucket)[0]
+  clip = open_clips(index, bucket)[0]
   assert clip.video.shape == (16, 32, 48, 3) and clip.fps == 8
