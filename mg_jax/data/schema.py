@@ -12,12 +12,13 @@ more entry, "valid": bool (B,), False on the rows that only fill up the last bat
 """
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 Record = dict[str, Any]
 Batch = dict[str, Any]
+Split = Literal["train", "validation"]
 
 
 @dataclasses.dataclass(frozen=True)

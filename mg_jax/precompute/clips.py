@@ -339,12 +339,10 @@ def _records(
   samples: Iterator[Sample], *, kind: str, encoder: _Encoder, batch: int
 ) -> Iterator[dict]:
   transform = VideoRow(frames=1 if kind == "image" else None)
-
-  def rows() -> Iterator[tuple[Sample, np.ndarray]]:
-    for index, sample in enumerate(samples):
-      yield sample, transform(index, sample, np.random.default_rng([0, index]))["video"]
-
-  pairs = rows()
+  pairs = (
+    (sample, transform(index, sample, np.random.default_rng([0, index]))["video"])
+    for index, sample in enumerate(samples)
+  )
   while part := list(itertools.islice(pairs, batch)):
     video = [row for _, row in part]
     # Calls have one size: the last row stands for those that are missing.

@@ -22,6 +22,8 @@ def test_a_list_is_a_source():
     ({"wave": np.zeros(5)}, "float64"),
     ({"wave": np.zeros((2, 5), np.float32)}, "wave"),
     ({"fps": float("nan")}, "fps"),
+    ({"video": None}, "no video"),
+    ({"video": None, "wave": np.zeros(5, np.int16)}, "4 frames"),
   ],
 )
 def test_a_sample_is_checked_once(wrong, word):

@@ -63,8 +63,8 @@ def test_both_splits_are_encoded(coder, tmp_path):
       assert record["captions"] == [take.sound_caption]
       latents += [record["latent"]] if split == "train" else []
   train = np.concatenate(latents).astype(np.float64)
-  np.testing.assert_allclose(metadata["mean"], train.mean(0), atol=1e-6)
-  np.testing.assert_allclose(metadata["std"], train.std(0), atol=1e-6)
+  np.testing.assert_allclose(metadata["mean"], train.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(metadata["std"], train.std(0), rtol=1e-6)
   assert metadata["rate"] == 25 and metadata["clips"] == {"train": 5, "validation": 2}
   assert metadata["fingerprint"] == coder.fingerprint and metadata["vision"] == ""
   manifest = json.loads((tmp_path / "latents" / "manifest.json").read_text())
@@ -139,7 +139,14 @@ def test_files_that_changed_are_told_and_sound_alone_has_no_picture(coder, tmp_p
   data = dataclasses.replace(
     DATA, source="folder", path=str(tmp_path / "media"), holdout="none", chunks=((2.0, 1),)
   )
-  metadata = _run(coder, tmp_path / "latents", data)
+  (tmp_path / "media" / "c.mp3").write_bytes(b"")
+  (tmp_path / "run").mkdir()
+  metadata = encode_sound(
+    data, coder, tmp_path / "latents", origin="runs/codec", step=7, text=TEXT,
+    workdir=str(tmp_path / "run"),
+  )  # fmt: skip
+  rejected = [json.loads(x) for x in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
+  assert [(row["file"], row["reason"]) for row in rejected] == [("c.mp3", "empty")]
   source = record_sources(tmp_path / "latents", "train")["sound"]
   assert set(source[0]) == {"latent", "fps", "captions", "key"}
   assert source[1]["latent"].shape == (32, 3) and source[1]["captions"] == ["a tone of 500 Hz"]

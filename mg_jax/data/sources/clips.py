@@ -13,9 +13,9 @@ from mg_jax.data import buckets
 from mg_jax.data.buckets import Bucket
 from mg_jax.data.media import stills, video
 from mg_jax.data.media.files import Kind, is_still
-from mg_jax.data.schema import Sample
+from mg_jax.data.schema import Sample, Split
 from mg_jax.data.sources import folder
-from mg_jax.data.sources.folder import Holdout, Index, Piece, Rejected, Split
+from mg_jax.data.sources.folder import Holdout, Index, Piece, Rejected
 
 # An image that would have to grow by more than this is refused: it holds too little of what the
 # bucket is to show.

@@ -22,7 +22,7 @@ from mg_jax.data.media import files as mediafiles
 from mg_jax.data.media.containers import MediaError
 from mg_jax.data.media.files import Kind
 from mg_jax.data.quarantine import Quarantine
-from mg_jax.data.schema import Sample
+from mg_jax.data.schema import Sample, Split
 from mg_jax.data.text.captions import Caption, read_captions
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ REPORT = mediafiles.REPORT
 HELD_OUT = 0.2
 SHOWN = 64  # pieces that stand in for held-out ones where a folder holds out none
 
-Split = Literal["train", "validation"]
 Holdout = Literal["file", "tail", "none"]
 
 

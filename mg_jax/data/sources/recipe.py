@@ -21,10 +21,9 @@ from mg_jax.data import buckets
 from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import Entry, Feed, volume_weights
 from mg_jax.data.records import RecordSource
-from mg_jax.data.schema import Source
+from mg_jax.data.schema import Source, Split
 from mg_jax.data.sources import clips, toy
 from mg_jax.data.sources.folder import Index, PieceSource
-from mg_jax.data.sources.toy import Split
 from mg_jax.data.transforms import CaptionMix, FrameRow, LatentRow, VideoRow
 
 _COUNTS = (

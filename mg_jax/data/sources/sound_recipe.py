@@ -15,9 +15,9 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.audio import RATE
 from mg_jax.data.pipeline import Entry, Feed
-from mg_jax.data.schema import Batch, Sample, Source
+from mg_jax.data.schema import Batch, Sample, Source, Split
 from mg_jax.data.sources import sounds, toy_sounds
-from mg_jax.data.sources.folder import Index, PieceSource, Split
+from mg_jax.data.sources.folder import Index, PieceSource
 
 _log = logging.getLogger(__name__)
 

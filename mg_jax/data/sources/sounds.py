@@ -25,7 +25,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
 from mg_jax.data.media import audio
 from mg_jax.data.media.containers import MediaError
-from mg_jax.data.schema import Sample
+from mg_jax.data.schema import Sample, Split
 from mg_jax.data.sources import folder
 from mg_jax.data.sources.folder import HELD_OUT, Holdout, Index, Piece, Rejected
 
@@ -100,7 +100,7 @@ def segments(low: int, high: int, samples: int) -> list[tuple[int, int]]:
   ]
 
 
-def piece(name: str, path: str, start: int, stop: int, split: folder.Split, *, rate: int) -> Piece:
+def piece(name: str, path: str, start: int, stop: int, split: Split, *, rate: int) -> Piece:
   """Samples [start, stop) of decoded sound in the file at `path`."""
   return Piece(name, split, start / rate, (stop - start) / rate, "sound", path=path)
 

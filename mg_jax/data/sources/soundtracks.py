@@ -28,9 +28,9 @@ from mg_jax.data.media.containers import MediaError
 from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import Entry, Feed
 from mg_jax.data.records import RecordSource
-from mg_jax.data.schema import Batch, Record, Sample, Source
+from mg_jax.data.schema import Batch, Record, Sample, Source, Split
 from mg_jax.data.sources import folder, toy
-from mg_jax.data.sources.folder import HELD_OUT, Index, Piece, PieceSource, Split
+from mg_jax.data.sources.folder import HELD_OUT, Index, Piece, PieceSource
 from mg_jax.data.text.readers import Reader
 from mg_jax.data.transforms import cached_name, padded
 

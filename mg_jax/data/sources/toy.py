@@ -19,14 +19,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.schema import Sample
+from mg_jax.data.schema import Sample, Split
 from mg_jax.world.scene import captions, facts, render, sampling
 from mg_jax.world.scene.sampling import VALIDATION_START, WorldConfig
 from mg_jax.world.sound import captions as sound_captions
 from mg_jax.world.sound import facts as sound_facts
 from mg_jax.world.sound import synthesis as sound
 
-Split = Literal["train", "validation"]
 World = Literal["simple", "pairs", "signs", "full", "stills", "sounds", "orchestra"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)

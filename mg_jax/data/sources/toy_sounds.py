@@ -12,7 +12,8 @@ import pathlib
 from tqdm import tqdm
 
 from mg_jax.data import atomic
-from mg_jax.data.sources.folder import Index, Piece, Split
+from mg_jax.data.schema import Split
+from mg_jax.data.sources.folder import Index, Piece
 from mg_jax.data.sources.sounds import CACHE, piece, segments
 from mg_jax.data.sources.toy import VALIDATION_START, World, heard, world
 

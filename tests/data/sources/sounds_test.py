@@ -1,7 +1,6 @@
 """A folder of sounds: what is decoded, how it is cut and split, silence, and what is refused."""
 
 import functools
-import json
 import os
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.media import audio
-from mg_jax.data.sources import folder, sounds
+from mg_jax.data.sources import sounds
 from mg_jax.data.sources.folder import PieceSource
 from tests.data.media.audio_test import tone, write
 
@@ -98,14 +97,6 @@ def test_tails_are_the_same_whatever_the_segment(scan, put):
     assert min(start(s) for s in held) == 4.0 * RATE and max(stop(s) for s in held) == 5.0 * RATE
 
 
-def test_hold_out_by_file_is_that_of_clips(scan, put):
-  for k in range(12):
-    put(f"clip{k}.wav", tone(0.1, RATE))
-  index = scan(holdout="file")
-  held = {s.file for s in index.pieces if s.split == "validation"}
-  assert held == {f"clip{k}.wav" for k in range(12) if folder.held_out(f"clip{k}.wav")} != set()
-
-
 def test_silent_segments_are_left_out_and_counted(scan, put):
   quiet = 0.5 * 10 ** (-60 / 20) * np.ones(800)
   put("a.wav", np.concatenate([tone(0.1, RATE), np.zeros(800), quiet, tone(0.1, RATE)]))
@@ -145,9 +136,6 @@ def test_unusable_files_are_listed_with_reasons(scan, put, tmp_path, encode, ram
     "none.wav": "empty", "zero.mp3": "empty", "noise.webm": "unreadable", "nan.wav": "not_finite",
     "picture.mp4": "no_audio", "gone.wav": "missing",
   }  # fmt: skip
-  folder.write_report(tmp_path / "report.jsonl", [index])
-  rows = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
-  assert {row["file"] for row in rows} == {r.file for r in index.rejected}
   assert {s.file for s in index.pieces} == {"good.wav"}
 
 
