@@ -1,12 +1,13 @@
 """Folders of records in ArrayRecord shards: random access, and writing that can be restarted.
 
 A folder holds `shard-00000-of-00004.array_record` and so on, one JSON receipt per finished shard
-(count, bytes, sha256), and `manifest.json` once every shard is there: {"format", "metadata",
-"shards": [receipt...]}. The manifest is what makes a folder a data set: without it nothing is read.
-A shard is written under a temporary name, closed, synced and renamed, since an ArrayRecord file
-holds nothing before it is closed, and an empty or foreign file opens without an error as a file of
-no records; hence every shard is compared with its receipt when a source opens. Each record is a
-group of its own, so that reading one does not decode its neighbours.
+(count, bytes, sha256, and where asked for the moments of an array), and `manifest.json` once every
+shard is there: {"format", "metadata", "shards": [receipt...]}. The manifest is what makes a folder
+a data set: without it nothing is read. A shard is written under a temporary name, closed, synced
+and renamed, since an ArrayRecord file holds nothing before it is closed, and an empty or foreign
+file opens without an error as a file of no records; hence every shard is compared with its receipt
+when a source opens. Each record is a group of its own, so that reading one does not decode its
+neighbours.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic, encoding
+from mg_jax.data.moments import Moments
 from mg_jax.data.quarantine import Quarantine
 from mg_jax.data.schema import Record
 
@@ -37,6 +39,7 @@ class RecordWriter:
     shards: number of shards, >= 1.
     metadata: JSON-able description kept in the manifest; a restart must give the same one.
     compress: zstd on each record; worth it for pixels, not for latents.
+    moments: name of the array whose moments per channel are kept with each shard, if any.
   """
 
   def __init__(
@@ -46,11 +49,12 @@ class RecordWriter:
     shards: int,
     metadata: dict[str, Any] | None = None,
     compress: bool = True,
+    moments: str = "",
   ):
     if shards < 1:
       raise ValueError(f"shards must be at least 1, got {shards}")
     self.folder = pathlib.Path(folder)
-    self.shards = shards
+    self.shards, self._moments = shards, moments
     self._metadata = json.loads(json.dumps(metadata or {}))
     self._identity = hashlib.sha256(
       json.dumps([FORMAT, shards, self._metadata], sort_keys=True).encode()
@@ -93,13 +97,15 @@ class RecordWriter:
     path.with_suffix(".json").unlink(missing_ok=True)
     for stale in self.folder.glob(f"{atomic.PREFIX}*-{path.name}"):
       stale.unlink()
-    count = 0
+    count, moments = 0, Moments()
     with atomic.replacing(path) as partial:
       writer = array_record_module.ArrayRecordWriter(os.fspath(partial), self._options)
       try:
         for record in records:
           writer.write(encoding.encode(record))
           count += 1
+          if self._moments:
+            moments.add(record[self._moments])
       finally:
         writer.close()
     receipt = {
@@ -110,6 +116,8 @@ class RecordWriter:
       "bytes": path.stat().st_size,
       "sha256": _sha256(path),
     }
+    if self._moments:
+      receipt["moments"] = {self._moments: moments.to_json()}
     atomic.write_json(path.with_suffix(".json"), receipt)
     return count
 
@@ -164,12 +172,13 @@ class RecordSource:
     if manifest.get("format") != FORMAT or not isinstance(manifest.get("shards"), list):
       raise UserError(f"{manifest_path} is not a manifest of {FORMAT!r}; write the folder again.")
     self.metadata: dict[str, Any] = manifest["metadata"]
+    self._receipts: list[dict[str, Any]] = manifest["shards"]
     paths = []
-    for receipt in manifest["shards"]:
+    for receipt in self._receipts:
       path = self.folder / pathlib.PurePath(receipt["file"]).name
       _check_shard(path, receipt, verify)
       paths.append(f"{path}[0:{receipt['records']}]")
-    self._length = sum(receipt["records"] for receipt in manifest["shards"])
+    self._length = sum(receipt["records"] for receipt in self._receipts)
     if not self._length:
       raise UserError(f"{folder} holds no records; write some first.")
     self._records = array_record_data_source.ArrayRecordDataSource(paths)
@@ -189,6 +198,19 @@ class RecordSource:
     if not 0 <= index < self._length:
       raise IndexError(f"record {index} of {self._length}")
     return self.quarantine.read(index)
+
+  def moments(self, name: str) -> Moments:
+    """Moments per channel of an array of all records; shards that keep none are read for it."""
+    total, first = Moments(), 0
+    for receipt in self._receipts:
+      indices = range(first, first + receipt["records"])
+      first = indices.stop
+      if kept := receipt.get("moments", {}).get(name):
+        total.merge(Moments(**kept))
+      else:
+        for index in indices:
+          total.add(self[index][name])
+    return total
 
   def _name(self, index: int) -> str:
     return f"{self.folder.name} record {index}"

@@ -1,4 +1,4 @@
-"""The batch contract between data and training, and the one record type of a decoded clip.
+"""The batch contract between data and training, and the one type of a decoded sample.
 
 Sources are random access (`len(source)`, `source[i]`) and pure: the same index gives the same
 record in every process, in every epoch. A feed turns records into batches of one shape, as
@@ -12,31 +12,33 @@ more entry, "valid": bool (B,), False on the rows that only fill up the last bat
 """
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 Record = dict[str, Any]
 Batch = dict[str, Any]
+Split = Literal["train", "validation"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
-  """A decoded clip.
+class Sample:
+  """A decoded clip, image, sound or soundtrack.
 
   Attributes:
-    video: uint8 (T, H, W, 3), RGB.
-    frames: how many leading frames are real, 1..T; the rest repeat the last real one.
-    fps: frames per second at which `video` samples the clip; > 0.
+    video: uint8 (T, H, W, 3), RGB; None of sound alone.
+    frames: how many leading frames are real, 1..T; the rest repeat the last real one. 0 without.
+    fps: frames per second at which `video` samples the clip; > 0 where there is one.
     caption: the text, possibly empty.
-    key: a stable name of the clip for logs and reports; never used as a path.
+    key: a stable name of the sample for logs and reports; never used as a path.
     variants: other wordings of the caption, possibly none.
     camera: what the camera does, as in "pan left"; empty where that is not known.
-    wave: float32 (samples,) in [-1, 1] at 48 kHz, as long as the video; None where none is given.
+    wave: float32 (samples,) in [-1, 1], or int16 with full scale 2^15, at the rate of its source;
+      None where none is given. It lasts as long as the video, if there is one.
     sound_caption: the text of the sound, possibly empty.
   """
 
-  video: np.ndarray
+  video: np.ndarray | None
   frames: int
   fps: float
   caption: str
@@ -47,26 +49,29 @@ class Clip:
   sound_caption: str = ""
 
   def __post_init__(self) -> None:
-    if self.video.dtype != np.uint8 or self.video.ndim != 4 or self.video.shape[-1] != 3:
+    video, wave = self.video, self.wave
+    if video is None and (wave is None or self.frames):
+      raise ValueError(f"sample {self.key!r}: {self.frames} frames, but no video, or no sound")
+    if video is not None:
+      if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
+        raise ValueError(
+          f"sample {self.key!r}: video must be uint8 (T, H, W, 3), got {video.dtype} {video.shape}"
+        )
+      if not 1 <= self.frames <= video.shape[0]:
+        raise ValueError(
+          f"sample {self.key!r}: frames={self.frames} is not within 1..{video.shape[0]}"
+        )
+      if not self.fps > 0:
+        raise ValueError(f"sample {self.key!r}: fps={self.fps} is not positive")
+    if wave is not None and (wave.dtype not in (np.float32, np.int16) or wave.ndim != 1):
       raise ValueError(
-        f"clip {self.key!r}: video must be uint8 (T, H, W, 3), "
-        f"got {self.video.dtype} {self.video.shape}"
-      )
-    if not 1 <= self.frames <= self.video.shape[0]:
-      raise ValueError(
-        f"clip {self.key!r}: frames={self.frames} is not within 1..{self.video.shape[0]}"
-      )
-    if not self.fps > 0:
-      raise ValueError(f"clip {self.key!r}: fps={self.fps} is not positive")
-    if self.wave is not None and (self.wave.dtype != np.float32 or self.wave.ndim != 1):
-      raise ValueError(
-        f"clip {self.key!r}: wave must be float32 (T,), got {self.wave.dtype} {self.wave.shape}"
+        f"sample {self.key!r}: wave must be float32 or int16 (T,), got {wave.dtype} {wave.shape}"
       )
 
 
 @runtime_checkable
 class Source(Protocol):
-  """Random access to clips or records; pure in the index, picklable, safe to share by threads."""
+  """Random access to samples or records; pure in the index, picklable, safe to share by threads."""
 
   def __len__(self) -> int: ...
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.schema import Batch, Clip, Record
+from mg_jax.data.schema import Batch, Record, Sample
 from mg_jax.data.text.readers import Reader
 
 CaptionMix = Literal["all", "short", "long", "mixed"]
@@ -26,7 +26,7 @@ class Transform(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class VideoRow:
-  """Clip -> {"video" (T, H, W, 3) uint8, "frames" (), "index" ()}.
+  """Sample -> {"video" (T, H, W, 3) uint8, "frames" (), "index" ()}.
 
   Attributes:
     frames: None keeps the whole clip; a number takes that many consecutive frames from a random
@@ -35,7 +35,7 @@ class VideoRow:
 
   frames: int | None = None
 
-  def __call__(self, index: int, record: Clip, rng: np.random.Generator) -> Batch:
+  def __call__(self, index: int, record: Sample, rng: np.random.Generator) -> Batch:
     clip, count = record.video, record.frames
     if self.frames is not None:
       if self.frames > len(clip):
@@ -111,7 +111,7 @@ def padded(features_NE: np.ndarray, length: int) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class FrameRow:
-  """Clip -> {"image" (H, W, 3) uint8, "text": {"ids", "mask"} (S,), "index" ()}.
+  """Sample -> {"image" (H, W, 3) uint8, "text": {"ids", "mask"} (S,), "index" ()}.
 
   The image is the middle one of the real frames. One wording of the caption is drawn at random.
 
@@ -126,14 +126,14 @@ class FrameRow:
   captions: CaptionMix = "all"
   short_length: int = 77
 
-  def __call__(self, index: int, record: Clip, rng: np.random.Generator) -> Batch:
+  def __call__(self, index: int, record: Sample, rng: np.random.Generator) -> Batch:
     return {
       "image": record.video[record.frames // 2],
       "text": self.reader(self._draw(record, rng)),
       "index": np.int32(index),
     }
 
-  def _draw(self, record: Clip, rng: np.random.Generator) -> str:
+  def _draw(self, record: Sample, rng: np.random.Generator) -> str:
     wordings = (record.caption, *record.variants)
     if self.captions != "all":
       groups = {"short": [], "long": []}

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import audio
-from mg_jax.data.sources.soundtracks import KINDS, SoundtrackConfig, Take, open_takes
+from mg_jax.data.schema import Sample
+from mg_jax.data.sources.soundtracks import KINDS, SoundtrackConfig, open_sources
 from mg_jax.evaluation.toy_sound import SHOWN, Condition, SoundReport, request_of
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
@@ -25,9 +26,9 @@ from mg_jax.sampling.soundtrack import Request, Soundtrack
 LEAST_SIDE_S = 0.5  # of given sound, on each side of a gap
 
 
-def held_out(data: SoundtrackConfig, *, rate: int) -> list[Callable[[], Take]]:
-  """Readers of the held-out takes of a run's data, those with pictures first."""
-  sources = open_takes(data, "validation", rate=rate)
+def held_out(data: SoundtrackConfig, *, rate: int) -> list[Callable[[], Sample]]:
+  """Readers of the held-out samples of a run's data, those with pictures first."""
+  sources = open_sources(data, "validation", rate=rate)
   return [
     functools.partial(sources[kind].__getitem__, i)
     for kind in KINDS if kind in sources
@@ -64,25 +65,25 @@ def score_infill(
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
   check_writable(folder / "infill.json")
-  takes, gap = held_out(data, rate=rate), round(gap_s * rate)
+  samples, gap = held_out(data, rate=rate), round(gap_s * rate)
   rows = {name: SoundFidelity(rate=rate) for name in ("made", "silence", "repetition", "codec")}
   used = 0
-  for index, read in enumerate(tqdm(takes, "gaps", leave=False, disable=None)):
+  for index, read in enumerate(tqdm(samples, "gaps", leave=False, disable=None)):
     if used == count:
       break
-    take = read()
-    begin = (len(take.wave) - gap) // 2
-    end, true = begin + gap, take.wave[begin : begin + gap]
+    sample = read()
+    begin = (len(sample.wave) - gap) // 2
+    end, true = begin + gap, sample.wave[begin : begin + gap]
     if begin < LEAST_SIDE_S * rate or audio.is_silent(true):
       continue
-    seconds = len(take.wave) / rate
+    seconds = len(sample.wave) / rate
     request = dataclasses.replace(
-      request_of(take, condition, rate=rate, seed=seed + index),
-      known=take.wave, keep=((0.0, begin / rate), (end / rate, seconds)),
+      request_of(sample, condition, rate=rate, seed=seed + index),
+      known=sample.wave, keep=((0.0, begin / rate), (end / rate, seconds)),
     )  # fmt: skip
     wave = pipeline(request, **changes).wave
-    coded = pipeline.codec.decode(pipeline.codec.encode(take.wave), length=len(take.wave))
-    before = take.wave[max(0, begin - gap) : begin]
+    coded = pipeline.codec.decode(pipeline.codec.encode(sample.wave), length=len(sample.wave))
+    before = sample.wave[max(0, begin - gap) : begin]
     tries = {
       "made": wave[begin:end], "silence": np.zeros_like(true), "codec": coded[begin:end],
       "repetition": np.resize(before, gap),
@@ -118,7 +119,7 @@ def score_seams(
 
   The columns are shares of places where the detector of `metrics.seams` raises an alarm: at
   "seams", where windows begin and end; "elsewhere" in the same sounds; in the "true" sounds of the
-  takes. "low" and "high" are the 95 % interval. Writes seams.json and the first few sounds.
+  samples. "low" and "high" are the 95 % interval. Writes seams.json and the first few sounds.
 
   Args:
     pipeline, data, folder, seed, **changes: as `score_infill`.
@@ -134,24 +135,24 @@ def score_seams(
   ends = sorted({t for span in spans for t in span if 0.1 < t < seconds - 0.1})
   if not ends:
     raise UserError(f"{seconds:g} s are made in one window; give a longer sound")
-  takes = held_out(data, rate=rate)
+  samples = held_out(data, rate=rate)
   at: dict[str, list[np.ndarray]] = {"seams": [], "elsewhere": [], "true": []}
-  for index, read in enumerate(tqdm(takes[:count], "sounds", leave=False, disable=None)):
-    take, rng = read(), np.random.default_rng((seed, index))
-    request = Request(seconds, captions=(take.caption,), seed=seed + index)
+  for index, read in enumerate(tqdm(samples[:count], "sounds", leave=False, disable=None)):
+    sample, rng = read(), np.random.default_rng((seed, index))
+    request = Request(seconds, captions=(sample.sound_caption,), seed=seed + index)
     wave = pipeline(request, **changes).wave
     at["seams"].append(seams.alarms(wave, ends, rate=rate))
     others = seams.places(seconds, rng, count=4 * len(ends), away_from=ends)
     at["elsewhere"].append(seams.alarms(wave, others, rate=rate))
-    others = seams.places(len(take.wave) / rate, rng, count=4 * len(ends))
-    at["true"].append(seams.alarms(take.wave, others, rate=rate))
+    others = seams.places(len(sample.wave) / rate, rng, count=4 * len(ends))
+    at["true"].append(seams.alarms(sample.wave, others, rate=rate))
     if index < SHOWN:
       audio.write_wav(folder / f"seams_{index:02d}.wav", wave, rate=rate)
   rows = {}
   for name, found in at.items():
     share = seams.rate_of(found)
     rows[name] = {"alarms": share.rate, "low": share.low, "high": share.high}
-  about = {"seconds": seconds, "seams_s": ends, "count": min(count, len(takes))}
+  about = {"seconds": seconds, "seams_s": ends, "count": min(count, len(samples))}
   return _report(folder / "seams.json", rows, about | {"origin": pipeline.origin})
 
 

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import muxing
+from mg_jax.data.schema import Sample
 from mg_jax.data.sources import toy
-from mg_jax.data.sources.soundtracks import SoundtrackConfig, Take, ToyTakes, toy_recipe
+from mg_jax.data.sources.soundtracks import SoundtrackConfig, toy_recipe
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import sound_plots
 from mg_jax.sampling.soundtrack import Request, Soundtrack
@@ -73,25 +74,25 @@ def score_sound(
   folder, pictured = pathlib.Path(folder), True
   check_writable(folder / "scores.json")
   recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
-  takes, scenes = ToyTakes(recipe, "validation"), toy.ToySource(recipe, "validation")
+  scenes = toy.ToySource(recipe, "validation")
   facts: list[dict[str, Any]] = []
   found: dict[str, list[Measured]] = {"made": [], "codec": [], "truth": []}
   for index in tqdm(range(count), "sounds", leave=False, disable=None):
-    take = takes[index]
+    sample = scenes[index]
     facts.append(sound_facts.sound_facts(scenes.scene(index)))
-    request = request_of(take, condition, rate=pipeline.rate, seed=seed + index)
+    request = request_of(sample, condition, rate=pipeline.rate, seed=seed + index)
     wave = pipeline(request, **changes).wave
-    latent = pipeline.codec.encode(take.wave)
-    coded = pipeline.codec.decode(latent, length=len(take.wave))
-    for name, sound in (("made", wave), ("codec", coded), ("truth", take.wave)):
-      found[name].append(measure(sound, take.wave, rate=pipeline.rate))
+    latent = pipeline.codec.encode(sample.wave)
+    coded = pipeline.codec.decode(latent, length=len(sample.wave))
+    for name, sound in (("made", wave), ("codec", coded), ("truth", sample.wave)):
+      found[name].append(measure(sound, sample.wave, rate=pipeline.rate))
     if index < SHOWN:
-      muxing.write_clip(folder / f"{index:02d}.mp4", take.frames, wave, fps=take.fps)
+      muxing.write_clip(folder / f"{index:02d}.mp4", sample.video, wave, fps=sample.fps)
       if pictured:
         try:
           events = sound_facts.impacts(scenes.scene(index))
           sound_plots.plot(
-            folder / f"{index:02d}.png", wave, events=events, title=take.caption,
+            folder / f"{index:02d}.png", wave, events=events, title=sample.sound_caption,
             heard=found["made"][-1].oracle.impacts,
           )
         except UserError:  # without matplotlib
@@ -165,13 +166,13 @@ def rates(
   }  # fmt: skip
 
 
-def request_of(take: Take, condition: Condition, *, rate: int, seed: int) -> Request:
-  """The sound of a take, `rate` samples a second, given its video, its caption, or both."""
-  seen = condition != "text" and len(take.frames) > 0
+def request_of(sample: Sample, condition: Condition, *, rate: int, seed: int) -> Request:
+  """The sound of a sample, at `rate` Hz, given its video, its caption, or both."""
+  seen = condition != "text" and sample.video is not None
   return Request(
-    len(take.wave) / rate,
-    captions=("" if condition == "video" else take.caption,),
-    video=_Frames(take.frames, take.fps) if seen else None,
+    len(sample.wave) / rate,
+    captions=("" if condition == "video" else sample.sound_caption,),
+    video=_Frames(sample.video, sample.fps) if seen else None,
     seed=seed,
   )
 

@@ -30,12 +30,11 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import atomic
-from mg_jax.data.media.files import Kind
-from mg_jax.data.pipeline import evaluation_batches
+from mg_jax.data.moments import Moments
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
-from mg_jax.data.schema import Clip, Source
-from mg_jax.data.sources.folder import REPORT, content
-from mg_jax.data.sources.recipe import DataConfig, open_sources, write_report
+from mg_jax.data.schema import Sample, Source
+from mg_jax.data.sources.folder import REPORT, Index, content, write_report
+from mg_jax.data.sources.recipe import DataConfig, indices, open_sources
 from mg_jax.data.text.readers import blank
 from mg_jax.data.transforms import VideoRow, cached_name, prompt_tags
 from mg_jax.models.codecs.tae import TAE
@@ -112,23 +111,17 @@ def encode(
       records = functools.partial(_records, kind=kind, encoder=encoder, batch=rows)
       write_records(source, folder / split / kind / bucket, records, identity)
   if workdir:
-    report_rejected(data, workdir, data.kinds)
+    report_rejected(indices(data, data.kinds), workdir)
   source = {"autoencoder": origin, "step": step, "clips": clips}
   source |= {name: digest() for name, (_, digest) in digests.items()}
   return finish(folder, folder / "train" / next(iter(data.kinds)), identity | source)
 
 
-def report_rejected(data: DataConfig, workdir: str, kinds: Iterable[Kind]) -> None:
-  """Writes which files of the data are not used, and why, to `rejected.jsonl` of a local workdir.
-
-  Args:
-    data: the recipe; of the toy world nothing is rejected.
-    workdir: of the run.
-    kinds: what it trains on.
-  """
+def report_rejected(found: Iterable[Index], workdir: str) -> None:
+  """Writes which files of folders are not used, and why, to `rejected.jsonl` of a local workdir."""
   path = resolve(workdir)
   if jax.process_index() == 0 and not is_remote(path):
-    write_report(data, path / REPORT, kinds)
+    write_report(path / REPORT, found)
 
 
 def finished(
@@ -170,9 +163,12 @@ def finished(
 def finish(folder: pathlib.Path, train: pathlib.Path, metadata: dict[str, Any]) -> dict:
   """Writes the manifest, with statistics of the latents in the folders in `train`; returns it."""
   if jax.process_index() == 0:
-    mean, std = _statistics(train)
-    written = {"metadata": metadata | {"mean": mean, "std": std}}
-    atomic.write_json(folder / MANIFEST, written)
+    moments = Moments()
+    for path in sorted(train.iterdir()):
+      moments.merge(RecordSource(path).moments("latent"))
+    std = np.maximum(moments.std, 1e-6)
+    metadata = metadata | {"mean": moments.mean.tolist(), "std": std.tolist()}
+    atomic.write_json(folder / MANIFEST, {"metadata": metadata})
   _meet(f"latents {folder}")
   return _metadata(folder / MANIFEST)
 
@@ -276,7 +272,7 @@ class _Encoder:
   def _tiles(self) -> TiledAutoencoder:
     return TiledAutoencoder(self._model, self._params, self._tiling)
 
-  def features(self, clips: Sequence[Clip], frames: int, batch: int) -> list[dict]:
+  def features(self, clips: Sequence[Sample], frames: int, batch: int) -> list[dict]:
     """The entries of the records of at most `batch` clips of so many latent frames."""
     camera = [clip.camera if self._camera else "" for clip in clips]
     tags = [
@@ -289,7 +285,7 @@ class _Encoder:
 def write_records(
   source: Source,
   target: pathlib.Path,
-  records: Callable[["_Slice"], Iterator[dict]],
+  records: Callable[[Iterator[Sample]], Iterator[dict]],
   identity: dict[str, Any],
   *,
   size: int | None = None,
@@ -300,14 +296,16 @@ def write_records(
   Args:
     source: what is encoded, of which each process takes its share.
     target: the folder.
-    records: the records of a part of the source, one for each of its items.
+    records: from samples that follow each other to a record of each, which has a "latent".
     identity: what decides them.
     size: records of a shard, SHARD by default.
     compress: as for `RecordWriter`.
   """
   size = size or SHARD
   shards = -(-len(source) // size)
-  writer = RecordWriter(target, shards=shards, metadata=identity, compress=compress)
+  writer = RecordWriter(
+    target, shards=shards, metadata=identity, compress=compress, moments="latent"
+  )
   done = writer.finished_shards()
   name = f"latents {'/'.join(target.parts[-3:])}"
   progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
@@ -322,7 +320,7 @@ def write_records(
   for shard in range(jax.process_index(), shards, jax.process_count()):
     indices = range(shard * size, min((shard + 1) * size, len(source)))
     if shard not in done:
-      writer.write_shard(shard, counted(records(_Slice(source, indices))))
+      writer.write_shard(shard, counted(records(map(source.__getitem__, indices))))
     else:
       progress.update(len(indices))
   progress.close()
@@ -337,57 +335,24 @@ def check_finite(key: str, *arrays: np.ndarray) -> None:
     raise UserError(f"the encoders give values that are not finite for clip {key!r}")
 
 
-def _records(source: "_Slice", *, kind: str, encoder: _Encoder, batch: int) -> Iterator[dict]:
+def _records(
+  samples: Iterator[Sample], *, kind: str, encoder: _Encoder, batch: int
+) -> Iterator[dict]:
   transform = VideoRow(frames=1 if kind == "image" else None)
-  position = 0
-  for rows in evaluation_batches(source, transform, batch=batch):
-    real = int(rows["valid"].sum())
-    latents = encoder.latents(rows["video"])[:real]
-    clips = [source.take(position + i) for i in range(real)]
-    position += real
-    features = encoder.features(clips, latents.shape[1], batch)
+  pairs = (
+    (sample, transform(index, sample, np.random.default_rng([0, index]))["video"])
+    for index, sample in enumerate(samples)
+  )
+  while part := list(itertools.islice(pairs, batch)):
+    video = [row for _, row in part]
+    # Calls have one size: the last row stands for those that are missing.
+    video = np.stack(video + video[-1:] * (batch - len(part)))
+    latents = encoder.latents(video)[: len(part)]
+    features = encoder.features([sample for sample, _ in part], latents.shape[1], batch)
     for latent, entry in zip(latents, features, strict=True):
-      clip = clips.pop(0)
+      clip, _ = part.pop(0)  # which is then let go of
       check_finite(clip.key, latent, *entry.values())
       captions = [clip.caption, *clip.variants]
       yield {
         "latent": latent, "fps": clip.fps, "captions": captions, "camera": clip.camera, **entry
       }
-
-
-class _Slice:
-  """A range of a source as a source of its own; a clip is decoded once and held until taken."""
-
-  def __init__(self, source: Source, indices: range):
-    self._source, self._indices = source, indices
-    self._held: dict[int, Clip] = {}
-
-  def __len__(self) -> int:
-    return len(self._indices)
-
-  def __getitem__(self, index: int) -> Clip:
-    if index not in self._held:
-      self._held[index] = self._source[self._indices[index]]
-    return self._held[index]
-
-  def take(self, index: int) -> Clip:
-    """Clip `index`, which is then no longer held."""
-    clip = self[index]
-    del self._held[index]
-    return clip
-
-
-def _statistics(folder: pathlib.Path) -> tuple[list[float], list[float]]:
-  """Per-channel mean and standard deviation over all latents of the buckets in a folder."""
-  count, total, squares = 0, 0.0, 0.0
-  for path in sorted(folder.iterdir()):
-    source = RecordSource(path)
-    for index in range(len(source)):
-      latent = source[index]["latent"].astype(np.float64)
-      latent = latent.reshape(-1, latent.shape[-1])
-      count += len(latent)
-      total = total + latent.sum(0)
-      squares = squares + np.square(latent).sum(0)
-  mean = total / count
-  std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))
-  return mean.tolist(), std.tolist()

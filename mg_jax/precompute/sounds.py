@@ -16,7 +16,8 @@ import pathlib
 from collections.abc import Iterator
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.schema import Source
+from mg_jax.data.schema import Sample
+from mg_jax.data.sources import folder as folders
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.models.codecs.chunking import ChunkedCodec
@@ -28,6 +29,7 @@ from mg_jax.precompute.clips import (
   check_finite,
   finish,
   finished,
+  report_rejected,
   write_records,
 )
 
@@ -44,6 +46,7 @@ def encode_sound(
   step: int,
   text: Streams,
   vision: FrozenVision | None = None,
+  workdir: str | None = None,
 ) -> dict:
   """Encodes both splits of a config's soundtracks; returns the manifest's metadata.
 
@@ -55,6 +58,7 @@ def encode_sound(
     step: of that run, which samplers load although the run may have gone on.
     text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
     vision: the frozen tower; without one the frames themselves are kept.
+    workdir: where `report_rejected` writes, if anywhere.
 
   Raises:
     UserError: when the folder holds latents of another codec, encoder, recipe or set of files.
@@ -67,7 +71,7 @@ def encode_sound(
     "vision": vision.identity() if vision else "",
   }
   here = data.source == "folder" and os.path.isdir(data.path)
-  content = functools.partial(soundtracks.content, data) if here else None
+  content = functools.partial(folders.content, data.path, kind="sound") if here else None
   found = finished(folder, identity, content=content)
   if found:
     return found
@@ -76,31 +80,36 @@ def encode_sound(
   records = functools.partial(_records, codec=codec, captions=captions, vision=vision)
   clips = dict.fromkeys(SPLITS, 0)
   for split in SPLITS:
-    sources = soundtracks.open_takes(data, split, rate=codec.model.sample_rate)
+    sources = soundtracks.open_sources(data, split, rate=codec.model.sample_rate)
     for kind, source in sources.items():
       clips[split] += len(source)
       write_records(
         source, folder / split / kind, records, identity, size=SHARD, compress=vision is None
       )
+  if workdir and data.source == "folder":
+    report_rejected([soundtracks.scan(data)], workdir)
   made = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
   made |= {"content": content()} if content else {}
   return finish(folder, folder / "train", identity | made)
 
 
 def _records(
-  source: Source, *, codec: ChunkedCodec, captions: CaptionEncoder, vision: FrozenVision | None
+  samples: Iterator[Sample],
+  *,
+  codec: ChunkedCodec,
+  captions: CaptionEncoder,
+  vision: FrozenVision | None,
 ) -> Iterator[dict]:
-  for index in range(len(source)):
-    # A source of a shard holds a clip until it is taken.
-    take = source.take(index)
-    latent = codec.encode(take.wave)
+  for sample in samples:
+    latent = codec.encode(sample.wave)
     seen = {}
-    if len(take.frames):
-      seen = {"features": vision(take.frames)} if vision else {"image": take.frames}
-    [told] = captions([(take.caption,)], [{}], batch=1)
-    check_finite(take.key, latent, *told.values(), *(seen.values() if vision else ()))
+    if sample.video is not None:
+      seen = {"features": vision(sample.video)} if vision else {"image": sample.video}
+    caption = sample.sound_caption
+    [told] = captions([(caption,)], [{}], batch=1)
+    check_finite(sample.key, latent, *told.values(), *(seen.values() if vision else ()))
     yield {
-      "latent": latent, "fps": take.fps, "captions": [take.caption], "key": take.key, **seen, **told
+      "latent": latent, "fps": sample.fps, "captions": [caption], "key": sample.key, **seen, **told
     }
 
 

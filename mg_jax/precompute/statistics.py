@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from mg_jax.core.mesh import use_mesh
 from mg_jax.core.typing import PyTree
 from mg_jax.data import atomic
+from mg_jax.data.moments import Moments
 from mg_jax.losses.reconstruction import OUTLIER_RADIUS, radii
 from mg_jax.objectives.autoencoding import Autoencoding
 from mg_jax.objectives.wave_autoencoding import WaveAutoencoding
@@ -78,24 +79,20 @@ class LatentStatistics:
 
   def measure(self, params: Mapping[str, PyTree]) -> dict[str, Any]:
     """Mean and std per channel, the outlier rate, and the histogram of distances with its edges."""
-    count, mean, squares = 0.0, 0.0, 0.0
+    moments = Moments()
     outliers, furthest, histogram = 0.0, 0.0, np.zeros(len(EDGES))
     for batch in self._batches():
       with use_mesh(self._mesh):
         part = jax.device_get(self._part(params, place_batch(batch, self._mesh, whole=True)))
       part = {name: np.asarray(value, np.float64) for name, value in part.items()}
-      # Of two parts at once (Chan et al.): squares around zero would lose digits.
-      n = count + part["count"]
-      shift = part["mean"] - mean
-      squares = squares + part["squares"] + np.square(shift) * count * part["count"] / n
-      mean, count = mean + shift * part["count"] / n, n
+      moments.merge(Moments(part["count"], part["mean"], part["squares"]))
       outliers += part["outliers"]
       furthest = max(furthest, float(part["furthest"]))
       histogram += part["histogram"]
     return {
-      "mean": mean.tolist(),
-      "std": np.sqrt(squares / count).tolist(),
-      "outlier_rate": float(outliers / count),
+      "mean": moments.mean.tolist(),
+      "std": moments.std.tolist(),
+      "outlier_rate": float(outliers / moments.count),
       "furthest": furthest,
       "histogram": {"from": list(EDGES), "count": [round(n) for n in histogram]},
     }

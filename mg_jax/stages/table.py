@@ -118,7 +118,7 @@ def _autoencoding(config, data, evals, workdir, mesh) -> Experiment:
   if evals.previews:
     show = previews.Reconstructions(objective, batches, workdir, evals.previews, fps=data.fps)
     hooks.append(Hook("preview", evals.every, show))
-  report_rejected(data, workdir, data.kinds)
+  report_rejected(recipe.indices(data, data.kinds), workdir)
   return Experiment(objective, recipe.clip_feed(data), tuple(hooks))
 
 
@@ -150,6 +150,7 @@ def _wave_autoencoding(config, data, evals, workdir, mesh) -> Experiment:
   if evals.previews:
     show = sound_previews.SoundReconstructions(objective, batches, workdir, evals.previews)
     hooks.append(Hook("preview", evals.every, show))
+  report_rejected([sound_recipe.scan(data, "train")], workdir)
   return Experiment(objective, sound_recipe.wave_feed(data), tuple(hooks))
 
 
@@ -248,7 +249,8 @@ def _soundtrack(config, data, evals, workdir, mesh) -> Experiment:
   })  # fmt: skip
   folder = latents_folder(config, workdir)
   metadata = encode_sound(
-    data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision
+    data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
+    workdir=workdir,
   )
   row = SoundtrackRow(
     text.readers, latents, metadata["rate"], float(data.fps), data.size,
@@ -333,7 +335,8 @@ def _encode_soundtracks(config, workdir, data, evals) -> tuple[str, dict]:
   codec, step = trained_codec(config, workdir)
   folder = latents_folder(config, workdir)
   return folder, encode_sound(
-    data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision
+    data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
+    workdir=workdir,
   )
 
 
@@ -409,7 +412,7 @@ def _contrastive(config, data, evals, workdir, mesh) -> Experiment:
       objective.features, functools.partial(batches, captions), mesh, name=captions
     )
     hooks.append(Hook(f"retrieval {captions}", evals.every, recall, start=True))
-  report_rejected(data, workdir, ("image",))
+  report_rejected(recipe.indices(data, ("image",)), workdir)
   return Experiment(objective, recipe.frame_feed(data, row), tuple(hooks))
 
 

@@ -159,3 +159,22 @@ def test_no_folder(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(UserError, match="cannot be written"):
     RecordWriter(tmp_path / "file" / "set", shards=1)
+
+
+def test_shards_keep_the_moments_of_an_array(tmp_path):
+  """A shard that was written without them, as an older run has it, is read instead."""
+  latents = np.random.default_rng(0).normal(3.0, [1.0, 9.0], (10, 4, 2)).astype(np.float32)
+  records = [{"latent": latent} for latent in latents]
+  RecordWriter(tmp_path, shards=3).write_shard(1, records[4:7])
+  writer = RecordWriter(tmp_path, shards=3, moments="latent")
+  assert writer.finished_shards() == {1}
+  writer.write_shard(0, records[:4])
+  writer.write_shard(2, records[7:])
+  writer.finish()
+  source, read = RecordSource(tmp_path), []
+  take = source.quarantine._read
+  source.quarantine._read = lambda index: read.append(index) or take(index)
+  found = source.moments("latent")
+  np.testing.assert_allclose(found.mean, latents.mean((0, 1), np.float64), rtol=1e-6)
+  np.testing.assert_allclose(found.std, latents.std((0, 1), np.float64), rtol=1e-6)
+  assert read == [4, 5, 6], "others are not read again"

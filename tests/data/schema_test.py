@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mg_jax.data.schema import Clip, Source
+from mg_jax.data.schema import Sample, Source
 
 VIDEO = np.zeros((4, 8, 8, 3), np.uint8)
 
@@ -22,10 +22,12 @@ def test_a_list_is_a_source():
     ({"wave": np.zeros(5)}, "float64"),
     ({"wave": np.zeros((2, 5), np.float32)}, "wave"),
     ({"fps": float("nan")}, "fps"),
+    ({"video": None}, "no video"),
+    ({"video": None, "wave": np.zeros(5, np.int16)}, "4 frames"),
   ],
 )
-def test_a_clip_is_checked_once(wrong, word):
+def test_a_sample_is_checked_once(wrong, word):
   good = {"video": VIDEO, "frames": 4, "fps": 8.0, "caption": "", "key": "k"}
-  Clip(**good)
+  Sample(**good)
   with pytest.raises(ValueError, match=word):
-    Clip(**{**good, **wrong})
+    Sample(**{**good, **wrong})

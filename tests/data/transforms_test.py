@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.schema import Clip
+from mg_jax.data.schema import Sample
 from mg_jax.data.text import prompts as text
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
@@ -12,7 +12,7 @@ TEXT = {"text": Reader(TextConfig(length=24), open_tokenizer("bytes"))}
 LONG = Reader(TextConfig(length=64), open_tokenizer("bytes"))
 
 VIDEO = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None, None], (8, 4, 4, 3))
-CLIP = Clip(VIDEO, frames=6, fps=8.0, caption="a", key="k")
+CLIP = Sample(VIDEO, frames=6, fps=8.0, caption="a", key="k")
 LATENT = np.arange(2 * 1 * 1 * 2, dtype=np.float16).reshape(2, 1, 1, 2)
 
 
@@ -98,7 +98,7 @@ def test_impossible_statistics_are_refused(mean, std):
 
 
 CAPTIONS = ("a red star", "one star", "there is a star and it is red and it is on the left")
-WORDED = Clip(VIDEO, frames=6, fps=8.0, caption=CAPTIONS[0], key="k", variants=CAPTIONS[1:])
+WORDED = Sample(VIDEO, frames=6, fps=8.0, caption=CAPTIONS[0], key="k", variants=CAPTIONS[1:])
 
 
 def _drawn(clip, mix, draws=400, **fields):
@@ -113,7 +113,7 @@ def test_a_frame_is_the_middle_one_of_the_real_ones():
   assert set(row["image"].ravel()) == {3}, "of six real frames"
   assert row["index"] == 3 and row["index"].dtype == np.int32
   assert row["text"]["ids"].shape == row["text"]["mask"].shape == (64,)
-  one = Clip(VIDEO[:1], frames=1, fps=8.0, caption="a", key="k")
+  one = Sample(VIDEO[:1], frames=1, fps=8.0, caption="a", key="k")
   assert FrameRow(LONG)(0, one, rng())["image"].max() == 0
 
 

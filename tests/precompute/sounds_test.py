@@ -53,18 +53,18 @@ def test_both_splits_are_encoded(coder, tmp_path):
   latents = []
   for split, count in (("train", 5), ("validation", 2)):
     source = record_sources(tmp_path / "latents", split)["video"]
-    takes = soundtracks.open_takes(DATA, split, rate=audio.RATE)["video"]
+    takes = soundtracks.open_sources(DATA, split, rate=audio.RATE)["video"]
     assert len(source) == count
     for index in range(count):
       record, take = source[index], takes[index]
       np.testing.assert_allclose(record["latent"], coder.encode(take.wave), atol=1e-5)
       assert record["latent"].shape == (25, 3) and record["fps"] == 5.0
-      np.testing.assert_array_equal(record["image"], take.frames)
-      assert record["captions"] == [take.caption]
+      np.testing.assert_array_equal(record["image"], take.video)
+      assert record["captions"] == [take.sound_caption]
       latents += [record["latent"]] if split == "train" else []
   train = np.concatenate(latents).astype(np.float64)
-  np.testing.assert_allclose(metadata["mean"], train.mean(0), atol=1e-6)
-  np.testing.assert_allclose(metadata["std"], train.std(0), atol=1e-6)
+  np.testing.assert_allclose(metadata["mean"], train.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(metadata["std"], train.std(0), rtol=1e-6)
   assert metadata["rate"] == 25 and metadata["clips"] == {"train": 5, "validation": 2}
   assert metadata["fingerprint"] == coder.fingerprint and metadata["vision"] == ""
   manifest = json.loads((tmp_path / "latents" / "manifest.json").read_text())
@@ -79,15 +79,15 @@ def test_a_frozen_tower_leaves_its_features(coder, tmp_path):
   metadata = _run(coder, tmp_path / "latents", vision=vision)
   assert metadata["vision"] == vision.identity()
   source = record_sources(tmp_path / "latents", "train")["video"]
-  take = soundtracks.open_takes(DATA, "train", rate=audio.RATE)["video"][4]
-  np.testing.assert_array_equal(source[4]["features"], vision(take.frames))
+  take = soundtracks.open_sources(DATA, "train", rate=audio.RATE)["video"][4]
+  np.testing.assert_array_equal(source[4]["features"], vision(take.video))
   assert "image" not in source[4]
 
 
 def test_a_killed_run_goes_on_with_the_missing_shards(coder, tmp_path, monkeypatch):
   monkeypatch.setattr(module, "SHARD", 2)
   whole = _run(coder, tmp_path / "whole")
-  read, open_takes, die = [], soundtracks.open_takes, [True]
+  read, open_sources, die = [], soundtracks.open_sources, [True]
 
   class Killed(Exception):
     pass
@@ -100,10 +100,10 @@ def test_a_killed_run_goes_on_with_the_missing_shards(coder, tmp_path, monkeypat
       return super().__getitem__(index)
 
   def opened(config, split, *, rate):
-    [(kind, source)] = open_takes(config, split, rate=rate).items()
+    [(kind, source)] = open_sources(config, split, rate=rate).items()
     return {kind: Watched(source[i] for i in range(len(source)))}
 
-  monkeypatch.setattr(soundtracks, "open_takes", opened)
+  monkeypatch.setattr(soundtracks, "open_sources", opened)
   with pytest.raises(Killed):
     _run(coder, tmp_path / "latents")
   assert not (tmp_path / "latents" / "manifest.json").exists()
@@ -139,7 +139,14 @@ def test_files_that_changed_are_told_and_sound_alone_has_no_picture(coder, tmp_p
   data = dataclasses.replace(
     DATA, source="folder", path=str(tmp_path / "media"), holdout="none", chunks=((2.0, 1),)
   )
-  metadata = _run(coder, tmp_path / "latents", data)
+  (tmp_path / "media" / "c.mp3").write_bytes(b"")
+  (tmp_path / "run").mkdir()
+  metadata = encode_sound(
+    data, coder, tmp_path / "latents", origin="runs/codec", step=7, text=TEXT,
+    workdir=str(tmp_path / "run"),
+  )  # fmt: skip
+  rejected = [json.loads(x) for x in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
+  assert [(row["file"], row["reason"]) for row in rejected] == [("c.mp3", "empty")]
   source = record_sources(tmp_path / "latents", "train")["sound"]
   assert set(source[0]) == {"latent", "fps", "captions", "key"}
   assert source[1]["latent"].shape == (32, 3) and source[1]["captions"] == ["a tone of 500 Hz"]

@@ -319,6 +319,14 @@ def test_a_term_without_its_weights_is_left_out_and_told_once(tmp_path, caplog):
   assert [hook.name for hook in built.hooks] == ["evaluation", "statistics", "preview"]
 
 
+def test_files_that_a_codec_of_sound_cannot_use_are_reported(tmp_path):
+  config = tiny.sound(tmp_path)
+  (tmp_path / "sounds" / "b.mp3").write_bytes(b"")
+  experiment.build(config, str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
+  [row] = (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()
+  assert {"file": "b.mp3", "reason": "empty"}.items() <= json.loads(row).items()
+
+
 def test_flops_count_both_roles(tmp_path):
   mesh = make_mesh((1, 1, 1, 1))
   one, two = (

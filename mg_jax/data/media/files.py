@@ -1,8 +1,7 @@
-"""Files of videos and of still images in a folder: which there are, and what their headers say.
+"""Files of one kind in a folder: which there are, and what can be learned from each at once.
 
-A folder is read without its subfolders. Files of the other kind or with other endings are passed
-over and counted in the log; what has the ending but is no file (a link that leads nowhere, a
-folder, a pipe) is never opened.
+Files with other endings are passed over and reported in the log; what has the ending but is no
+file (a link that leads nowhere, a folder, a pipe) is never opened.
 """
 
 import collections
@@ -11,33 +10,33 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.media import stills, video
+from mg_jax.data.media import stills
 from mg_jax.data.media.containers import MediaError
 from mg_jax.data.text import captions
 
 _log = logging.getLogger(__name__)
-Kind = Literal["video", "image"]
+Kind = Literal["video", "image", "sound"]
 # Containers that FFmpeg reads, with a picture that can be cut into clips.
 VIDEO_SUFFIXES = (
   ".mp4", ".webm", ".mov", ".mkv", ".m4v", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".m2ts",
   ".3gp", ".ogv",
 )  # fmt: skip
-SUFFIXES: dict[Kind, tuple[str, ...]] = {"video": VIDEO_SUFFIXES, "image": stills.SUFFIXES}
+# What FFmpeg reads that may hold sound, videos included.
+SOUND_SUFFIXES = (
+  ".wav", ".w64", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".m4a", ".m4b", ".aac",
+  ".ac3", ".aif", ".aiff", ".aifc", ".caf", ".wma", ".mka", ".weba", ".amr", ".au", ".wv", ".ape",
+  ".tta", ".mts", *VIDEO_SUFFIXES,
+)  # fmt: skip
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+  "video": VIDEO_SUFFIXES, "image": stills.SUFFIXES, "sound": SOUND_SUFFIXES,
+}  # fmt: skip
 REPORT = "rejected.jsonl"  # a run may have written it into the folder
-_PROBES = 4
-
-
-class Info(NamedTuple):
-  """What buckets ask of a file: seconds, upright pixels, seconds of a frame; an image lasts 0 s."""
-
-  duration_s: float
-  height: int
-  width: int
-  frame_s: float
+_NOTES = (".txt", ".json", ".jsonl")  # captions and the like, which nobody takes for sound
+_NAMED = 8  # files passed over that are named
 
 
 def is_still(name: str) -> bool:
@@ -45,15 +44,22 @@ def is_still(name: str) -> bool:
   return name.lower().endswith(stills.SUFFIXES)
 
 
-def list_files(folder: str | os.PathLike[str], kind: Kind, *, log: bool = False) -> list[str]:
-  """Names of the files of a kind, in order; with `log`, what else there is goes into the log.
+def list_files(
+  folder: str | os.PathLike[str], kind: Kind, *, below: bool = False, log: bool = False
+) -> list[str]:
+  """Names of the files of a kind that are not hidden, in order.
+
+  Args:
+    folder: the folder.
+    kind: of files; "sound" is also that of videos.
+    below: whether the folders below it are read too.
+    log: whether what else there is goes into the log.
 
   Raises:
     UserError: the folder is missing, unreadable or without such files.
   """
   try:
-    with os.scandir(folder) as entries:
-      listed = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    listed = _listed(folder, below)
   except FileNotFoundError as error:
     raise UserError(f"{folder}: there is no such folder; give a folder of {kind}s.") from error
   except OSError as error:
@@ -61,65 +67,79 @@ def list_files(folder: str | os.PathLike[str], kind: Kind, *, log: bool = False)
       f"{folder} cannot be read ({error.strerror}); give a readable folder."
     ) from error
   names = sorted(name for name in listed if name.lower().endswith(SUFFIXES[kind]))
-  passed = _passed_over(listed, set(names))
+  rest = listed.keys() - names
+  passed = _named(rest, listed) if kind == "sound" else _counted(rest, listed)
   if not names:
-    there = f"; there are {passed}, which are not read" if passed else ""
+    there = f"; there {passed}, which are not read" if passed and kind != "sound" else ""
     raise UserError(
       f"{folder} holds no {kind}; put files ending in {', '.join(SUFFIXES[kind])} there{there}."
     )
   if passed and log:
-    _log.warning("%s: passed over are %s", folder, passed)
+    _log.warning("%s: passed over %s", folder, passed)
   return names
 
 
-def _passed_over(listed: dict[str, bool], read: set[str]) -> str:
+def _listed(folder: str | os.PathLike[str], below: bool) -> dict[str, bool]:
+  """Whether each entry of a folder is a folder; with those below it, its files alone."""
+  if not below:
+    with os.scandir(folder) as entries:
+      return {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+  os.listdir(folder)  # since walking passes over what it cannot read
+  found = []
+  for parent, folders, files in os.walk(folder):
+    folders[:] = [name for name in folders if not name.startswith(".")]
+    found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
+  return {os.path.relpath(path, folder): False for path in found}
+
+
+def _counted(names: Iterable[str], listed: dict[str, bool]) -> str:
   """What a folder holds beside the files that are read and all captions, counted by ending."""
   stems = {os.path.splitext(name)[0] for name in listed if not name.endswith(".txt")}
   counts: collections.Counter[str] = collections.Counter()
-  for name, is_folder in listed.items():
+  for name in names:
     stem, ending = os.path.splitext(name)
-    caption = name in (captions.FILE, REPORT) or (ending == ".txt" and stem in stems)
-    if name not in read and not caption:
-      counts["subfolders" if is_folder else ending.lower() or "files without ending"] += 1
-  return ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    if not (name in (captions.FILE, REPORT) or (ending == ".txt" and stem in stems)):
+      counts["subfolders" if listed[name] else ending.lower() or "files without ending"] += 1
+  words = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+  return words and f"are {words}"
 
 
-def sizes(folder: str | os.PathLike[str], names: Sequence[str]) -> dict[str, int | MediaError]:
-  """Bytes of each file, or why it is none: to open a pipe would wait for somebody to write."""
-  return {name: _size(os.path.join(folder, name)) for name in names}
-
-
-def _size(path: str) -> int | MediaError:
-  try:
-    found = os.stat(path)
-  except OSError as error:
-    link = "it is a link that leads nowhere" if os.path.islink(path) else "it cannot be found"
-    return MediaError("missing", path, f"{link} ({error.strerror})")
-  if not stat.S_ISREG(found.st_mode):
-    return MediaError("unreadable", path, "it is a folder or a device and no file")
-  return found.st_size
+def _named(names: Iterable[str], listed: dict[str, bool]) -> str:
+  """What a folder of sounds holds beside them and text, by name."""
+  files = sorted(n for n in names if not (listed[n] or n.lower().endswith(_NOTES)))
+  more = ", ..." if len(files) > _NAMED else ""
+  words = ", ".join(files[:_NAMED])
+  return words and f"for unknown endings ({len(files)}): {words}{more}"
 
 
 def probe_all(
-  folder: str | os.PathLike[str], names: Sequence[str]
-) -> dict[str, Info | MediaError]:
-  """What the headers of files say, or why they cannot be used; several are read at once."""
+  folder: str | os.PathLike[str], names: Sequence[str], probe: Callable[[str], Any], *, workers: int
+) -> dict[str, Any]:
+  """What `probe` finds in each file, or the MediaError that it raises; several are read at once."""
   from PIL import Image
+
+  def one(name: str) -> Any:
+    path = os.path.join(folder, name)
+    try:
+      _check_file(path)
+      return probe(path)
+    except MediaError as error:
+      return error
 
   # Images beyond our own limit are rejected by name. Filters are the whole process's: they are set
   # here, where no thread runs yet.
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
-      found = pool.map(lambda name: _probe(os.path.join(folder, name)), names)
-      return dict(zip(names, found, strict=True))
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+      return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def _probe(path: str) -> Info | MediaError:
+def _check_file(path: str) -> None:
+  """Raises MediaError where there is no file: to open a pipe would wait for somebody to write."""
   try:
-    if is_still(path):
-      return Info(0.0, *stills.probe(path), 0.0)
-    info = video.probe(path)
-    return Info(info.duration_s, info.height, info.width, 1 / info.fps)
-  except MediaError as error:
-    return error
+    found = os.stat(path)
+  except OSError as error:
+    link = "it is a link that leads nowhere" if os.path.islink(path) else "it cannot be found"
+    raise MediaError("missing", path, f"{link} ({error.strerror})") from error
+  if not stat.S_ISREG(found.st_mode):
+    raise MediaError("unreadable", path, "it is a folder or a device and no file")

@@ -1,53 +1,81 @@
-"""A folder of videos or of still images with captions as a random-access source [MG 3.2.1].
+"""A folder of media files as random-access sources of samples [MG 3.2.1, 6.2].
 
-`scan` probes every file of one kind once, cuts videos into windows that fit a bucket and gives each
-image the bucket of its aspect ratio, reports what it had to reject and why, and splits off a
-held-out part; `FolderSource` decodes the windows of one bucket on demand. Captions are those of
-`data.text.captions`, files those of `data.media.files`.
+What clips, still images, sounds and soundtracks have in common: `scan` lists the files of a kind,
+probes each once, rejects with a reason what cannot be used, cuts the others into pieces by a
+function of the medium, and splits off a held-out part; `PieceSource` reads the pieces on demand by
+another one. Captions are those of `data.text.captions`, files those of `data.media.files`.
 """
 
 import dataclasses
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
-from typing import Literal
+import stat
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import atomic, buckets
+from mg_jax.data import atomic
 from mg_jax.data.buckets import Bucket
 from mg_jax.data.media import files as mediafiles
-from mg_jax.data.media import stills, video
 from mg_jax.data.media.containers import MediaError
-from mg_jax.data.media.files import Info, Kind
+from mg_jax.data.media.files import Kind
 from mg_jax.data.quarantine import Quarantine
-from mg_jax.data.schema import Clip
-from mg_jax.data.text.captions import read_captions
+from mg_jax.data.schema import Sample, Split
+from mg_jax.data.text.captions import Caption, read_captions
 
-SUFFIXES = mediafiles.VIDEO_SUFFIXES
+_log = logging.getLogger(__name__)
 REPORT = mediafiles.REPORT
 HELD_OUT = 0.2
-# An image that would have to grow by more than this is refused: it holds too little of what the
-# bucket is to show.
-MAX_UPSCALE = 2.0
+SHOWN = 64  # pieces that stand in for held-out ones where a folder holds out none
 
-Split = Literal["train", "validation"]
-_ADVICE: dict[Kind, str] = {
-  "video": "add longer or readable videos", "image": "add larger or readable images",
-}  # fmt: skip
+Holdout = Literal["file", "tail", "none"]
+
+
+class _Words(NamedTuple):
+  """What messages call a kind: its files, a piece of them, what evaluations do with it."""
+
+  files: str
+  piece: str
+  sense: str
+  advice: str
+
+
+_WORDS: dict[Kind, _Words] = {
+  "video": _Words(
+    "videos", "clip", "see", "add longer or readable videos, or choose a smaller bucket"
+  ),
+  "image": _Words(
+    "images", "image", "see", "add larger or readable images, or choose a smaller bucket"
+  ),
+  "sound": _Words("files", "sound", "hear", "add files that hold sound"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-  """One clip to be cut from a file: from `start_s`, at `fps`, in the shape of `bucket`."""
+class Piece:
+  """A part of a file that is read as one sample.
+
+  Attributes:
+    file: its name in the folder.
+    split: "train" or "validation".
+    start_s: where it begins, in s.
+    seconds: how long it lasts; 0 for an image.
+    kind: whether it is read with its picture ("video", "image") or is sound alone.
+    bucket: shape of its frames, where the medium has buckets.
+    path: what is opened to read it, filled in by `scan` where it is the file itself.
+    caption: of the file, filled in by `scan`.
+  """
 
   file: str
-  start_s: float
-  fps: float
-  bucket: Bucket
-  caption: str
-  camera: str
   split: Split
+  start_s: float
+  seconds: float
+  kind: Kind
+  bucket: Bucket | None = None
+  path: str = ""
+  caption: Caption = Caption()
 
   @property
   def key(self) -> str:
@@ -56,7 +84,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-  """A file that gives no clip; `reason` is a `media.Reason`, "no_bucket" or "too_small"."""
+  """A file that is not used; `reason` is a `media.Reason`, "no_bucket", "too_small" or "silent"."""
 
   file: str
   reason: str
@@ -64,23 +92,49 @@ class Rejected:
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderIndex:
-  """What a scan found, in the order of the file names."""
+class Index:
+  """What a scan found, in the order of the file names.
+
+  Attributes:
+    folder: that was scanned.
+    kind: of its files.
+    pieces: of both splits.
+    rejected: files that give none.
+    silent: pieces left out as silent.
+  """
 
   folder: str
-  windows: tuple[Window, ...]
-  rejected: tuple[Rejected, ...]
+  kind: Kind
+  pieces: tuple[Piece, ...]
+  rejected: tuple[Rejected, ...] = ()
+  silent: int = 0
+
+  def count(self, split: Split) -> int:
+    """Pieces of a split."""
+    return sum(piece.split == split for piece in self.pieces)
 
   def buckets(self, split: Split = "train") -> dict[Bucket, int]:
-    """Counts the windows of a split per bucket, largest first."""
+    """Counts the pieces of a split per bucket, largest first."""
     counts: dict[Bucket, int] = {}
-    for window in self.windows:
-      if window.split == split:
-        counts[window.bucket] = counts.get(window.bucket, 0) + 1
+    for piece in self.pieces:
+      if piece.split == split and piece.bucket:
+        counts[piece.bucket] = counts.get(piece.bucket, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].name)))
 
+  def shown(self) -> "Index":
+    """The index; where nothing is held out, its first pieces count as validation too."""
+    if self.count("validation"):
+      return self
+    words, more = _WORDS[self.kind], "" if self.kind == "image" else "data.holdout=tail or "
+    _log.warning(
+      "%s: no %s is held out, so evaluations %s what is trained on; %smore files would hold some "
+      "out", self.folder, words.piece, words.sense, more,
+    )  # fmt: skip
+    shown = (dataclasses.replace(piece, split="validation") for piece in self.pieces[:SHOWN])
+    return dataclasses.replace(self, pieces=(*self.pieces, *shown))
 
-def write_report(path: str | os.PathLike[str], indices: Sequence[FolderIndex]) -> None:
+
+def write_report(path: str | os.PathLike[str], indices: Iterable[Index]) -> None:
   """Writes the rejected files of all folders as JSON lines, atomically.
 
   Where nothing is rejected no file is made, but one of an earlier scan is emptied.
@@ -96,196 +150,177 @@ def write_report(path: str | os.PathLike[str], indices: Sequence[FolderIndex]) -
 
 def scan(
   folder: str | os.PathLike[str],
-  choices: Sequence[Bucket],
+  kind: Kind,
   *,
-  kind: Kind = "video",
-  windows: int = 1,
-  caption_required: bool = True,
-  holdout: Literal["file", "tail", "none"] = "file",
-) -> FolderIndex:
-  """Probes the files of one kind in a folder (not in its subfolders) and cuts them into windows.
+  probe: Callable[[str], Any],
+  cut: Callable[[str, Any], list[Piece] | Rejected],
+  below: bool = False,
+  captions: Literal["required", "optional", "none"] = "required",
+  workers: int = 4,
+  log: bool = True,
+) -> Index:
+  """Probes the files of a kind in a folder and cuts them into pieces.
 
-  A video is assigned by its duration and aspect ratio; it may lack half a frame of a bucket's
-  length. A bucket with a fixed clip length takes up to `windows` clips of it, evenly spaced and not
-  overlapping; one clip is the middle one. A video that fits no bucket is rejected with the reason
-  "no_bucket". An image is assigned by its aspect ratio; one that would have to be enlarged more
-  than twofold is rejected with the reason "too_small".
+  Where the hash of the names holds out every one of a handful of files, all are trained on.
 
   Args:
     folder: the folder.
-    choices: buckets in order of preference; those of images have one frame.
     kind: which files are read.
-    windows: most clips per video, >= 1.
-    caption_required: whether a file without a caption is an error; otherwise its caption is empty.
-    holdout: "file" holds out a fifth of the files by a hash of their names; "tail" the last fifth
-      of each video's duration (at least one clip), for folders of few files; a video too short for
-      two clips then trains only. An image has no tail: "tail" holds out files of it. "none" holds
-      out nothing.
+    probe: what `cut` asks of a file, from its path; raises MediaError where it cannot be used.
+    cut: the pieces of a file, or why there are none, from its name and what was found.
+    below: whether the folders below it are read too.
+    captions: whether a file that is used needs a caption, may have one, or none are read. The text
+      of its sound is caption enough for a sound.
+    workers: files that are probed at once.
+    log: whether files passed over and rejected go into the log.
 
   Raises:
     UserError: the folder is missing, unreadable or without such files, a caption is missing, or no
       file is usable.
   """
-  if windows < 1 or not choices:
-    raise ValueError(f"need at least one window and one bucket, got {windows} and {choices}")
-  names = mediafiles.list_files(folder, kind, log=True)
-  sizes = mediafiles.sizes(folder, names)
-  files = [name for name in names if not isinstance(sizes[name], MediaError)]
-  told = read_captions(folder, files, required=caption_required, sound=False)
-  infos = mediafiles.probe_all(folder, files)
-  found: list[Window] = []
+  names = mediafiles.list_files(folder, kind, below=below, log=log)
+  found = mediafiles.probe_all(folder, names, probe, workers=workers)
+  told: dict[str, Caption] = {}
+  if captions != "none":
+    usable = [name for name in names if not isinstance(found[name], MediaError)]
+    required = captions == "required"
+    told = read_captions(folder, usable, required=required, sound=kind == "sound")
+  pieces: list[Piece] = []
   rejected: list[Rejected] = []
   for name in names:
-    info = infos.get(name, sizes[name])
+    info = found[name]
     if isinstance(info, MediaError):
-      rejected.append(Rejected(name, info.reason, info.detail))
-      continue
-    bucket = buckets.find(info.duration_s, info.height, info.width, choices, frame_s=info.frame_s)
-    if unfit := _unfit(name, info, bucket, choices):
-      rejected.append(unfit)
-      continue
-    if kind == "image":
-      cuts = [(0.0, _split(name, holdout))]
+      cuts = Rejected(name, info.reason, info.detail)
     else:
-      cuts = _cuts(info, bucket, name=name, most=windows, holdout=holdout)
-    fps, caption = bucket.duration.fps(info.duration_s), told[name]
-    found += [
-      Window(name, start_s, fps, bucket, caption.text, caption.camera, split)
-      for start_s, split in cuts
+      cuts = cut(name, info)
+    if isinstance(cuts, Rejected):
+      rejected.append(cuts)
+      if log:
+        _log.warning("%s is not used: %s (%s)", name, cuts.reason, cuts.detail)
+      continue
+    path = os.path.join(folder, name)
+    pieces += [
+      dataclasses.replace(piece, path=piece.path or path, caption=told.get(name, Caption()))
+      for piece in cuts
     ]
-  if not found:
-    first = rejected[0]
+  if not pieces:
+    first, words = rejected[0], _WORDS[kind]
     raise UserError(
-      f"{folder}: none of {len(names)} {kind}s is usable, the first being {first.file} "
-      f"({first.detail}); {_ADVICE[kind]}, or choose a smaller bucket."
+      f"{folder}: none of {len(names)} {words.files} is usable, the first being {first.file} "
+      f"({first.detail}); {words.advice}."
     )
-  if all(window.split == "validation" for window in found):
-    # The hash held out every one of a handful of files: there would be nothing to train on.
-    found = [dataclasses.replace(window, split="train") for window in found]
-  return FolderIndex(os.fspath(folder), tuple(found), tuple(rejected))
+  if all(piece.split == "validation" for piece in pieces):
+    pieces = [dataclasses.replace(piece, split="train") for piece in pieces]
+  if log:
+    words = _WORDS[kind]
+    _log.info("%s: %d %ss, %d files rejected", folder, len(pieces), words.piece, len(rejected))
+  return Index(os.fspath(folder), kind, tuple(pieces), tuple(rejected))
 
 
-class FolderSource:
-  """Random access to the clips of one bucket; a file that fails to decode is replaced and counted.
+def held_out(name: str) -> bool:
+  """Whether a file belongs to the held-out fifth, by a hash of its name."""
+  digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+  return int.from_bytes(digest, "big") < HELD_OUT * 2**64
+
+
+def split_of(name: str, holdout: Holdout) -> Split:
+  """The split of a whole file."""
+  return "validation" if holdout == "file" and held_out(name) else "train"
+
+
+def parts(
+  name: str, length: float, border: float, holdout: Holdout, *, least: float
+) -> list[tuple[float, float, Split]]:
+  """(from, to, split) of the parts of a file, in the unit of time of the arguments.
+
+  Args:
+    name: of the file.
+    length: of the file.
+    border: where its tail begins.
+    holdout: "file" holds out by the name, "tail" the tail, "none" nothing.
+    least: a shorter tail is not held out.
+  """
+  if holdout == "tail" and length - border >= least:
+    return [(0, border, "train"), (border, length, "validation")]
+  return [(0, length, split_of(name, holdout))]
+
+
+class PieceSource:
+  """Random access to pieces of one split; one that cannot be read is replaced and counted.
 
   Args:
     index: from `scan`.
-    bucket: one of `index.buckets(split)`.
+    read: a piece to a sample, raising MediaError where that fails.
     split: "train" or "validation".
-    limit: share of the clips that may fail, see `Quarantine`.
+    bucket: if given, of these pieces alone.
+    kind: if given, of these pieces alone.
+    limit: share of the pieces that may fail, see `Quarantine`.
+
+  Raises:
+    UserError: there are no such pieces.
   """
 
   def __init__(
-    self, index: FolderIndex, bucket: Bucket, split: Split = "train", *, limit: float = 0.05
+    self,
+    index: Index,
+    read: Callable[[Piece], Sample],
+    split: Split = "train",
+    *,
+    bucket: Bucket | None = None,
+    kind: Kind | None = None,
+    limit: float = 0.05,
   ):
-    self.bucket = bucket
-    self._folder = index.folder
-    self.windows = tuple(w for w in index.windows if w.bucket == bucket and w.split == split)
-    if not self.windows:
+    self.pieces = tuple(
+      piece
+      for piece in index.pieces
+      if piece.split == split and bucket in (None, piece.bucket) and kind in (None, piece.kind)
+    )
+    if not self.pieces:
       held = {b.name: count for b, count in index.buckets(split).items()}
+      where = f" in bucket {bucket.name}, there are {held}" if bucket else ""
       raise UserError(
-        f"{index.folder}: no clip of the {split} split is in bucket {bucket.name}, "
-        f"there are {held}; "
-        "choose one of these, or add files."
+        f"{index.folder}: the {split} split holds no {_WORDS[kind or index.kind].piece}{where}; "
+        "add files, or set data.holdout=tail"
       )
+    self._reader = read
     self.quarantine = Quarantine(
-      self._read, len(self.windows), errors=(MediaError,), name=self._key, limit=limit,
+      self._read, len(self.pieces), errors=(MediaError,), name=self._key, limit=limit,
       setting="data.bad_limit",
     )  # fmt: skip
 
   def __len__(self) -> int:
-    return len(self.windows)
+    return len(self.pieces)
 
-  def __getitem__(self, index: int) -> Clip:
-    if not 0 <= index < len(self.windows):
-      raise IndexError(f"clip {index} of {len(self.windows)}")
+  def __getitem__(self, index: int) -> Sample:
+    if not 0 <= index < len(self.pieces):
+      raise IndexError(f"piece {index} of {len(self.pieces)}")
     return self.quarantine.read(index)
 
+  def _read(self, index: int) -> Sample:
+    return self._reader(self.pieces[index])
+
   def _key(self, index: int) -> str:
-    return self.windows[index].key
-
-  def _read(self, index: int) -> Clip:
-    window = self.windows[index]
-    path, size = os.path.join(self._folder, window.file), (self.bucket.height, self.bucket.width)
-    if mediafiles.is_still(window.file):
-      pixels = stills.read(path, size=size)[None]
-    else:
-      pixels = video.read_clip(
-        path, start_s=window.start_s, fps=window.fps, frames=self.bucket.frames, size=size
-      )
-    return Clip(
-      pixels, len(pixels), window.fps, window.caption, window.key, camera=window.camera
-    )
-
-
-def _unfit(
-  name: str, info: Info, bucket: Bucket | None, choices: Sequence[Bucket]
-) -> Rejected | None:
-  """Why a file does not fit the bucket that is nearest to it; None where it does."""
-  if bucket is None:
-    least = min(choice.duration.min_s for choice in choices)
-    detail = f"{info.duration_s:.2f} s fit no bucket, the shortest of which needs {least:.3f} s"
-    return Rejected(name, "no_bucket", detail)
-  scale = max(bucket.height / info.height, bucket.width / info.width)
-  if mediafiles.is_still(name) and scale > MAX_UPSCALE:
-    detail = (
-      f"{info.width}x{info.height} pixels would be enlarged {scale:.1f} times for "
-      f"{bucket.width}x{bucket.height}"
-    )
-    return Rejected(name, "too_small", detail)
-  return None
-
-
-def _split(name: str, holdout: str) -> Split:
-  return "validation" if holdout != "none" and held_out(name) else "train"
-
-
-def _cuts(
-  info: Info, bucket: Bucket, *, name: str, most: int, holdout: str
-) -> list[tuple[float, Split]]:
-  """Start times and splits of a video's windows.
-
-  The half frame that clips may lack is taken at the end of the video, never from the other split.
-  """
-  duration_s, slack_s = info.duration_s, bucket.duration.slack_s(info.frame_s)
-  clip_s = bucket.duration.clip_seconds(duration_s) if bucket.frames > 1 else 0.0
-
-  def fits(seconds: float) -> bool:
-    return clip_s <= seconds + slack_s
-
-  border = duration_s * (1 - HELD_OUT)
-  if holdout == "tail" and not fits(duration_s * HELD_OUT) and fits(duration_s / 2):
-    # A fifth is too short for one clip: the last clip's length is held out instead.
-    border = duration_s - clip_s
-  if holdout == "tail" and fits(border):
-    train = _starts(0.0, border, clip_s, most, slack_s)
-    low = max(border, train[-1] + clip_s)
-    high = max(duration_s, low + clip_s) if fits(duration_s - border) else duration_s
-    validation = _starts(low, high, clip_s, max(1, round(most * HELD_OUT)), slack_s)
-    return [(s, "train") for s in train] + [(s, "validation") for s in validation]
-  split = _split(name, holdout) if holdout == "file" else "train"
-  return [(start, split) for start in _starts(0.0, duration_s, clip_s, most, slack_s)]
-
-
-def _starts(low: float, high: float, clip_s: float, most: int, slack_s: float) -> list[float]:
-  """Starts of at most `most` clips, each in the middle of its equal share of [low, high)."""
-  count = most if clip_s == 0 else min(most, int((high - low + slack_s) / clip_s))
-  share = max((high - low) / max(count, 1), clip_s)
-  return [low + share * k + (share - clip_s) / 2 for k in range(count)]
-
-
-def held_out(name: str) -> bool:
-  digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-  return int.from_bytes(digest, "big") < HELD_OUT * 2**64
+    return self.pieces[index].key
 
 
 def content(folder: str | os.PathLike[str], *, kind: Kind = "video") -> str:
   """A digest of the names, sizes and captions of a folder's files of a kind, not opening them.
 
-  What is no file, or is gone by now, does not count, as it gives no clip.
+  What is no file, or is gone by now, gives no piece and does not count; but latents of soundtracks
+  have always been named by all that is listed, and by captions of the sound.
   """
-  found = mediafiles.sizes(folder, mediafiles.list_files(folder, kind))
-  sizes = {name: size for name, size in found.items() if not isinstance(size, MediaError)}
-  told = read_captions(folder, list(sizes), required=False)
-  rows = [[name, size, *told[name][:2]] for name, size in sizes.items()]
+  names = mediafiles.list_files(folder, kind)
+  stats = {name: _stat(os.path.join(folder, name)) for name in names}
+  if kind != "sound":
+    stats = {n: found for n, found in stats.items() if found and stat.S_ISREG(found.st_mode)}
+  told = read_captions(folder, list(stats), required=False)
+  fields = 3 if kind == "sound" else 2
+  rows = [[n, found and found.st_size, *told[n][:fields]] for n, found in stats.items()]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _stat(path: str) -> os.stat_result | None:
+  try:
+    return os.stat(path)
+  except OSError:
+    return None

@@ -10,7 +10,6 @@ of the clips, or still images in a folder of their own. Single-bucket recipes gi
 import collections
 import dataclasses
 import functools
-import logging
 import math
 import os
 import pathlib
@@ -22,18 +21,15 @@ from mg_jax.data import buckets
 from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import Entry, Feed, volume_weights
 from mg_jax.data.records import RecordSource
-from mg_jax.data.schema import Source
-from mg_jax.data.sources import folder, toy
-from mg_jax.data.sources.folder import FolderIndex
-from mg_jax.data.sources.toy import Split
+from mg_jax.data.schema import Source, Split
+from mg_jax.data.sources import clips, toy
+from mg_jax.data.sources.folder import Index, PieceSource
 from mg_jax.data.transforms import CaptionMix, FrameRow, LatentRow, VideoRow
 
-_log = logging.getLogger(__name__)
 _COUNTS = (
   "clips", "held_out", "frames", "height", "width", "windows", "global_batch", "short_length",
 )
 SIDE_MULTIPLE = 16  # of bucketed sides, as `buckets.frame_sizes` rounds them
-SHOWN = 64  # clips that stand in for held-out ones where a folder holds out none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,22 +194,37 @@ def open_sources(config: DataConfig, split: Split, kind: Kind = "video") -> dict
     toy_records.build(recipe, config.cache)
     return {_name(config): toy_records.ToyRecords(recipe, config.cache, split)}
   return {
-    bucket.name: folder.FolderSource(index, bucket, split, limit=config.bad_limit)
+    bucket.name: PieceSource(index, clips.read, split, bucket=bucket, limit=config.bad_limit)
     for bucket in index.buckets(split)
   }
 
 
-def write_report(config: DataConfig, path: str | os.PathLike[str], kinds: Iterable[Kind]) -> None:
-  """Writes which files of the folders for these kinds are not used, see `folder.write_report`."""
+def indices(config: DataConfig, kinds: Iterable[Kind]) -> list[Index]:
+  """The folders that hold what these kinds are made of, each once."""
   found = {id(index): index for kind in kinds if (index := _scan(config, kind))}
-  folder.write_report(path, list(found.values()))
+  return list(found.values())
 
 
-def _scan(config: DataConfig, kind: Kind) -> FolderIndex | None:
+def _scan(config: DataConfig, kind: Kind) -> Index | None:
   """The folder that holds what a kind is made of; None for the toy world."""
   if kind == "image" and config.images:
-    return scan_images(config)
-  return None if config.source == "toy" else scan_folder(config)
+    return scan(config, "image")
+  return None if config.source == "toy" else scan(config, "video")
+
+
+@functools.lru_cache(maxsize=8)
+def scan(config: DataConfig, kind: Kind) -> Index:
+  """Scans the folder of clips or of still images of a config.
+
+  Where nothing is held out (few files, or by choice), the first ones count as validation too.
+  """
+  path = config.images if kind == "image" else config.path
+  if not path:
+    raise UserError("data.path is empty; give the folder of your clips")
+  return clips.scan(
+    path, config.buckets(kind), kind=kind, windows=config.windows, holdout=config.holdout,
+    caption_required=config.caption_required,
+  ).shown()  # fmt: skip
 
 
 def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
@@ -232,39 +243,26 @@ def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
 
 
 @functools.lru_cache(maxsize=4)
-def scan_folder(config: DataConfig) -> FolderIndex:
+def scan_folder(config: DataConfig) -> Index:
   """Scans the folder of clips of a config; says what had to be rejected and why.
 
   Where nothing is held out (few files, or by choice), the first clips count as validation too.
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your clips")
-  return _scanned(config, config.path, "video", windows=config.windows)
+  return clips.scan(
+    config.path, config.buckets(), windows=config.windows, holdout=config.holdout,
+    caption_required=config.caption_required,
+  ).shown()  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4)
-def scan_images(config: DataConfig) -> FolderIndex:
+def scan_images(config: DataConfig) -> Index:
   """Scans the folder of still images of a config, as `scan_folder` does that of clips."""
-  return _scanned(config, config.images, "image")
-
-
-def _scanned(config: DataConfig, path: str, kind: Kind, **how) -> FolderIndex:
-  index = folder.scan(
-    path, config.buckets(kind), kind=kind, caption_required=config.caption_required,
-    holdout=config.holdout, **how,
-  )
-  for item in index.rejected:
-    _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
-  noun, more = ("images", "") if kind == "image" else ("clips", "data.holdout=tail or ")
-  _log.info("%s: %d %s, %d files rejected", path, len(index.windows), noun, len(index.rejected))
-  if index.buckets("validation"):
-    return index
-  _log.warning(
-    "%s: no %s is held out, so evaluations see %s that are trained on; %smore files would hold "
-    "some out", path, noun[:-1], noun, more,
-  )  # fmt: skip
-  shown = [dataclasses.replace(window, split="validation") for window in index.windows[:SHOWN]]
-  return dataclasses.replace(index, windows=(*index.windows, *shown))
+  return clips.scan(
+    config.images, config.buckets("image"), kind="image", holdout=config.holdout,
+    caption_required=config.caption_required,
+  ).shown()  # fmt: skip
 
 
 def clip_feed(config: DataConfig) -> Feed:

@@ -15,13 +15,11 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.audio import RATE
 from mg_jax.data.pipeline import Entry, Feed
-from mg_jax.data.schema import Batch, Source
+from mg_jax.data.schema import Batch, Sample, Source, Split
 from mg_jax.data.sources import sounds, toy_sounds
-from mg_jax.data.sources.folder import Split
-from mg_jax.data.sources.sounds import Sound, SoundIndex, SoundSource
+from mg_jax.data.sources.folder import Index, PieceSource
 
 _log = logging.getLogger(__name__)
-SHOWN = 64  # segments that stand in for held-out ones where a folder holds out none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +79,7 @@ class SoundConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WaveRow:
-  """Sound -> {"wave" (samples,) int16, "index" ()}; what a sound lacks is zero.
+  """Sample -> {"wave" (samples,) int16, "index" ()}; what a sound lacks is zero.
 
   Attributes:
     samples: of a chunk.
@@ -91,7 +89,7 @@ class WaveRow:
   samples: int
   shift: bool = True
 
-  def __call__(self, index: int, record: Sound, rng: np.random.Generator) -> Batch:
+  def __call__(self, index: int, record: Sample, rng: np.random.Generator) -> Batch:
     spare = max(0, len(record.wave) - self.samples)
     start = int(rng.integers(spare + 1)) if self.shift else 0
     chunk = record.wave[start : start + self.samples]
@@ -105,12 +103,13 @@ def open_source(config: SoundConfig, split: Split) -> Source:
   Raises:
     UserError: when the data are missing or unusable.
   """
-  return SoundSource(_scanned(config, split), split, limit=config.bad_limit)
+  read = functools.partial(sounds.read, rate=config.rate)
+  return PieceSource(scan(config, split), read, split, limit=config.bad_limit)
 
 
 @functools.lru_cache(maxsize=4)
-def _scanned(config: SoundConfig, split: Split) -> SoundIndex:
-  """Scans what a config names for segments of the length of a split; tells what was rejected."""
+def scan(config: SoundConfig, split: Split) -> Index:
+  """Scans what a config names for pieces of the length of a split."""
   if config.source == "toy":
     return toy_sounds.scan(
       config.world, cache=config.cache, samples=config.samples(split), rate=config.rate,
@@ -120,25 +119,13 @@ def _scanned(config: SoundConfig, split: Split) -> SoundIndex:
     raise UserError("data.path is empty; give the folder of your sounds")
   index = sounds.scan(
     config.path, cache=config.cache, samples=config.samples(split), rate=config.rate,
-    silence_db=config.silence_db, holdout=config.holdout,
+    silence_db=config.silence_db, holdout=config.holdout, log=split == "train",
   )  # fmt: skip
-  if split == "train":
-    sounds.log_passed(_log, config.path, index.passed)
-    for item in index.rejected:
-      _log.warning("%s is not used: %s (%s)", item.file, item.reason, item.detail)
   _log.info(
-    "%s: %d segments of %.2f s to use for %s, %d left out as silent, %d files rejected",
-    config.path, index.count(split), config.samples(split) / config.rate, split, index.silent,
-    len(index.rejected),
+    "%s: %d segments of %.2f s to use for %s, %d left out as silent", config.path,
+    index.count(split), config.samples(split) / config.rate, split, index.silent,
   )  # fmt: skip
-  if split == "train" or index.count("validation"):
-    return index
-  _log.warning(
-    "%s: nothing is held out, so evaluations hear what is trained on; data.holdout=tail or more "
-    "files would hold some out", config.path,
-  )  # fmt: skip
-  shown = [dataclasses.replace(s, split="validation") for s in index.segments[:SHOWN]]
-  return dataclasses.replace(index, segments=(*index.segments, *shown))
+  return index if split == "train" else index.shown()
 
 
 def wave_feed(config: SoundConfig) -> Feed:

@@ -1,8 +1,8 @@
 """Videos with their sound, and sound alone, for a generator of soundtracks [MG 6.2].
 
-From a config section to takes, of which `precompute.sounds` makes records once: the latents of
+From a config section to samples, of which `precompute.sounds` makes records once: the latents of
 the sound, the frames or the features of a vision tower, the captions. `SoundtrackRow` makes of a
-record what a model reads. Takes are pieces of at most the longest chunk; a row is a chunk of a
+record what a model reads. Samples are pieces of at most the longest chunk; a row is a chunk of a
 piece, from a random place where the piece is longer, and where it is shorter "length" says how many
 latents are real. Each latent has the video frame nearest in time to where it starts.
 
@@ -12,12 +12,8 @@ features (B, L, E), else {"image": uint8 (B, T, H, W, 3), "at": int32 (B, L), "m
 Both are zero where there is no picture.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
-import hashlib
-import json
-import logging
 import math
 import os
 import pathlib
@@ -29,21 +25,17 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.data.media import audio, video
 from mg_jax.data.media.containers import MediaError
+from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import Entry, Feed
-from mg_jax.data.quarantine import Quarantine
 from mg_jax.data.records import RecordSource
-from mg_jax.data.schema import Batch, Record, Source
-from mg_jax.data.sources import folder, sounds, toy
-from mg_jax.data.sources.folder import HELD_OUT, Rejected, Split
+from mg_jax.data.schema import Batch, Record, Sample, Source, Split
+from mg_jax.data.sources import folder, toy
+from mg_jax.data.sources.folder import HELD_OUT, Index, Piece, PieceSource
 from mg_jax.data.text.readers import Reader
 from mg_jax.data.transforms import cached_name, padded
 
-_log = logging.getLogger(__name__)
-Kind = Literal["video", "sound"]
 KINDS: tuple[Kind, ...] = ("video", "sound")
-SHOWN = 64  # takes that stand in for held-out ones where a folder holds out none
 _LEAST_S = 1.0  # shorter ends of a file are left out
-_PROBES = 4
 # What changes neither pixels nor sound nor captions.
 _FREE = ("cache", "chunks", "video_weight", "sound_weight", "global_batch", "bad_limit")
 
@@ -113,32 +105,13 @@ class SoundtrackConfig:
 
   @property
   def seconds(self) -> float:
-    """The longest chunk, and the longest take."""
+    """The longest chunk, and the longest sample."""
     return float(max(seconds for seconds, _ in self.chunks))
 
   def identity(self) -> dict[str, Any]:
-    """What decides the takes, ready for JSON."""
+    """What decides the samples, ready for JSON."""
     kept = {name: value for name, value in vars(self).items() if name not in _FREE}
     return kept | {"seconds": self.seconds}
-
-
-@dataclasses.dataclass(frozen=True)
-class Take:
-  """A piece of a soundtrack.
-
-  Attributes:
-    frames: uint8 (T, H, W, 3), frame k at k / fps s; T is 0 for sound alone.
-    fps: their rate.
-    wave: float32 (samples,) in [-1, 1] at the rate that was asked for.
-    caption: of the sound, possibly empty.
-    key: a stable name for logs.
-  """
-
-  frames: np.ndarray
-  fps: float
-  wave: np.ndarray
-  caption: str
-  key: str
 
 
 def nearest_frames(
@@ -237,8 +210,8 @@ class SoundtrackRow:
     return {"image": image, "at": np.where(real, at - first, 0).astype(np.int32), "mask": real}
 
 
-def open_takes(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kind, Source]:
-  """Sources of takes of a split, by kind, those that there are.
+def open_sources(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kind, Source]:
+  """Sources of samples of a split, by kind, those that there are.
 
   Raises:
     UserError: when the data are missing or unusable.
@@ -249,13 +222,13 @@ def open_takes(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kin
         f"the toy world has videos with sound of {audio.RATE} Hz; the codec has {rate} Hz, and "
         f"data.video_weight is {config.video_weight}"
       )
-    return {"video": ToyTakes(toy_recipe(config), split)}
-  pieces = scan(config).pieces
+    return {"video": toy.ToySource(toy_recipe(config), split)}
+  index, read = scan(config), functools.partial(_read, config=config, rate=rate)
   sources: dict[Kind, Source] = {}
   weights = {"video": config.video_weight, "sound": config.sound_weight}
   for kind in KINDS:
-    if weights[kind] and any(p.kind == kind and p.split == split for p in pieces):
-      sources[kind] = FolderTakes(config, kind, split, rate=rate, limit=config.bad_limit)
+    if weights[kind] and any(p.kind == kind and p.split == split for p in index.pieces):
+      sources[kind] = PieceSource(index, read, split, kind=kind, limit=config.bad_limit)
   if not sources:
     raise UserError(
       f"{config.path}: no file of the {split} split has a weight; raise data.video_weight or "
@@ -274,143 +247,22 @@ def toy_recipe(config: SoundtrackConfig) -> toy.ToyRecipe:
   )  # fmt: skip
 
 
-class ToyTakes:
-  """The clips of the toy world, rendered when asked for."""
-
-  def __init__(self, recipe: toy.ToyRecipe, split: Split):
-    self._clips = toy.ToySource(recipe, split)
-
-  def __len__(self) -> int:
-    return len(self._clips)
-
-  def __getitem__(self, index: int) -> Take:
-    clip = self._clips[index]
-    return Take(clip.video, clip.fps, clip.wave, clip.sound_caption, clip.key)
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-  """A part of a file, of at most the longest chunk."""
-
-  file: str
-  kind: Kind
-  start_s: float
-  seconds: float
-  caption: str
-  split: Split
-
-
-@dataclasses.dataclass(frozen=True)
-class SoundtrackIndex:
-  """What a scan found, in the order of the file names."""
-
-  pieces: tuple[Piece, ...]
-  rejected: tuple[Rejected, ...]
-
-
 @functools.lru_cache(maxsize=4)
-def scan(config: SoundtrackConfig) -> SoundtrackIndex:
+def scan(config: SoundtrackConfig) -> Index:
   """Probes the files of a folder (not of its subfolders) and cuts them into pieces, in order.
 
-  Says what had to be rejected and why. Where nothing is held out, the first pieces count as
-  validation too.
+  Where nothing is held out, the first pieces count as validation too.
 
   Raises:
     UserError: the folder is missing or without media, a caption is missing, or no file is usable.
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your videos and sounds")
-  names, passed = sounds.list_files(config.path, below=False)
-  sounds.log_passed(_log, config.path, passed)
-  with concurrent.futures.ThreadPoolExecutor(_PROBES) as pool:
-    found = list(pool.map(lambda name: _probe(os.path.join(config.path, name)), names))
-  usable = [n for n, info in zip(names, found, strict=True) if not isinstance(info, MediaError)]
-  captions = folder.read_captions(config.path, usable, required=config.caption_required)
-  pieces: list[Piece] = []
-  rejected: list[Rejected] = []
-  for name, info in zip(names, found, strict=True):
-    if isinstance(info, MediaError):
-      rejected.append(Rejected(name, info.reason, info.detail))
-      _log.warning("%s is not used: %s (%s)", name, info.reason, info.detail)
-      continue
-    kind, seconds = info
-    told = captions[name]
-    for start_s, length_s, split in _cuts(name, seconds, config):
-      pieces.append(Piece(name, kind, start_s, length_s, told.sound or told.text, split))
-  if not pieces:
-    raise UserError(
-      f"{config.path}: none of {len(names)} files is usable, the first being {rejected[0].file} "
-      f"({rejected[0].detail}); add files that hold sound"
-    )
-  splits = {piece.split for piece in pieces}
-  if splits == {"validation"}:
-    # The hash held out every one of a handful of files: there would be nothing to train on.
-    pieces = [dataclasses.replace(piece, split="train") for piece in pieces]
-  if len(splits) == 1:
-    _log.warning(
-      "%s: nothing is held out, so evaluations see what is trained on; data.holdout=tail or more "
-      "files would hold some out", config.path,
-    )  # fmt: skip
-    pieces += [dataclasses.replace(piece, split="validation") for piece in pieces[:SHOWN]]
-  _log.info("%s: %d pieces, %d files rejected", config.path, len(pieces), len(rejected))
-  return SoundtrackIndex(tuple(pieces), tuple(rejected))
-
-
-class FolderTakes:
-  """Random access to the pieces of one kind and split; one that cannot be read is replaced."""
-
-  def __init__(
-    self, config: SoundtrackConfig, kind: Kind, split: Split, *, rate: int, limit: float = 0.05
-  ):
-    self.pieces = tuple(p for p in scan(config).pieces if (p.kind, p.split) == (kind, split))
-    self._config, self._rate = config, rate
-    self.quarantine = Quarantine(
-      self._read, len(self.pieces), errors=(MediaError,), name=self._key, limit=limit
-    )
-
-  def __len__(self) -> int:
-    return len(self.pieces)
-
-  def __getitem__(self, index: int) -> Take:
-    if not 0 <= index < len(self.pieces):
-      raise IndexError(f"piece {index} of {len(self.pieces)}")
-    return self.quarantine.read(index)
-
-  def _key(self, index: int) -> str:
-    piece = self.pieces[index]
-    return f"{piece.file}@{piece.start_s:.3f}"
-
-  def _read(self, index: int) -> Take:
-    piece, config = self.pieces[index], self._config
-    path, size = os.path.join(config.path, piece.file), (config.size, config.size)
-    frames = np.zeros((0, *size, 3), np.uint8)
-    if piece.kind == "video":
-      count = max(1, int(piece.seconds * config.fps + 1e-6))
-      frames = video.read_clip(
-        path, start_s=piece.start_s, fps=config.fps, frames=count, size=size
-      )
-    wave = audio.read_audio(
-      path, rate=self._rate, start_s=piece.start_s, seconds=piece.seconds
-    ).astype(np.float32)
-    # Sound may end before the picture does.
-    wave = np.pad(wave, (0, max(0, round(piece.seconds * self._rate) - len(wave))))
-    return Take(frames, float(config.fps), wave, piece.caption, self._key(index))
-
-
-def content(config: SoundtrackConfig) -> str:
-  """A digest of the names, sizes and captions of a folder's files, without opening them."""
-  names, _ = sounds.list_files(config.path, below=False)
-  captions = folder.read_captions(config.path, names, required=False)
-  rows = [[name, _size(os.path.join(config.path, name)), *captions[name]] for name in names]
-  return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _size(path: str) -> int | None:
-  """Bytes of a file, None where a link leads nowhere or the file has just vanished."""
-  try:
-    return os.stat(path).st_size
-  except OSError:
-    return None
+  captions = "required" if config.caption_required else "optional"
+  cut = functools.partial(_cut, config=config)
+  return folder.scan(
+    config.path, "sound", probe=_probe, cut=cut, captions=captions
+  ).shown()
 
 
 def record_sources(latents: str | os.PathLike[str], split: Split) -> dict[Kind, RecordSource]:
@@ -437,35 +289,49 @@ def soundtrack_feed(
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
-def _probe(path: str) -> tuple[Kind, float] | MediaError:
+def _probe(path: str) -> tuple[Kind, float]:
   """Kind and length in s of a file; one with no picture but cover art is sound."""
   try:
     info = video.probe(path)
-    if not info.has_audio:
-      return MediaError("no_audio", path, "the file holds no audio stream")
-    return "video", info.duration_s
   except MediaError as error:
     if error.reason != "no_video":
-      return error
-  try:
+      raise
     return "sound", audio.probe(path).duration_s
-  except MediaError as error:
-    return error
+  if not info.has_audio:
+    raise MediaError("no_audio", path, "the file holds no audio stream")
+  return "video", info.duration_s
 
 
-def _cuts(name: str, seconds: float, config: SoundtrackConfig) -> list[tuple[float, float, Split]]:
-  """(start, seconds, split) of the pieces of a file, none of which lies in both splits."""
+def _cut(name: str, info: tuple[Kind, float], config: SoundtrackConfig) -> list[Piece]:
+  """The pieces of a file, none of which lies in both splits."""
+  kind, seconds = info
   border = seconds * (1 - HELD_OUT)
-  if config.holdout == "tail" and seconds - border >= _LEAST_S:
-    parts = [(0.0, border, "train"), (border, seconds, "validation")]
-  else:
-    held = config.holdout == "file" and folder.held_out(name)
-    parts = [(0.0, seconds, "validation" if held else "train")]
-  cuts = []
-  for low, high, split in parts:
+  pieces = []
+  for low, high, split in folder.parts(name, seconds, border, config.holdout, least=_LEAST_S):
     for number in range(max(1, math.ceil((high - low) / config.seconds - 1e-6))):
       start = low + number * config.seconds
       length = min(config.seconds, high - start)
       if not number or length >= _LEAST_S:
-        cuts.append((start, length, split))
-  return cuts
+        pieces.append(Piece(name, split, start, length, kind))
+  return pieces
+
+
+def _read(piece: Piece, *, config: SoundtrackConfig, rate: int) -> Sample:
+  """A piece with its frames, if there are any, and its sound, float32 at `rate` Hz."""
+  frames, count = None, 0
+  if piece.kind == "video":
+    count = max(1, int(piece.seconds * config.fps + 1e-6))
+    frames = video.read_clip(
+      piece.path, start_s=piece.start_s, fps=config.fps, frames=count,
+      size=(config.size, config.size),
+    )  # fmt: skip
+  wave = audio.read_audio(
+    piece.path, rate=rate, start_s=piece.start_s, seconds=piece.seconds
+  ).astype(np.float32)
+  # Sound may end before the picture does.
+  wave = np.pad(wave, (0, max(0, round(piece.seconds * rate) - len(wave))))
+  text, camera, sound = piece.caption
+  return Sample(
+    frames, count, float(config.fps), text, piece.key, camera=camera, wave=wave,
+    sound_caption=sound or text,
+  )  # fmt: skip

@@ -19,14 +19,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.schema import Clip
+from mg_jax.data.schema import Sample, Split
 from mg_jax.world.scene import captions, facts, render, sampling
 from mg_jax.world.scene.sampling import VALIDATION_START, WorldConfig
 from mg_jax.world.sound import captions as sound_captions
 from mg_jax.world.sound import facts as sound_facts
 from mg_jax.world.sound import synthesis as sound
 
-Split = Literal["train", "validation"]
 World = Literal["simple", "pairs", "signs", "full", "stills", "sounds", "orchestra"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
@@ -111,7 +110,7 @@ class ToySource:
   def __len__(self) -> int:
     return self._size
 
-  def __getitem__(self, index: int) -> Clip:
+  def __getitem__(self, index: int) -> Sample:
     return self._clip(self.scene(index))
 
   def scene(self, index: int) -> facts.Scene:
@@ -140,7 +139,7 @@ class ToySource:
       **heard,
     }
 
-  def _clip(self, scene: facts.Scene) -> Clip:
+  def _clip(self, scene: facts.Scene) -> Sample:
     recipe = self.recipe
     video = render.render(
       scene, frames=recipe.frames, height=recipe.height, width=recipe.width, fps=recipe.fps
@@ -153,7 +152,7 @@ class ToySource:
       wave = sound.soundtrack(scene).mix[: round(recipe.frames / fps * sound.RATE)]
       heard["wave"] = from_levels(np.round(wave * _LEVELS))
       heard["sound_caption"] = sound_captions.describe_sound(scene, style=style)
-    return Clip(
+    return Sample(
       video=video,
       frames=recipe.frames,
       fps=fps,

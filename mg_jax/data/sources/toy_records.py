@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.audio import RATE
-from mg_jax.data.schema import Clip
+from mg_jax.data.schema import Sample
 from mg_jax.data.sources import toy
 
 PART_BYTES = 2**28  # of pixels and samples in a part of a split
@@ -114,13 +114,13 @@ class ToyRecords:
   def __len__(self) -> int:
     return self._size
 
-  def __getitem__(self, index: int) -> Clip:
+  def __getitem__(self, index: int) -> Sample:
     example = self._example(index)
     heard = {}
     if "wave" in example:
       heard["wave"] = toy.from_levels(example["wave"])
       heard["sound_caption"] = example["sound_caption"].decode("utf-8")
-    return Clip(
+    return Sample(
       video=example["video"],
       frames=len(example["video"]),
       fps=float(example["fps"]),

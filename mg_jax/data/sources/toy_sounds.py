@@ -12,8 +12,9 @@ import pathlib
 from tqdm import tqdm
 
 from mg_jax.data import atomic
-from mg_jax.data.sources.folder import Split
-from mg_jax.data.sources.sounds import CACHE, Segment, SoundIndex
+from mg_jax.data.schema import Split
+from mg_jax.data.sources.folder import Index, Piece
+from mg_jax.data.sources.sounds import CACHE, piece, segments
 from mg_jax.data.sources.toy import VALIDATION_START, World, heard, world
 
 
@@ -26,7 +27,7 @@ def scan(
   train: int,
   validation: int,
   seed: int,
-) -> SoundIndex:
+) -> Index:
   """Renders what the cache lacks; a segment begins every `samples` of a scene, as in `sounds.scan`.
 
   Args:
@@ -41,7 +42,8 @@ def scan(
   Raises:
     UserError: a rate too low for the highest sounds.
   """
-  segments, silent = [], 0
+  pieces: list[Piece] = []
+  silent = 0
   splits: tuple[tuple[Split, int, int], ...] = (
     ("train", 0, train), ("validation", VALIDATION_START, validation)
   )  # fmt: skip
@@ -53,12 +55,12 @@ def scan(
       if length <= 0:
         silent += 1
       else:
-        segments += [
-          Segment(f"toy/{seed}/{first + index}", path, start, min(start + 2 * samples, end), split)
-          for start in range(begin, max(end - samples, begin) + 1, samples)
+        pieces += [
+          piece(f"toy/{seed}/{first + index}", path, start, stop, split, rate=rate)
+          for start, stop in segments(begin, end, samples)
         ]
       begin = end
-  return SoundIndex(f"the toy world {name!r}", rate, tuple(segments), silent, ())
+  return Index(f"the toy world {name!r}", "sound", tuple(pieces), silent=silent)
 
 
 def _rendered(

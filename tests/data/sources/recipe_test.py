@@ -12,6 +12,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import recipe
+from mg_jax.data.sources.folder import write_report
 from mg_jax.data.sources.recipe import DataConfig
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
@@ -136,14 +137,14 @@ def test_a_folder_is_cut_into_its_bucket(folder):
   assert (len(train), len(held_out)) == (3, 3)
   assert train[2].video.shape == (8, 16, 16, 3) and train[2].caption == "grey number 2"
   assert abs(int(train[2].video.mean()) - 120) < 4
-  assert not {clip.key for clip in train.windows} & {clip.key for clip in held_out.windows}
+  assert not {clip.key for clip in train.pieces} & {clip.key for clip in held_out.pieces}
 
 
 @pytest.mark.parametrize("holdout", ["none", "file"])
 def test_where_nothing_is_held_out_training_clips_are_shown(folder, holdout, caplog):
   config = _folder(folder, holdout=holdout)
   train, shown = (recipe.open_sources(config, s)["8x16x16"] for s in ("train", "validation"))
-  assert [w.key for w in shown.windows] == [w.key for w in train.windows] and len(train) == 3
+  assert [w.key for w in shown.pieces] == [w.key for w in train.pieces] and len(train) == 3
   assert caplog.text.count("no clip is held out") == 1
 
 
@@ -248,13 +249,12 @@ def test_the_report_holds_both_folders(folder, images, tmp_path):
     folder, images=str(images), image_weight=1, caption_required=False, holdout="none"
   )
   report = tmp_path / "rejected.jsonl"
-  recipe.write_report(config, report, config.kinds)
+  write_report(report, recipe.indices(config, config.kinds))
   rows = [json.loads(line) for line in report.read_text().splitlines()]
   assert [(row["folder"], row["file"]) for row in rows] == [
     (str(folder), "d.mp4"), (str(images), "x.png"),
   ]  # fmt: skip
-  recipe.write_report(_toy(tmp_path), tmp_path / "toy.jsonl", ("video", "image"))
-  assert not (tmp_path / "toy.jsonl").exists()
+  assert not recipe.indices(_toy(tmp_path), ("video", "image"))
 
 
 def test_paper_durations_bucket_a_folder_and_name_what_fits_none(folder):

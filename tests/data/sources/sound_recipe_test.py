@@ -5,9 +5,9 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.media import audio
+from mg_jax.data.schema import Sample
 from mg_jax.data.sources import sound_recipe
 from mg_jax.data.sources.sound_recipe import SoundConfig, WaveRow
-from mg_jax.data.sources.sounds import Sound
 
 RATE = 8000
 
@@ -31,7 +31,7 @@ def config(tmp_path):
 
 
 def test_rows_are_cut_anywhere_in_a_piece_or_at_its_beginning():
-  sound = Sound(np.arange(50, dtype=np.int16), "a")
+  sound = Sample(None, 0, 0.0, "", "a", wave=np.arange(50, dtype=np.int16))
   rng = np.random.default_rng(0)
   starts = {int(WaveRow(20)(7, sound, rng)["wave"][0]) for _ in range(400)}
   assert starts == set(range(31))
@@ -58,7 +58,7 @@ def test_the_stream_is_decided_by_the_seed_and_keeps_to_its_split(config):
 
 def test_longer_sounds_are_heard_more_often(config):
   source = sound_recipe.open_source(config(holdout="none"), "train")
-  assert [sum(s.file == name for s in source.segments) for name in ("0.wav", "1.wav")] == [30, 10]
+  assert [sum(s.file == name for s in source.pieces) for name in ("0.wav", "1.wav")] == [30, 10]
 
 
 def test_where_nothing_is_held_out_evaluations_hear_the_training_data(config, caplog):
@@ -96,11 +96,11 @@ def test_a_config_sets_how_much_may_be_bad(config):
   lenient, strict = (
     sound_recipe.open_source(config(bad_limit=limit), "train") for limit in (0.5, 0.0)
   )
-  last = max(range(24), key=lambda k: lenient.segments[k].start)
-  cut = lenient.segments[last]
-  with open(cut.decoded, "r+b") as file:
-    file.truncate(2 * cut.start + 2)
-  assert lenient[last].key != lenient._key(last) and len(lenient.quarantine) == 1
+  last = max(range(24), key=lambda k: lenient.pieces[k].start_s)
+  cut = lenient.pieces[last]
+  with open(cut.path, "r+b") as file:
+    file.truncate(2 * round(cut.start_s * RATE) + 2)
+  assert lenient[last].key != cut.key and len(lenient.quarantine) == 1
   with pytest.raises(UserError, match="cannot be read"):
     strict[last]
 

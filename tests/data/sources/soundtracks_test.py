@@ -11,6 +11,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.media import audio, muxing, video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import soundtracks
+from mg_jax.data.sources.folder import content
 from mg_jax.data.sources.soundtracks import SoundtrackConfig, SoundtrackRow, nearest_frames
 from mg_jax.data.sources.toy import ToySource
 from mg_jax.data.text.readers import Reader, TextConfig
@@ -105,20 +106,20 @@ def _toy(**fields):
   )
 
 
-def test_toy_takes_are_scenes_as_long_as_the_longest_chunk():
+def test_toy_samples_are_scenes_as_long_as_the_longest_chunk():
   config = _toy(chunks=((1.0, 5), (1.5, 1)))
   for split, count in (("train", 3), ("validation", 2)):
-    source = soundtracks.open_takes(config, split, rate=audio.RATE)["video"]
+    source = soundtracks.open_sources(config, split, rate=audio.RATE)["video"]
     clips = ToySource(soundtracks.toy_recipe(config), split)
     assert len(source) == count
     take, clip = source[1], clips[1]
-    np.testing.assert_array_equal(take.frames, clip.video)
+    np.testing.assert_array_equal(take.video, clip.video)
     np.testing.assert_array_equal(take.wave, clip.wave)
-    assert take.frames.shape == (37, 16, 16, 3) and take.wave.shape == (1.48 * audio.RATE,)
-    assert take.caption == clip.sound_caption and "Music likelihood" in take.caption
+    assert take.video.shape == (37, 16, 16, 3) and take.wave.shape == (1.48 * audio.RATE,)
+    assert take.sound_caption == clip.sound_caption and "Music likelihood" in take.sound_caption
     assert clips.scene(1).duration_s == 1.5
   with pytest.raises(UserError, match="the codec has 16000 Hz"):
-    soundtracks.open_takes(config, "train", rate=16_000)
+    soundtracks.open_sources(config, "train", rate=16_000)
 
 
 def _wave(seconds, hz):
@@ -154,7 +155,7 @@ def _folder(root, **fields):
 def test_files_become_pieces_of_the_longest_chunk(media):
   index = soundtracks.scan(_folder(media))
   found = [
-    (p.file, p.kind, p.start_s, round(p.seconds, 1), p.caption)
+    (p.file, p.kind, p.start_s, round(p.seconds, 1), p.caption.sound or p.caption.text)
     for p in index.pieces if p.split == "train"
   ]  # fmt: skip
   # The last half second of the sound is left out, that of the picture's 1.5 s are not.
@@ -169,18 +170,18 @@ def test_files_become_pieces_of_the_longest_chunk(media):
 
 
 def test_pieces_are_read_with_their_picture(media):
-  sources = soundtracks.open_takes(_folder(media), "train", rate=audio.RATE)
+  sources = soundtracks.open_sources(_folder(media), "train", rate=audio.RATE)
   assert set(sources) == {"video", "sound"}
   take = sources["video"][1]
-  assert take.frames.shape == (10, 8, 8, 3) and take.fps == 5 and take.key == "a.mp4@2.000"
+  assert take.video.shape == (10, 8, 8, 3) and take.fps == 5 and take.key == "a.mp4@2.000"
   # Frame k is that of 2 + k / 5 s, where the grey level is 40 a second.
-  np.testing.assert_allclose(take.frames.mean((1, 2, 3)), 80 + 8 * np.arange(10), atol=4)
+  np.testing.assert_allclose(take.video.mean((1, 2, 3)), 80 + 8 * np.arange(10), atol=4)
   np.testing.assert_allclose(np.abs(take.wave[4800:-4800]).max(), 0.3, atol=0.02)
   assert [len(sources["video"][i].wave) for i in range(3)] == [96_000, 96_000, 72_000]
   sound = sources["sound"][0]
-  assert len(sound.frames) == 0 and len(sound.wave) == 96_000
+  assert sound.video is None and len(sound.wave) == 96_000
   np.testing.assert_allclose(sound.wave, _wave(2.5, 880)[:96_000], atol=1e-4)
-  only = soundtracks.open_takes(_folder(media, sound_weight=0), "train", rate=audio.RATE)
+  only = soundtracks.open_sources(_folder(media, sound_weight=0), "train", rate=audio.RATE)
   assert set(only) == {"video"}
   (media / "a.mp4").write_bytes(b"")
   with pytest.raises(UserError):
@@ -201,16 +202,16 @@ def test_splits_share_no_time(media, monkeypatch):
   assert {(p.file, p.split) for p in by_file} == {("a.mp4", "train"), ("b.wav", "validation")}
   with pytest.raises(UserError, match="no file of the validation split has a weight"):
     config = _folder(media, holdout="file", sound_weight=0)
-    soundtracks.open_takes(config, "validation", rate=audio.RATE)
+    soundtracks.open_sources(config, "validation", rate=audio.RATE)
 
 
 def test_content_is_names_sizes_and_captions(media):
   config = _folder(media)
-  before = soundtracks.content(config)
-  assert before == soundtracks.content(dataclasses.replace(config, fps=7.0))
+  before = content(config.path, kind="sound")
+  assert before == content(config.path, kind="sound")
   row = {"file": "a.mp4", "caption": "seen", "sound_caption": "heard again"}
   (media / "captions.jsonl").write_text(json.dumps(row))
-  assert soundtracks.content(config) != before
+  assert content(config.path, kind="sound") != before
 
 
 def test_folders_that_cannot_be_used_are_told(media, tmp_path):
@@ -223,7 +224,7 @@ def test_folders_that_cannot_be_used_are_told(media, tmp_path):
   with pytest.raises(UserError, match="b.wav has no caption"):
     soundtracks.scan(_folder(media))
   loose = soundtracks.scan(_folder(media, caption_required=False))
-  assert {p.caption for p in loose.pieces if p.file == "b.wav"} == {""}
+  assert {p.caption.text for p in loose.pieces if p.file == "b.wav"} == {""}
   for name in ("a.mp4", "b.wav"):
     (media / name).unlink()
   with pytest.raises(UserError, match="none of 2 files is usable"):
@@ -290,7 +291,7 @@ def test_what_lies_in_a_folder_is_known_by_content(tmp_path, movie, caplog):
   config = SoundtrackConfig(
     path=str(root), chunks=((2.0, 1),), fps=10.0, size=16, caption_required=False
   )
-  assert soundtracks.content(config) == soundtracks.content(config)
+  assert content(config.path, kind="sound") == content(config.path, kind="sound")
   with caplog.at_level("WARNING"):
     index = soundtracks.scan(config)
   kinds = {p.file: (p.kind, round(p.seconds)) for p in index.pieces}
@@ -303,7 +304,7 @@ def test_what_lies_in_a_folder_is_known_by_content(tmp_path, movie, caplog):
     "folder.mkv": "unreadable",
   }  # fmt: skip
   assert "passed over for unknown endings (1): song.mid" in caplog.text
-  for source in soundtracks.open_takes(config, "train", rate=48_000).values():
+  for source in soundtracks.open_sources(config, "train", rate=48_000).values():
     for take in (source[k] for k in range(len(source))):
       assert np.abs(take.wave[9600:]).max() > 0.3
     assert not len(source.quarantine)
@@ -318,7 +319,7 @@ def test_a_config_sets_how_much_may_be_bad(tmp_path, movie):
   )  # fmt: skip
   for limit, fails in ((0.0, True), (0.5, False)):
     config = dataclasses.replace(base, bad_limit=limit)
-    source = soundtracks.open_takes(config, "train", rate=48_000)["video"]
+    source = soundtracks.open_sources(config, "train", rate=48_000)["video"]
     assert config.identity() == base.identity()
     (tmp_path / "2.mp4").rename(tmp_path / "away")
     if fails:

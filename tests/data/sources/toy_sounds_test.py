@@ -62,16 +62,16 @@ def test_some_scenes_of_the_world_are_silent(config):
 
 def test_waves_are_rendered_once_and_again_when_damaged(config, monkeypatch):
   first = sound_recipe.open_source(config(), "train")[0].wave
-  sound_recipe._scanned.cache_clear()
+  sound_recipe.scan.cache_clear()
   monkeypatch.setattr(sound, "soundtrack", None)
   np.testing.assert_array_equal(sound_recipe.open_source(config(), "train")[0].wave, first)
   monkeypatch.undo()
-  sound_recipe._scanned.cache_clear()
-  segments = sound_recipe._scanned(config(), "train").segments
-  path = next(s.decoded for s in segments if s.split == "train")
+  sound_recipe.scan.cache_clear()
+  pieces = sound_recipe.scan(config(), "train").pieces
+  path = next(s.path for s in pieces if s.split == "train")
   with open(path, "r+b") as file:
     file.truncate(100)
-  sound_recipe._scanned.cache_clear()
+  sound_recipe.scan.cache_clear()
   np.testing.assert_array_equal(sound_recipe.open_source(config(), "train")[0].wave, first)
 
 
