@@ -6,7 +6,7 @@ A generator reads conditions by name, and a table of routes says how they enter 
 | kind | entry of a row | null |
 |---|---|---|
 | text | {"ids" int32 (S,) or "features" (S, E), "mask" bool (S,)} | no token |
-| frames | features (t, E), or {"image" uint8 (T, H, W, 3), "at" int32 (t,), "mask" bool (t,)} | zeros |
+| frames | features (t, E) or {"image" uint8 (T, H, W, 3), "at" (t,), "mask" bool (t,)} | zeros |
 | image | {"image" uint8 (N, H, W, 3), "mask" bool (N,)} | no image |
 | latent | float32 (t, h, w, C + 1), a latent and where it is known | zeros |
 | class_id | int32 () | the number of classes |
@@ -30,7 +30,6 @@ from mg_jax.data.schema import Batch, Record
 from mg_jax.data.text.readers import Reader, blank
 
 Grid = tuple[int, int, int]
-FIRST = "first_frame"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +37,14 @@ class View:
   """What a row takes of its record, drawn once for all of its conditions.
 
   Attributes:
-    name: of the condition.
-    wording: which of the captions, and its text.
+    grid: (t, h, w) of the row's latent.
+    wording, caption: which of the captions, and its text.
     tags: what stands in front of a prompt, as arguments of a `Reader`.
-    start: first latent of the record.
-    length: latents that are real, of those of the grid.
-    grid: (t, h, w).
+    start: the first latent, in those of the record.
+    length: latents that are real.
     mean, std: per channel; empty for latents stored normalised.
   """
 
-  name: str
   grid: Grid
   wording: int = 0
   caption: str = ""
@@ -61,8 +58,8 @@ class View:
 class Condition(Protocol):
   """One condition. Picklable."""
 
-  def row(self, record: Record, view: View) -> Any:
-    """The entry of a batch row."""
+  def row(self, name: str, record: Record, view: View) -> Any:
+    """The entry of a batch row, of the condition called `name`."""
     ...
 
   def null(self, grid: Grid) -> Any:
@@ -86,9 +83,9 @@ class Text:
   cached: bool = False
   reader: Reader | None = None
 
-  def row(self, record: Record, view: View) -> Batch:
+  def row(self, name: str, record: Record, view: View) -> Batch:
     if self.cached:
-      return padded(record[cached_name(view.name, view.wording)], self.length)
+      return padded(record[cached_name(name, view.wording)], self.length)
     return self.reader(view.caption, **view.tags)
 
   def null(self, grid: Grid) -> Batch:
@@ -135,7 +132,7 @@ class Frames:
     """Images of a row: as many as its latents can be nearest to."""
     return math.ceil((latents - 1) * self.fps / self.rate - 1e-9) + 1
 
-  def row(self, record: Record, view: View) -> Any:
+  def row(self, name: str, record: Record, view: View) -> Any:
     shown = record.get("features" if self.features else "image")
     entry, count = self.null(view.grid), 0 if shown is None else len(shown)
     if not count:
@@ -189,15 +186,15 @@ class Image:
   size: int
   count: int = 1
 
-  def row(self, record: Record, view: View) -> Batch:
-    entry, found = self.null(view.grid), record.get(view.name)
+  def row(self, name: str, record: Record, view: View) -> Batch:
+    entry, found = self.null(view.grid), record.get(name)
     if found is None:
       return entry
     pictures = np.asarray(found, np.uint8).reshape(-1, *np.shape(found)[-3:])[: self.count]
     if pictures.shape[1:] != (self.size, self.size, 3):
       raise UserError(
-        f"condition {view.name!r} has a picture of {pictures.shape[1:]}; config "
-        f"conditions.{view.name}.size is {self.size}"
+        f"condition {name!r} has a picture of {pictures.shape[1:]}; config "
+        f"conditions.{name}.size is {self.size}"
       )
     entry["image"][: len(pictures)] = pictures
     return {"image": entry["image"], "mask": np.arange(self.count) < len(pictures)}
@@ -216,14 +213,14 @@ class Latent:
   Attributes:
     channels: C.
     of: what is encoded: "first_frame", the first frame as a still image, which then stands at the
-      first latent frame; or the name of the record's entry, a latent of the whole grid.
+      first latent frame.
   """
 
   channels: int
-  of: str = FIRST
+  of: Literal["first_frame"] = "first_frame"
 
-  def row(self, record: Record, view: View) -> np.ndarray:
-    latent = record.get(latent_name(view.name))
+  def row(self, name: str, record: Record, view: View) -> np.ndarray:
+    latent = record.get(latent_name(name))
     if latent is None:
       return self.null(view.grid)
     latent = np.asarray(latent, np.float32)
@@ -268,13 +265,13 @@ class ClassId:
     if self.constant is not None and not 0 <= self.constant < self.classes:
       raise UserError(f"class {self.constant} is not within 0..{self.classes - 1}")
 
-  def row(self, record: Record, view: View) -> np.ndarray:
-    found = record.get(view.name, self.constant)
+  def row(self, name: str, record: Record, view: View) -> np.ndarray:
+    found = record.get(name, self.constant)
     if found is None:
       return self.null(view.grid)
     if not 0 <= int(found) < self.classes:
       raise UserError(
-        f"condition {view.name!r} has class {found} of a record; classes are 0..{self.classes - 1}"
+        f"condition {name!r} has class {found} of a record; classes are 0..{self.classes - 1}"
       )
     return np.int32(found)
 
@@ -286,13 +283,13 @@ class ClassId:
 class Mask:
   """A mask over the latent; a record holds it under the name."""
 
-  def row(self, record: Record, view: View) -> np.ndarray:
-    found = record.get(view.name)
+  def row(self, name: str, record: Record, view: View) -> np.ndarray:
+    found = record.get(name)
     if found is None:
       return self.null(view.grid)
     if np.shape(found) != tuple(view.grid):
       raise UserError(
-        f"condition {view.name!r} has a mask of {np.shape(found)}, but the latent is of {view.grid}"
+        f"condition {name!r} has a mask of {np.shape(found)}, but the latent is of {view.grid}"
       )
     return np.asarray(found, bool)
 

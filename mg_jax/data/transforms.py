@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import Condition, View
 from mg_jax.data.schema import Batch, Record, Sample
 from mg_jax.data.text.readers import Reader
 
@@ -48,26 +49,29 @@ class VideoRow:
 
 @dataclasses.dataclass(frozen=True)
 class LatentRow:
-  """Cached latent -> {"latent" (t, h, w, C), one entry per stream of text, "fps" (), "index" ()}.
+  """Cached latent -> {"latent" (t, h, w, C), "index" (), an entry of every condition}.
 
-  The record holds "latent" (t, h, w, C) of any float type, "fps", and "captions" (list of wordings)
-  or "caption". One wording is drawn at random. The frame rate is told in the prompt of videos, not
-  of images [MG 3.1.4]. A stream becomes {"ids", "mask"} of (S,), or, where its encoder's features
-  are cached, {"features" (S, E), "mask"}.
+  The record holds "latent" of any float type, (t, h, w, C) or, of sound, (t, C); "fps"; "captions"
+  (list of wordings) or "caption", of which one is drawn at random; and what its conditions read. A
+  row of a given number of latents also has "length" (), how many of them are real, and zeros behind
+  them; other rows have "fps" (), and their prompts name it where there is more than one latent
+  frame, not for images [MG 3.1.4].
 
   Attributes:
-    readers: streams of text by name.
+    conditions: by name.
     mean: per channel, subtracted; empty for latents stored normalised.
     std: per channel, > 0, divided by; empty as `mean`.
-    cached: streams whose features lie in the records, see `cached_name`.
     camera: whether the prompt starts with what the camera does, where the record says so.
+    latents: of a row, from a random place where the record has more; 0 takes records whole.
+    shift: whether that place is random, rather than the beginning.
   """
 
-  readers: Mapping[str, Reader]
+  conditions: Mapping[str, Condition]
   mean: tuple[float, ...] = ()
   std: tuple[float, ...] = ()
-  cached: tuple[str, ...] = ()
   camera: bool = False
+  latents: int = 0
+  shift: bool = True
 
   def __post_init__(self) -> None:
     if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
@@ -75,38 +79,38 @@ class LatentRow:
 
   def __call__(self, index: int, record: Record, rng: np.random.Generator) -> Batch:
     latent = np.asarray(record["latent"], np.float32)
+    latent = latent[:, None, None] if latent.ndim == 2 else latent
+    start = 0
+    if self.latents:
+      spare = max(0, len(latent) - self.latents)
+      start = int(rng.integers(spare + 1)) if self.shift else 0
+      latent = latent[start : start + self.latents]
+    length = len(latent)
     if self.std:
       latent = (latent - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+    row = {"index": np.int32(index)}
+    tags = {}
+    if self.latents:
+      latent = np.pad(latent, ((0, self.latents - length), *[(0, 0)] * 3))
+      row["length"] = np.int32(length)
+    else:
+      fps = float(record["fps"])
+      tags = prompt_tags(fps, frames=length, camera=self.camera and record.get("camera", ""))
+      row["fps"] = np.float32(fps)
     captions = record.get("captions") or [record.get("caption", "")]
     drawn = int(rng.integers(len(captions)))
-    fps = float(record["fps"])
-    tags = prompt_tags(fps, frames=len(latent), camera=self.camera and record.get("camera", ""))
-    streams = {
-      name: padded(record[cached_name(name, drawn)], reader.config.length)
-      if name in self.cached
-      else reader(captions[drawn], **tags)
-      for name, reader in self.readers.items()
+    view = View(
+      grid=latent.shape[:3], wording=drawn, caption=captions[drawn], tags=tags, start=start,
+      length=length, mean=self.mean, std=self.std,
+    )  # fmt: skip
+    return {"latent": latent} | row | {
+      name: condition.row(name, record, view) for name, condition in self.conditions.items()
     }
-    row = {"latent": latent, "fps": np.float32(fps), "index": np.int32(index)}
-    return row | streams
-
-
-def cached_name(stream: str, wording: int) -> str:
-  """Where a record keeps a stream's features (n, E) of one of its captions, real tokens only."""
-  return f"text/{stream}/{wording}"
 
 
 def prompt_tags(fps: float, *, frames: int, camera: str | bool = "") -> dict[str, Any]:
-  """What is told in front of the prompt of a clip of so many (latent) frames [MG 3.1.4]."""
+  """Tags in front of the prompt of a clip of so many (latent) frames [MG 3.1.4]."""
   return {"fps": fps if frames > 1 else None, "camera": camera or ""}
-
-
-def padded(features_NE: np.ndarray, length: int) -> Batch:
-  """Features of real tokens as a stream of so many, {"features" (S, E), "mask" (S,)}."""
-  count = min(len(features_NE), length)
-  padded = np.zeros((length, features_NE.shape[1]), features_NE.dtype)
-  padded[:count] = features_NE[:count]
-  return {"features": padded, "mask": np.arange(length) < count}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from mg_jax.models.codecs.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.precompute.statistics import LatentStatistics
 from mg_jax.stages import experiment
-from mg_jax.stages import table as stages
+from mg_jax.stages.video_codec import held_out_clips
 from mg_jax.train.evals import Evaluator
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _measure_cell(config: Mapping[str, Any], folder: pathlib.Path, cell: Cell):
   data = configs.build(recipe.DataConfig, config["data"], where="data")
   evals = configs.build(experiment.EvalConfig, config["eval"], where="eval")
   objective, mesh = Autoencoding(model, weights), make_mesh(config["mesh"])
-  params, batches = result.state.averaged(), stages.held_out_clips(data, evals)
+  params, batches = result.state.averaged(), held_out_clips(data, evals)
   latents = LatentStatistics(objective, batches, str(folder), mesh).measure(params)
   scores = Evaluator(objective, batches, mesh, key=jax.random.key(0), prefix="").measure(params)
   decode = jax.jit(objective.reconstruct)

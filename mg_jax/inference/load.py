@@ -31,7 +31,7 @@ from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import open_streams
-from mg_jax.models.generator import Generator
+from mg_jax.models.generator import from_config
 from mg_jax.models.weights import published
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.train.runs import Role, load_role
@@ -102,8 +102,9 @@ def pipeline(
       f"the autoencoder in {tae_folder} is not the one that made the latents of {folder}; "
       "give that one, or encode and train again"
     )
-  model = configs.build(Generator, _entry(config, "model", folder), where="model")
-  trained = config["model"].get("encoders", {})
+  _entry(config, "model", folder)
+  model = from_config(config)
+  trained = model.text_encoders()
   text = open_streams(_entry(config, "text", folder), routes=model.routes(), trained=trained)
   return TextToVideo(
     tiling=tiling or Tiling(),

@@ -18,7 +18,7 @@ from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.inference.load import autoencoder_folder, load_codec, read_statistics
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
-from mg_jax.models.generator import Generator
+from mg_jax.models.generator import from_config
 from mg_jax.sampling.soundtrack import SoundSettings, Soundtrack
 from mg_jax.train.runs import load_role, saved_config, stage_of
 from mg_jax.train.workdir import latents_folder, resolve
@@ -55,7 +55,7 @@ def load_soundtrack(
       f"the codec in {codec_folder} is not the one that made the latents of {folder}; give that "
       "one, or encode and train again"
     )
-  model = configs.build(Generator, run.config["model"], where="model")
+  model = from_config(run.config)
   text = open_streams(run.config["text"], routes=model.routes(), trained=model.text_encoders())
   data = configs.build(SoundtrackConfig, run.config["data"], where="data")
   return Soundtrack(

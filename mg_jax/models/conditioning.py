@@ -22,6 +22,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
@@ -103,6 +104,24 @@ def _null(name: str, entry: Any, routes: Table) -> Any:
   if routes[name][0].classes:
     return jnp.full_like(entry, routes[name][0].classes)
   return jax.tree.map(jnp.zeros_like, entry)
+
+
+def abstract(
+  conditions: Mapping[str, Any], rows: int, grid: tuple[int, int, int]
+) -> dict[str, Any]:
+  """Shapes of conditions as a batch carries them.
+
+  Args:
+    conditions: by name, see `data.conditions.Condition`.
+    rows: of the batch.
+    grid: (t, h, w) of its latents.
+  """
+  return {
+    name: jax.tree.map(
+      lambda a: jax.ShapeDtypeStruct((rows, *np.shape(a)), np.asarray(a).dtype), entry.null(grid)
+    )
+    for name, entry in conditions.items()
+  }
 
 
 def null_like(cond: Mapping[str, Any], *, routes: Table) -> dict[str, Any]:

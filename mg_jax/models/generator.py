@@ -19,13 +19,30 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mg_jax.core import config
+from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array, Bool, Float, Int
+from mg_jax.data import conditions
 from mg_jax.models import conditioning
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.encoders.clip import VisionTower, normalise
 from mg_jax.models.encoders.t5 import T5Encoder
+
+
+def from_config(config: Mapping[str, Any], **extra: Any) -> "Generator":
+  """The generator of a config: its "model", and the routes of its "conditions".
+
+  Raises:
+    UserError: a field that is unknown, a condition without a route or with two.
+  """
+  fields = dict(config["model"])
+  more = conditions.routes(config.get("conditions", {}))
+  twice = sorted(more.keys() & fields["dit"].get("routes", {}).keys())
+  if twice:
+    raise UserError(f"condition {twice[0]!r} has a route in model.dit.routes and in conditions")
+  if more:
+    fields["dit"] = {**fields["dit"], "routes": {**fields["dit"].get("routes", {}), **more}}
+  return configs.build(Generator, fields, where="model", **extra)
 
 
 class Generator(nn.Module):
@@ -40,10 +57,10 @@ class Generator(nn.Module):
   encoders: Mapping[str, Any]
 
   def setup(self):
-    self.velocity = config.build(VideoDiT, self.dit, where="dit", name="dit")
+    self.velocity = configs.build(VideoDiT, self.dit, where="dit", name="dit")
     seeing = self.text_encoders().keys() ^ self.encoders.keys()
     self.trained = {
-      name: config.build(
+      name: configs.build(
         VisionTower if name in seeing else T5Encoder, fields, where=f"encoders.{name}",
         name=f"encoder_{name}",
       )
@@ -52,7 +69,8 @@ class Generator(nn.Module):
 
   def routes(self) -> conditioning.Table:
     """The parsed route table, which dropout and guidance take their nulls from."""
-    return conditioning.table(config.build(VideoDiT, self.dit, where="dit", parent=None).routes)
+    dit = configs.build(VideoDiT, self.dit, where="dit", parent=None)
+    return conditioning.table(dit.routes)
 
   def text_encoders(self) -> dict[str, Any]:
     """The entries of `encoders` that read text."""

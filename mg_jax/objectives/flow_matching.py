@@ -2,10 +2,13 @@
 
 Batches hold "latent", float (B, T, H, W, C), normalised per channel, "index", int32 (B,), and the
 conditions that the model's route table names. Training draws noise, time and dropped conditions;
-positions that a `clean` condition marks keep their data and carry no loss.
+positions that a `clean` condition marks keep their data and carry no loss. With `prefix`, training
+draws such a mask itself, of the first latent frames of a clip, so that the model also extends clips
+that begin.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -22,6 +25,7 @@ from mg_jax.losses import flow
 from mg_jax.models import conditioning
 
 JOINT = "joint"
+KNOWN = "known"  # the clean mask that training draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,8 @@ class FlowMatching:
     time_mean, time_std: of the normal under the logit-normal.
     draws: times and noises of every sample in a step. They share its encoded text, which is much
       of the work where clips have fewer tokens than captions.
+    prefix: probability with which a sample of several latent frames keeps its first ones, 1 to all
+      but one of them, clean; the model then needs the route `KNOWN` of kind "clean".
     bins: times at which `evaluate` measures, the centres of equal bins of [0, 1].
   """
 
@@ -46,6 +52,7 @@ class FlowMatching:
   time_mean: float = flow.TIME_MEAN
   time_std: float = flow.TIME_STD
   draws: int = 1
+  prefix: float = 0.0
   bins: int = 8
   roles: tuple[str, ...] = ("model",)
 
@@ -55,6 +62,13 @@ class FlowMatching:
         raise UserError(f"drop.{name} is {rate}; a probability lies in 0..1.")
     if self.drop.get(JOINT) and len(self.drop) == 1:
       raise UserError("drop.joint drops the conditions listed in drop; list them, if only at 0.0.")
+    if not 0 <= self.prefix <= 1:
+      raise UserError(f"prefix is {self.prefix}; a probability lies in 0..1.")
+    if self.prefix and KNOWN not in self.model.routes():
+      raise UserError(
+        f"prefix is {self.prefix}, but the model has no route {KNOWN!r}; add "
+        f'model.dit.routes.{KNOWN} = {{"kind": "clean"}}'
+      )
     if self.bins < 1 or self.draws < 1:
       raise UserError(f"bins is {self.bins} and draws {self.draws}; both are at least 1.")
 
@@ -75,14 +89,23 @@ class FlowMatching:
     x1 = jnp.asarray(batch["latent"], jnp.float32)
     routes = self.model.routes()
     keep = self._keep(keys["drop"], x1.shape[0])
-    cond = conditioning.drop(self._conditions(batch), keep, routes=routes)
+    given = self._conditions(batch)
+    cond = conditioning.drop(
+      given, {name: keep_B for name, keep_B in keep.items() if name in given}, routes=routes
+    )
+    weight = self._weight(batch)
     if self.draws > 1:
-      x1 = jnp.repeat(x1, self.draws, axis=0)
+      # Draws share what encoders make of text and images.
+      cond = self.model.apply({"params": params["model"]}, cond, method="encode")
       cond = conditioning.repeat(cond, self.draws, routes=routes)
+      repeat = functools.partial(jnp.repeat, repeats=self.draws, axis=0)
+      x1, weight, keep = jax.tree.map(repeat, (x1, weight, keep))
+    cond |= self._drawn(key, x1, weight, keep)
     t_B = flow.sample_time(
       keys["time"], x1.shape[:1], mean=self.time_mean, std=self.time_std, spacing=self.time
     )
-    loss = jnp.mean(self._loss_B(params, x1, jax.random.normal(keys["noise"], x1.shape), t_B, cond))
+    noise = jax.random.normal(keys["noise"], x1.shape)
+    loss = jnp.mean(self._loss_B(params, x1, noise, t_B, cond, weight))
     return loss, ({"loss": loss}, carry)
 
   def evaluate(self, params, batch, key):
@@ -113,6 +136,27 @@ class FlowMatching:
     """Which latents carry loss, bool (B, T, ...); None for all."""
     del batch
     return None
+
+  def _drawn(
+    self, key: Array, x1: Array, weight: Array | None, keep: Mapping[str, Array]
+  ) -> dict[str, Any]:
+    """Conditions that are no part of a batch, drawn for every draw of a sample.
+
+    Args:
+      key: of the step.
+      x1: latents (B, T, H, W, C).
+      weight: as `_weight` gives it.
+      keep: who keeps which condition, as `_keep` gives it.
+    """
+    del weight, keep
+    rows, frames = x1.shape[:2]
+    if not self.prefix or frames < 2:
+      return {}
+    keys = streams(stream(key, KNOWN), ("whether", "frames"))
+    count_B = jax.random.randint(keys["frames"], (rows,), 1, frames)
+    count_B *= jax.random.bernoulli(keys["whether"], self.prefix, (rows,))
+    known_BT = jnp.arange(frames) < count_B[:, None]
+    return {KNOWN: jnp.broadcast_to(known_BT[:, :, None, None], x1.shape[:4])}
 
   def _conditions(self, batch: Mapping[str, Any]) -> dict[str, Any]:
     routes = self.model.routes()

@@ -17,10 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.rng import streams
+from mg_jax.core.rng import stream, streams
 from mg_jax.core.typing import Array, Bool, Int
-from mg_jax.losses import flow
-from mg_jax.models import conditioning
 from mg_jax.objectives.flow_matching import FlowMatching
 
 CONTEXT = "context"
@@ -45,31 +43,14 @@ class SoundFlow(FlowMatching):
     if len(self.masked) != 2 or not 0 <= self.masked[0] <= self.masked[1] <= 1:
       raise UserError(f"masked is {self.masked}; give two shares that rise within 0..1.")
 
-  def loss(self, role, params, batch, key, step, carry):
-    """The flow-matching loss of every draw, each at its own time and with its own context."""
-    del role, step
-    keys = streams(key, ("noise", "time", "drop", "context"))
-    x1 = jnp.asarray(batch["latent"], jnp.float32)
-    routes = self.model.routes()
-    keep = self._keep(keys["drop"], x1.shape[0])
-    # The context is drawn below; what is dropped with the others is dropped there.
-    kept_B = keep.pop(CONTEXT, jnp.ones(x1.shape[:1], bool))
-    cond = conditioning.drop(self._conditions(batch), keep, routes=routes)
-    weight = self._weight(batch)
-    if self.draws > 1:
-      # Draws share what encoders make of text and images.
-      cond = self.model.apply({"params": params["model"]}, cond, method="encode")
-      cond = conditioning.repeat(cond, self.draws, routes=routes)
-      x1, weight, kept_B = (jnp.repeat(a, self.draws, axis=0) for a in (x1, weight, kept_B))
-    if CONTEXT in routes:
-      known_BL = self._known(keys["context"], weight[:, :, 0, 0]) & kept_B[:, None]
-      cond[CONTEXT] = jnp.where(known_BL[:, :, None, None, None], x1, 0)
-    t_B = flow.sample_time(
-      keys["time"], x1.shape[:1], mean=self.time_mean, std=self.time_std, spacing=self.time
-    )
-    noise = jax.random.normal(keys["noise"], x1.shape)
-    loss = jnp.mean(self._loss_B(params, x1, noise, t_B, cond, weight))
-    return loss, ({"loss": loss}, carry)
+  def _drawn(self, key, x1, weight, keep):
+    """What is known of the sound, a context of its own for every draw."""
+    if CONTEXT not in self.model.routes():
+      return {}
+    known_BL = self._known(stream(key, CONTEXT), weight[:, :, 0, 0])
+    # It may be dropped with the other conditions.
+    known_BL &= keep.get(CONTEXT, jnp.ones(x1.shape[:1], bool))[:, None]
+    return {CONTEXT: jnp.where(known_BL[:, :, None, None, None], x1, 0)}
 
   def _conditions(self, batch):
     """The conditions of a batch, without any context."""

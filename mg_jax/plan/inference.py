@@ -22,14 +22,16 @@ from mg_jax.core.sharding import batch_sharding, replicated, state_shardings, un
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
 from mg_jax.kernels.platform import platform
-from mg_jax.models import zoo
+from mg_jax.models import conditioning, zoo
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import Tiling, spans
+from mg_jax.models.generator import from_config
 from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
-from mg_jax.plan.training import abstract_clips, generator_objective, latent_tokens
+from mg_jax.plan.training import latent_tokens
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling.pipeline import Settings
 from mg_jax.sampling.solvers import integrate
+from mg_jax.stages.generators import open_conditions
 from mg_jax.train import flops
 from mg_jax.train.state import abstract_batch, abstract_key, as_abstract
 
@@ -52,13 +54,13 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
     )
   settings = configs.build(Settings, {**section(config, "sampling"), **size}, where="sampling")
   clip, dit = (settings.frames, settings.height, settings.width), config["model"]["dit"]
-  model = generator_objective(config).model
+  model = from_config(config)
   branches = cfg.chain((tuple(config["text"]), float(settings.guidance)))
   latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
   rows, tokens = len(branches), latent_tokens(dit, latent[:3])
   check_divides(mesh, rows=rows, tokens=tokens, heads=dit["heads"], what="branches of guidance")
-  cond = abstract_clips(config, rows, latent)
-  cond = {name: _features(cond[name], dit["routes"][name]["features"]) for name in config["text"]}
+  cond = conditioning.abstract(open_conditions(config), rows, latent[:3])
+  cond |= {name: _features(cond[name], dit["routes"][name]["features"]) for name in config["text"]}
   params = _placed(
     lambda key: model.init(
       key, jnp.zeros((1, *latent)), jnp.zeros((1,)),

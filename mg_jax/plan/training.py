@@ -9,31 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
-from mg_jax.data.media.files import Kind
-from mg_jax.data.sources.recipe import DataConfig
-from mg_jax.data.text.readers import TextConfig
 from mg_jax.kernels.platform import platform
 from mg_jax.models import patches, zoo
-from mg_jax.models.codecs.dacvae import DACVAE
-from mg_jax.models.codecs.discriminators import PatchDiscriminator
-from mg_jax.models.codecs.tae import TAE
-from mg_jax.models.encoders.clip import CLIP
-from mg_jax.models.generator import Generator
-from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.objectives.base import Objective
-from mg_jax.objectives.contrastive import Contrastive
-from mg_jax.objectives.flow_matching import FlowMatching
-from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
 from mg_jax.stages.experiment import optim_config, role_loss
-from mg_jax.stages.table import STAGES, abstract_sound, wave_objective
+from mg_jax.stages.table import stage_of
 from mg_jax.train import flops
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import Optimizer, build_optimizers
@@ -81,103 +68,16 @@ def abstract_training(
 
   Of sound, latents are frames of one pixel each; to its codec, samples are.
   """
-  stages = {
-    "flow_matching": _flow_matching, "autoencoding": _autoencoding, "contrastive": _contrastive,
-    "soundtrack": _soundtrack, "wave_autoencoding": _wave_autoencoding,
-  }  # fmt: skip
-  if config.get("stage") not in stages or not config.get("model"):
-    raise UserError(
-      f"stage {config.get('stage')!r} has no model to plan; give a config of experiments/ whose "
-      f"stage is one of {', '.join(stages)}"
-    )
-  kind = STAGES[config["stage"]].data
-  data = configs.build(kind, section(config, "data"), where="data")
-  return stages[config["stage"]](config, data)
-
-
-def _flow_matching(config, data):
-  """Of images and of clips, whichever batch has more tokens of pictures and text."""
-  dit, batches = config["model"]["dit"], []
-  read = sum(fields["length"] for fields in config["text"].values())
-  for kind in data.kinds:
-    clip, rows = largest_clip(data, kind), data.rows(kind)
-    latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
-    batches.append((rows * (latent_tokens(dit, latent[:3]) + read), rows, latent, clip))
-  _, rows, latent, clip = max(batches)
-  return generator_objective(config), abstract_clips(config, rows, latent), clip
-
-
-def _soundtrack(config, data):
-  model = configs.build(Generator, config["model"], where="model")
-  objective = configs.build(SoundFlow, config["objective"], where="objective", model=model)
-  rows, latents = data.global_batch, round(data.seconds * DACVAE(parent=None).latent_rate)
-  batch = abstract_clips(config, rows, (latents, 1, 1, config["model"]["dit"]["channels"]))
-  return objective, batch | abstract_sound(model, data, rows, latents), (latents, 1, 1)
-
-
-def generator_objective(config: Mapping[str, Any]) -> FlowMatching:
-  """The objective of a generator's config."""
-  model = configs.build(Generator, config["model"], where="model")
-  return configs.build(FlowMatching, config["objective"], where="objective", model=model)
-
-
-def _autoencoding(config, data):
-  weights = configs.build(AutoencodingWeights, config["objective"], where="objective")
-  critic = config["discriminator"] if weights.gan else {}
-  objective = Autoencoding(
-    configs.build(TAE, config["model"], where="model"), weights,
-    discriminator=configs.build(PatchDiscriminator, critic, where="discriminator"),
-  )  # fmt: skip
-  frames = max(data.lengths or (data.frames,)) if data.video_weight else 1
-  clip = (frames, data.height, data.width)
-  rows, shape = data.global_batch, jax.ShapeDtypeStruct
-  batch = {"video": shape((rows, *clip, 3), jnp.uint8), "frames": shape((rows,), jnp.int32)}
-  return objective, batch, clip
-
-
-def _wave_autoencoding(config, data):
-  samples = data.samples("train")
-  batch = {"wave": jax.ShapeDtypeStruct((data.global_batch, samples), jnp.int16)}
-  return wave_objective(config, data), batch, (samples, 1, 1)
-
-
-def _contrastive(config, data):
-  model = configs.build(CLIP, config["model"], where="model")
-  objective = configs.build(Contrastive, config["objective"], where="objective", model=model)
-  length = configs.build(TextConfig, config["text"]["text"], where="text.text").length
-  rows, shape = data.global_batch, jax.ShapeDtypeStruct
-  text = {"ids": shape((rows, length), jnp.int32), "mask": shape((rows, length), jnp.bool_)}
-  image = shape((rows, data.height, data.width, 3), jnp.uint8)
-  return objective, {"image": image, "text": text}, (1, data.height, data.width)
+  stage = stage_of(config)
+  if not config.get("model"):
+    raise UserError("the config has no model to plan; give one of experiments/")
+  data = configs.build(stage.data, section(config, "data"), where="data")
+  return stage.objective(config, data), *stage.abstract_batch(config, data)
 
 
 def latent_tokens(dit: Mapping[str, Any], latent: Sequence[int]) -> int:
   """Tokens of a latent of (frames, height, width)."""
   return math.prod(patches.grid(tuple(latent), tuple(dit["patch"])))
-
-
-def largest_clip(data: DataConfig, kind: Kind = "video") -> tuple[int, int, int]:
-  """(frames, height, width) of the bucket with the most pixels."""
-  return max(((b.frames, b.height, b.width) for b in data.buckets(kind)), key=math.prod)
-
-
-def abstract_clips(
-  config: Mapping[str, Any], rows: int, latent: Sequence[int]
-) -> dict[str, Any]:
-  """Shapes of a batch of cached latents, with features of frozen encoders and ids of others."""
-  shape = jax.ShapeDtypeStruct
-  batch: dict[str, Any] = {
-    "latent": shape((rows, *latent), jnp.float32), "index": shape((rows,), jnp.int32)
-  }  # fmt: skip
-  routes, trained = config["model"]["dit"]["routes"], config["model"]["encoders"]
-  for name, fields in config["text"].items():
-    length = configs.build(TextConfig, fields, where=f"text.{name}").length
-    if name in trained:
-      entry = {"ids": shape((rows, length), jnp.int32)}
-    else:
-      entry = {"features": shape((rows, length, routes[name]["features"]), jnp.float32)}
-    batch[name] = entry | {"mask": shape((rows, length), jnp.bool_)}
-  return batch
 
 
 def training_flops(

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,13 +30,14 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import atomic
+from mg_jax.data.conditions import Condition, Latent, cached_name, latent_name
 from mg_jax.data.moments import Moments
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
 from mg_jax.data.schema import Sample, Source
 from mg_jax.data.sources.folder import REPORT, Index, content, write_report
 from mg_jax.data.sources.recipe import DataConfig, indices, open_sources
 from mg_jax.data.text.readers import blank
-from mg_jax.data.transforms import VideoRow, cached_name, prompt_tags
+from mg_jax.data.transforms import VideoRow, prompt_tags
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import Streams
@@ -56,6 +57,7 @@ def encode(
   origin: str,
   step: int,
   text: Streams,
+  conditions: Mapping[str, Condition] | None = None,
   batch: int = 32,
   tiling: Tiling | None = None,
   workdir: str | None = None,
@@ -70,6 +72,7 @@ def encode(
     origin: workdir of the autoencoder's run, for the record.
     step: of that run, which samplers load although the run may have gone on.
     text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
+    conditions: of the generator; those that are latents are encoded too.
     batch: clips per call.
     tiling: how clips are cut that are larger than a tile.
     workdir: where `report_rejected` writes, if anywhere.
@@ -86,6 +89,11 @@ def encode(
     "kinds": sorted(data.kinds),
     "text": text.identity(),
   }
+  latents = {
+    name: entry.of for name, entry in (conditions or {}).items() if isinstance(entry, Latent)
+  }
+  if latents:
+    identity["latents"] = latents
   # The paper's durations reach 256 frames.
   large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
   if large:
@@ -98,8 +106,9 @@ def encode(
     return found
   _log.info("%s: encoding the clips, once", folder)
   encoder = _Encoder(
-    model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling
-  )
+    model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling,
+    latents=latents,
+  )  # fmt: skip
   clips = dict.fromkeys(SPLITS, 0)
   # Images that are frames of the clips are none of their own.
   counted = list(data.kinds) if data.images else list(data.kinds)[:1]
@@ -248,7 +257,11 @@ class CaptionEncoder:
 class _Encoder:
   """Clips to latents and captions to features."""
 
-  def __init__(self, model: TAE, params, text: Streams, *, camera: bool, tiling: Tiling):
+  def __init__(
+    self, model: TAE, params, text: Streams, *, camera: bool, tiling: Tiling,
+    latents: Mapping[str, str],
+  ):
+    self._more = latents
     self._captions, self._camera, self._tiling = CaptionEncoder(text), camera, tiling
 
     def mean(params, video):
@@ -267,6 +280,15 @@ class _Encoder:
     if self._tiling.cuts(*video.shape[1:4]):
       return np.stack([self._tiles.encode(clip) for clip in video])
     return np.asarray(self._latents(video))
+
+  def more(self, video: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """The entries of the conditions that are latents, of uint8 (B, T, H, W, 3)."""
+    entries: list[dict] = [{} for _ in video]
+    for name in self._more:
+      # Latents of a first frame are what a sampler has: the autoencoder is not causal.
+      for entry, latent in zip(entries, self.latents(video[:, :1]), strict=True):
+        entry[latent_name(name)] = latent
+    return entries
 
   @functools.cached_property
   def _tiles(self) -> TiledAutoencoder:
@@ -349,7 +371,9 @@ def _records(
     video = np.stack(video + video[-1:] * (batch - len(part)))
     latents = encoder.latents(video)[: len(part)]
     features = encoder.features([sample for sample, _ in part], latents.shape[1], batch)
-    for latent, entry in zip(latents, features, strict=True):
+    more = encoder.more(video)[: len(part)]
+    for latent, entry, added in zip(latents, features, more, strict=True):
+      entry |= added
       clip, _ = part.pop(0)  # which is then let go of
       check_finite(clip.key, latent, *entry.values())
       captions = [clip.caption, *clip.variants]

@@ -16,7 +16,7 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.rng import stream
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.sources.soundtracks import nearest_frames
+from mg_jax.data.conditions import nearest_frames
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
 from mg_jax.models.codecs.chunking import ChunkedCodec

@@ -26,14 +26,15 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, batch_share, make_mesh
 from mg_jax.data.pipeline import stack
 from mg_jax.objectives.base import Objective
-from mg_jax.stages.table import (
-  STAGES,
+from mg_jax.stages.base import (
   EvalConfig,
   Experiment,
   build_section,
   check_dtypes,
+  nothing_to_encode,
   section,
 )
+from mg_jax.stages.table import stage_of
 from mg_jax.train import flops
 from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
 from mg_jax.train.checkpoint import Checkpointer
@@ -116,9 +117,8 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   Raises:
     UserError: as `run`.
   """
-  if section(config, "stage") not in STAGES:
-    raise UserError(f"config stage {config['stage']!r} is unknown; known are {', '.join(STAGES)}")
-  stage = STAGES[config["stage"]]
+  section(config, "stage")
+  stage = stage_of(config)
   data = build_section(stage.data, config, "data")
   evals = build_section(EvalConfig, config, "eval")
   ways = batch_axes(mesh)
@@ -127,7 +127,7 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   _check_rows("data.global_batch", data.global_batch, ways * parts, f"{ways} devices{times}")
   _check_rows("eval.batch", evals.batch, ways, f"{ways} devices")
   check_dtypes(section(config, "model"))
-  return stage.build(config, data, evals, workdir, mesh)
+  return stage.experiment(config, data, evals, workdir, mesh)
 
 
 def _check_rows(name: str, rows: int, count: int, what: str) -> None:
@@ -184,13 +184,13 @@ def encode_data(config: Mapping[str, Any], workdir: str) -> tuple[str, dict[str,
     UserError: as `run`.
   """
   config = configs.to_dict(config)
-  stage = STAGES.get(section(config, "stage"))
-  if stage is None or stage.encode is None:
-    raise UserError(f"stage {config['stage']!r} trains on clips; a generator's data is encoded")
+  stage = stage_of(config)
+  if not stage.encodes:
+    raise nothing_to_encode(config)
   data = build_section(stage.data, config, "data")
   evals = build_section(EvalConfig, config, "eval")
   with locked(prepare(resolve(workdir))):
-    folder, metadata = stage.encode(config, workdir, data, evals)
+    folder, metadata = stage.encode(config, data, evals, workdir)
   return folder, metadata["clips"]
 
 

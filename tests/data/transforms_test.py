@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import Text
 from mg_jax.data.schema import Sample
 from mg_jax.data.text import prompts as text
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
 
-TEXT = {"text": Reader(TextConfig(length=24), open_tokenizer("bytes"))}
+TEXT = {"text": Text(24, reader=Reader(TextConfig(length=24), open_tokenizer("bytes")))}
 LONG = Reader(TextConfig(length=64), open_tokenizer("bytes"))
 
 VIDEO = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None, None], (8, 4, 4, 3))
@@ -70,8 +71,7 @@ def test_what_the_camera_does_is_told_where_it_is_known_and_wanted():
 def test_cached_features_are_those_of_the_wording_drawn_and_padded():
   features = {"text/t5/0": np.full((2, 3), 1.0), "text/t5/1": np.full((4, 3), 2.0)}
   record = {"latent": LATENT, "captions": ["one", "other"], "fps": 8.0, **features}
-  readers = TEXT | {"t5": Reader(TextConfig(length=4), open_tokenizer("bytes"))}
-  row = LatentRow(readers, cached=("t5",))
+  row = LatentRow(TEXT | {"t5": Text(4, features=3, cached=True)})
   seen = set()
   for k in range(20):
     got = row(0, record, rng(k))

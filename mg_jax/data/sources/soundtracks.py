@@ -17,7 +17,6 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -28,11 +27,10 @@ from mg_jax.data.media.containers import MediaError
 from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import Entry, Feed
 from mg_jax.data.records import RecordSource
-from mg_jax.data.schema import Batch, Record, Sample, Source, Split
+from mg_jax.data.schema import Sample, Source, Split
 from mg_jax.data.sources import folder, toy
 from mg_jax.data.sources.folder import HELD_OUT, Index, Piece, PieceSource
-from mg_jax.data.text.readers import Reader
-from mg_jax.data.transforms import cached_name, padded
+from mg_jax.data.transforms import LatentRow
 
 KINDS: tuple[Kind, ...] = ("video", "sound")
 _LEAST_S = 1.0  # shorter ends of a file are left out
@@ -114,102 +112,6 @@ class SoundtrackConfig:
     return kept | {"seconds": self.seconds}
 
 
-def nearest_frames(
-  count: int, fps: float, latents: int, rate: float, *, start: int = 0
-) -> np.ndarray:
-  """The frame that is nearest in time to the start of each latent, int32 (latents,).
-
-  Args:
-    count: frames of the video, frame k at k / fps s; the last one stands for all that follows.
-    fps: their rate.
-    latents: how many, latent l from l / rate s on.
-    rate: latents a second.
-    start: the number of the first latent.
-  """
-  places = np.floor((start + np.arange(latents)) * (fps / rate) + 0.5)
-  return np.clip(places, 0, max(count - 1, 0)).astype(np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class SoundtrackRow:
-  """Record -> a row of the batch that the module describes.
-
-  A record holds "latent" (L, C), "fps", "captions" (list of wordings), and "image" (T, H, W, 3)
-  uint8 or "features" (T, E), or neither.
-
-  Attributes:
-    readers: streams of text by name.
-    latents: of a row.
-    rate: latents a second.
-    fps: frames a second of the records.
-    size: side of the frames.
-    features: E of a frozen tower's features; 0 where the generator sees the frames.
-    mean, std: per channel, as in `transforms.LatentRow`.
-    cached: streams whose features lie in the records.
-    shift: whether a chunk comes from a random place, rather than from the beginning.
-  """
-
-  readers: Mapping[str, Reader]
-  latents: int
-  rate: float
-  fps: float
-  size: int
-  features: int = 0
-  mean: tuple[float, ...] = ()
-  std: tuple[float, ...] = ()
-  cached: tuple[str, ...] = ()
-  shift: bool = True
-
-  def __post_init__(self) -> None:
-    if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
-      raise ValueError(f"mean and std must pair up and std be positive: {self.mean}, {self.std}")
-
-  @property
-  def frames(self) -> int:
-    """Images of a row: as many as its latents can be nearest to."""
-    return math.ceil((self.latents - 1) * self.fps / self.rate - 1e-9) + 1
-
-  def __call__(self, index: int, record: Record, rng: np.random.Generator) -> Batch:
-    whole = np.asarray(record["latent"], np.float32)
-    spare = max(0, len(whole) - self.latents)
-    start = int(rng.integers(spare + 1)) if self.shift else 0
-    latent = whole[start : start + self.latents]
-    length = len(latent)
-    if self.std:
-      latent = (latent - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-    latent = np.pad(latent, ((0, self.latents - length), (0, 0)))
-    drawn = int(rng.integers(len(record["captions"])))
-    streams = {
-      name: padded(record[cached_name(name, drawn)], reader.config.length)
-      if name in self.cached
-      else reader(record["captions"][drawn])
-      for name, reader in self.readers.items()
-    }
-    return {
-      "latent": latent[:, None, None],
-      "length": np.int32(length),
-      "index": np.int32(index),
-      "video": self._video(record, start, length),
-      **streams,
-    }
-
-  def _video(self, record: Record, start: int, length: int) -> Any:
-    shown = record.get("features" if self.features else "image")
-    count = 0 if shown is None else len(shown)
-    at = nearest_frames(count, self.fps, self.latents, self.rate, start=start)
-    real = (np.arange(self.latents) < length) & (count > 0)
-    if self.features:
-      if not count:
-        return np.zeros((self.latents, self.features), np.float16)
-      return np.where(real[:, None], shown[at], 0).astype(shown.dtype)
-    image = np.zeros((self.frames, self.size, self.size, 3), np.uint8)
-    first = int(at[0])
-    if count:
-      seen = shown[first : first + self.frames]
-      image[: len(seen)] = seen
-    return {"image": image, "at": np.where(real, at - first, 0).astype(np.int32), "mask": real}
-
-
 def open_sources(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kind, Source]:
   """Sources of samples of a split, by kind, those that there are.
 
@@ -277,14 +179,21 @@ def record_sources(latents: str | os.PathLike[str], split: Split) -> dict[Kind, 
 
 
 def soundtrack_feed(
-  config: SoundtrackConfig, latents: str | os.PathLike[str], row: SoundtrackRow
+  config: SoundtrackConfig, latents: str | os.PathLike[str], row: LatentRow, *, rate: float
 ) -> Feed:
-  """The training stream: batches of one kind and one length of chunk."""
+  """The training stream: batches of one kind and one length of chunk.
+
+  Args:
+    config: of the data.
+    latents: their folder.
+    row: of the longest chunk.
+    rate: latents a second.
+  """
   weights = {"video": config.video_weight, "sound": config.sound_weight}
   entries = []
   for kind, source in record_sources(latents, "train").items():
     for seconds, weight in config.chunks if weights[kind] else ():
-      chunk = dataclasses.replace(row, latents=max(1, round(seconds * row.rate)))
+      chunk = dataclasses.replace(row, latents=max(1, round(seconds * rate)))
       entries.append(Entry(f"{kind}/{seconds:g}s", source, chunk, weights[kind] * weight))
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 

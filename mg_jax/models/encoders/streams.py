@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
@@ -70,18 +68,6 @@ class Streams:
       encoders={name: module for name, (module, _) in loaded.items()},
       params={name: params for name, (_, params) in loaded.items()},
     )
-
-  def abstract(self, rows: int, routes: Mapping[str, Any]) -> dict[str, Any]:
-    """Shapes of the streams as the generator gets them: features of frozen ones, ids of others."""
-
-    def stream(name: str, length: int) -> dict[str, Any]:
-      mask = jax.ShapeDtypeStruct((rows, length), jnp.bool_)
-      if name in self.frozen:
-        shape = (rows, length, routes[name][0].features)
-        return {"features": jax.ShapeDtypeStruct(shape, jnp.float32), "mask": mask}
-      return {"ids": jax.ShapeDtypeStruct((rows, length), jnp.int32), "mask": mask}
-
-    return {name: stream(name, reader.config.length) for name, reader in self.readers.items()}
 
   def encode(self, params: Mapping[str, PyTree], cond: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces the ids of streams with a loaded encoder by features; the rest passes through.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import Text
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import recipe
@@ -18,7 +19,7 @@ from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow
 
-TEXT = {"text": Reader(TextConfig(length=12), open_tokenizer("bytes"))}
+TEXT = {"text": Text(12, reader=Reader(TextConfig(length=12), open_tokenizer("bytes")))}
 
 TOY = DataConfig(clips=6, held_out=3, frames=4, height=16, width=24, global_batch=2)
 

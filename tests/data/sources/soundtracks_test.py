@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import Frames, Text, nearest_frames
 from mg_jax.data.media import audio, muxing, video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.folder import content
-from mg_jax.data.sources.soundtracks import SoundtrackConfig, SoundtrackRow, nearest_frames
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.sources.toy import ToySource
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
+from mg_jax.data.transforms import LatentRow
 
-READERS = {"text": Reader(TextConfig(tokenizer="words", length=8), open_tokenizer("words"))}
+TEXT = Text(8, reader=Reader(TextConfig(tokenizer="words", length=8), open_tokenizer("words")))
 RNG = np.random.default_rng
 
 
@@ -44,8 +46,9 @@ def _record(latents=50, fps=25.0, frames=None, **extra):
   return {"latent": latent, "fps": fps, "captions": ["one", "two"], "image": image} | extra
 
 
-def _row(latents=20, fps=25.0, **fields):
-  return SoundtrackRow(READERS, latents, 25.0, fps, 4, **fields)
+def _row(latents=20, fps=25.0, features=0, text=TEXT, **fields):
+  conditions = {"text": text, "video": Frames(25.0, fps, 4, features)}
+  return LatentRow(conditions, latents=latents, **fields)
 
 
 @pytest.mark.parametrize("fps", [8.0, 12.5, 23.976, 25.0, 60.0])
@@ -60,7 +63,7 @@ def test_a_chunk_sees_the_frames_of_its_own_time(fps):
     at = nearest_frames(len(record["image"]), fps, 20, 25.0, start=start)
     np.testing.assert_array_equal(seen, record["image"][at, 0, 0, 0])
     assert out["video"]["mask"].all() and out["length"] == 20 and out["index"] == 3
-    assert out["video"]["image"].shape == (row.frames, 4, 4, 3)
+    assert out["video"]["image"].shape == (row.conditions["video"].frames(20), 4, 4, 3)
   assert len(starts) > 5
   still = dataclasses.replace(row, shift=False)
   assert {int(still(0, record, RNG(s))["latent"][0, 0, 0, 0]) for s in range(5)} == {0}
@@ -96,7 +99,7 @@ def test_cached_features_lie_beside_their_latents():
   assert out["video"].dtype == np.float16
   np.testing.assert_array_equal(out["video"][:, 0], out["latent"][:, 0, 0, 0] + 1)
   text = {"text/text/0": np.ones((2, 6), np.float32), "text/text/1": np.ones((2, 6), np.float32)}
-  out = _row(cached=("text",))(0, _record(**text), RNG(1))["text"]
+  out = _row(text=Text(8, features=6, cached=True))(0, _record(**text), RNG(1))["text"]
   assert out["features"].shape == (8, 6) and out["mask"].sum() == 2
 
 
@@ -242,7 +245,7 @@ def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
   config = SoundtrackConfig(
     path="x", chunks=((1.0, 5), (3.0, 1)), video_weight=2, sound_weight=1, global_batch=2
   )
-  feed = soundtracks.soundtrack_feed(config, tmp_path, _row(latents=75))
+  feed = soundtracks.soundtrack_feed(config, tmp_path, _row(latents=75), rate=25.0)
   assert {e.name: e.weight for e in feed.entries} == {
     "video/1s": 10, "video/3s": 2, "sound/1s": 5, "sound/3s": 1,
   }  # fmt: skip

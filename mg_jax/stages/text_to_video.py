@@ -1,0 +1,154 @@
+"""The stage "flow_matching": images and video from text [MG 3]."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import use_mesh
+from mg_jax.data.conditions import Condition
+from mg_jax.data.media.files import Kind
+from mg_jax.data.pipeline import evaluation_batches
+from mg_jax.data.sources import recipe
+from mg_jax.data.transforms import LatentRow
+from mg_jax.inference.load import load_text_to_video
+from mg_jax.models import patches
+from mg_jax.models.codecs.tae import TAE
+from mg_jax.models.generator import from_config
+from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.precompute.clips import encode, pinned_step
+from mg_jax.sampling.pipeline import Settings
+from mg_jax.stages import previews
+from mg_jax.stages.base import (
+  Experiment,
+  build_section,
+  check_model,
+  evaluation,
+  section,
+)
+from mg_jax.stages.generators import abstract_latents, live_text, open_conditions, text_streams
+from mg_jax.train.loop import Hook
+from mg_jax.train.runs import Role, load_role
+from mg_jax.train.workdir import latents_folder
+
+
+class TextToVideoStage:
+  """See `stages.base.Stage`."""
+
+  data = recipe.DataConfig
+  encodes = True
+
+  def objective(self, config, data) -> FlowMatching:
+    del data
+    return build_section(FlowMatching, config, "objective", model=from_config(config))
+
+  def abstract_batch(self, config, data):
+    """Of images or of clips, whichever batch has more tokens of pictures and text."""
+    dit, batches = config["model"]["dit"], []
+    read = sum(fields["length"] for fields in config["text"].values())
+    for kind in data.kinds:
+      clip, rows = largest_clip(data, kind), data.rows(kind)
+      latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
+      tokens = math.prod(patches.grid(latent[:3], tuple(dit["patch"])))
+      batches.append((rows * (tokens + read), rows, latent, clip))
+    _, rows, latent, clip = max(batches)
+    return abstract_latents(open_conditions(config), rows, latent), clip
+
+  def experiment(self, config, data, evals, workdir, mesh) -> Experiment:
+    objective = self.objective(config, data)
+    text = text_streams(config, objective.model)
+    conditions = open_conditions(config, text)
+    tae, autoencoder = trained_autoencoder(config, workdir)
+    # Before the clips are encoded, which may take long.
+    params = _check_generator(
+      objective, autoencoder, data, conditions, build_section(Settings, config, "sampling"), mesh
+    )
+    latents, metadata = _encode(config, workdir, data, evals, text, conditions, tae, autoencoder)
+    row = LatentRow(
+      conditions, mean=tuple(metadata["mean"]), std=tuple(metadata["std"]),
+      camera=data.camera_tags,
+    )  # fmt: skip
+    held_out = recipe.latent_sources(
+      latents, "validation", next(iter(data.kinds)), limit=data.bad_limit
+    )
+
+    def batches():
+      for source in held_out.values():
+        yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
+
+    preprocess = live_text(text, mesh)
+    hooks = [evaluation(objective, batches, evals, mesh, preprocess)]
+    if evals.previews:
+      show = previews.Samples(config, workdir, held_out, evals.previews, params=params)
+      hooks.append(Hook("preview", evals.every, show))
+    return Experiment(objective, recipe.latent_feed(data, latents, row), tuple(hooks), preprocess)
+
+  def encode(self, config, data, evals, workdir):
+    text = text_streams(config, from_config(config))
+    made_by = trained_autoencoder(config, workdir)
+    conditions = open_conditions(config, text)
+    return _encode(config, workdir, data, evals, text, conditions, *made_by)
+
+  def load(self, workdir, *, step=None, **how):
+    return load_text_to_video(workdir, step=step, **how)
+
+
+def largest_clip(data: recipe.DataConfig, kind: Kind = "video") -> tuple[int, int, int]:
+  """(frames, height, width) of the bucket with the most pixels."""
+  return max(((b.frames, b.height, b.width) for b in data.buckets(kind)), key=math.prod)
+
+
+def trained_autoencoder(config: Mapping[str, Any], workdir: str) -> tuple[Role, TAE]:
+  """The run that makes a generator's latents, at the step it began with.
+
+  Raises:
+    UserError: when the config names none.
+  """
+  if not section(config, "autoencoder"):
+    raise UserError(
+      "config autoencoder is empty; train one first (experiments/tae.py) and give its workdir with "
+      "--config.autoencoder=DIR"
+    )
+  origin = config["autoencoder"]
+  step = pinned_step(latents_folder(config, workdir), origin)
+  tae = load_role(origin, "autoencoder", step=step)
+  return tae, build_section(TAE, tae.config, "model")
+
+
+def _encode(
+  config, workdir, data, evals, text, conditions, tae: Role, autoencoder: TAE
+) -> tuple[str, dict]:
+  """The folder of a generator's cached latents, and what its manifest says of them."""
+  folder = latents_folder(config, workdir)
+  return folder, encode(
+    data, autoencoder, tae.params, folder, origin=config["autoencoder"], step=tae.step, text=text,
+    conditions=conditions, batch=evals.batch, workdir=workdir,
+  )  # fmt: skip
+
+
+def _check_generator(
+  objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig,
+  conditions: Mapping[str, Condition], sampling: Settings, mesh: Mesh,
+) -> Any:
+  """Shapes of the generator's parameters.
+
+  Raises:
+    UserError: where it cannot take the latents of the data on this mesh, or those it is to sample.
+  """
+  rows = data.global_batch
+  # Samples are made on one device.
+  sizes = [((sampling.frames, sampling.height, sampling.width), contextlib.nullcontext())]
+  if data.durations == "single":
+    clip = data.frames if data.video_weight else 1, data.height, data.width
+    sizes.append((clip, use_mesh(mesh)))
+  for (frames, height, width), place in sizes:
+    latent = autoencoder.latent_shape(frames, height, width)
+    try:
+      with place:
+        params = check_model(objective, abstract_latents(conditions, rows, latent))
+    except UserError as e:
+      raise UserError(f"{frames} frames of {height}x{width} do not fit the model: {e}") from e
+  return params["model"]
