@@ -125,7 +125,7 @@ def build_step(
     losses, grads, metrics = _gradients(objective, optimizers, config, state, batch, key, turns)
     norms = {role: global_norm(tree) for role, tree in grads.items()}
     signals = jnp.stack([*losses.values(), *norms.values()])
-    rests = _rests(objective.roles, turns)
+    rests = _rests([*losses, *norms], turns)
     accept = jnp.all(jnp.isfinite(signals) if rests is None else jnp.isfinite(signals) | rests)
     accept &= ~_is_spike(signals, state.history, config.spike_sigma)
     progress = jnp.maximum(state.step / config.steps, clock)
@@ -238,10 +238,10 @@ def _take_turn(turn: Array | None, step: Callable, rest: Callable):
 
 
 def _rests(roles: Sequence[str], turns: Mapping[str, Array]) -> Array | None:
-  """Which signals (losses, then norms) are of roles that rest, bool (2 * roles,); None if none."""
+  """Of the roles of some signals, which rest, bool (len(roles),); None where none ever does."""
   if not turns:
     return None
-  return ~jnp.stack([turns.get(role, jnp.ones((), bool)) for role in roles] * 2)
+  return ~jnp.stack([turns.get(role, jnp.ones((), bool)) for role in roles])
 
 
 def _clip(grads: PyTree, norm: Array, limit: float) -> PyTree:
