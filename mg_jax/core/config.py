@@ -149,8 +149,17 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
       raise UserError(f"config {where} has no field {key!r}{_hint(key, fields)}")
     kind = hints.get(key, Any)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-      values[key] = build(kind, value, where=f"{where}.{key}")
-    elif not _accepts(kind, value):
+      value = build(kind, value, where=f"{where}.{key}")
+    elif typing.get_origin(kind) is Mapping and isinstance(value, Mapping):
+      of_values = typing.get_args(kind)[1]
+      if dataclasses.is_dataclass(of_values):  # sections by name
+        value = {
+          name: build(of_values, fields, where=f"{where}.{key}.{name}")
+          if isinstance(fields, Mapping) else fields
+          for name, fields in value.items()
+        }  # fmt: skip
+    values[key] = value
+    if not _accepts(kind, value):
       named = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
       raise UserError(f"config {where}.{key} is {value!r}, which does not fit {named}")
   try:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 
 def _part(key) -> str:
@@ -37,11 +38,18 @@ def global_norm(tree) -> jax.Array:
   return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)))
 
 
+def whole(leaf: jax.Array | np.ndarray) -> np.ndarray:
+  """A leaf on the host, also one whose parts several processes hold; all have to call it."""
+  if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    return multihost_utils.process_allgather(leaf, tiled=True)
+  return jax.device_get(leaf)
+
+
 def fingerprint(tree) -> str:
-  """sha256 over path, dtype, shape and bytes of every leaf (reads the arrays to the host)."""
+  """sha256 over path, dtype, shape and bytes of every leaf, each brought to the host by `whole`."""
   digest = hashlib.sha256()
   for path, leaf in sorted(flatten_paths(tree).items()):
-    array = np.ascontiguousarray(jax.device_get(leaf))
+    array = np.ascontiguousarray(whole(leaf))
     digest.update(f"{path} {array.dtype} {array.shape}".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()

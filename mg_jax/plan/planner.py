@@ -49,7 +49,7 @@ class Memory:
   """GiB on one device. `peak` and `temporaries` are None where the compiler refused.
 
   Attributes:
-    params, optimizer, ema: of the state.
+    params, optimizer, ema: of the state; frozen roles are among the params.
     batch: of the step's inputs.
     temporaries: activations, gradients, gathered weights: what the peak has besides the above.
     peak: what has to fit.

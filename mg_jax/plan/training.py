@@ -52,7 +52,8 @@ def training(config: Mapping[str, Any], mesh: Mesh) -> Program:
   return Program(
     lower=lambda: step.lower(state, batch),
     held={
-      "params": device_bytes(state.params), "optimizer": device_bytes(state.opt_state),
+      "params": device_bytes((state.params, state.frozen)),
+      "optimizer": device_bytes(state.opt_state),
       "ema": 0 if state.ema is None else device_bytes(state.ema), "batch": row_bytes(batch, mesh),
     },
     clip=clip, rows=rows, samples=rows, tokens=tokens, parameters=count_params(params),
@@ -85,7 +86,8 @@ def training_flops(
 ) -> tuple[float, float]:
   """FLOPs of a step over all devices, without and with recomputation; shapes are enough.
 
-  Frozen parameters cost no gradient. The FLOPs of attention are read off the loops of the blocked
+  Frozen parameters cost no gradient, and of a role that steps every n-th time only, a step has the
+  n-th part. The FLOPs of attention are read off the loops of the blocked
   kernel, which computes what the fused ones compute.
   """
   model = hardware = 0.0
@@ -97,6 +99,7 @@ def training_flops(
       scalar = lambda tree, *rest, loss=loss, stop=stop: loss(stop(tree), *rest)[0]  # noqa: E731
       args = params[role], params, batch, key, carry
       total, forward = flops.count(jax.grad(scalar), *args), flops.count(scalar, *args)
-      model, hardware = model + min(total, 3 * forward), hardware + total
+      every = optimizers[role].config.every
+      model, hardware = model + min(total, 3 * forward) / every, hardware + total / every
       _, (_, carry) = jax.eval_shape(loss, *args)
   return model, hardware

@@ -39,7 +39,7 @@ from mg_jax.train import flops
 from mg_jax.train.checkpoint import FOLDER as CHECKPOINTS
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.loop import Result, TrainConfig, train
-from mg_jax.train.optim import OptimConfig
+from mg_jax.train.optim import OptimConfig, build_optimizers
 from mg_jax.train.state import abstract_key, abstract_params
 from mg_jax.train.workdir import is_remote, locked, prepare, resolve
 
@@ -74,7 +74,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   stream = experiment.feed.stream(process_index=piece, process_count=pieces)
   return train(
     experiment.objective, stream, settings, workdir, mesh, optim=optim, hooks=experiment.hooks,
-    flops=step_flops(experiment), description=config, preprocess=experiment.preprocess,
+    flops=step_flops(experiment, optim), description=config, preprocess=experiment.preprocess,
   )
 
 
@@ -91,24 +91,25 @@ def _started(folder: Any) -> bool:
 
 def _check_start(settings: TrainConfig) -> None:
   """Refuses to begin a run that has to go on from another one with random parameters."""
-  start, name = settings.warm_start, settings.experiment
+  name = settings.experiment
   if settings.phase > 1:
     raise UserError(
       f"phase {settings.phase} of {name} goes on from phase {settings.phase - 1}, and the workdir "
       "holds no checkpoint: give the workdir of that run, or copy its state into a new one with "
       "--config.train.resume=DIR"
     )
-  if start.origin or not (start.after or start.required):
-    return
-  how = "give its run with --config.train.warm_start.workdir=DIR"
-  if not start.required:
-    _log.warning("%s starts from random parameters; to start from %s, %s", name, start.after, how)
-    return
-  raise UserError(
-    f"{name} starts from {start.after or 'another run'}, and config train.warm_start names none: "
-    f"{how}, or converted weights with .weights=DIR; --config.train.warm_start.required=false "
-    "starts from random parameters"
-  )
+  for field, start in settings.warm_start.sections.items():
+    if start.origin or not (start.after or start.required):
+      continue
+    how = f"give its run with --config.{field}.workdir=DIR"
+    if not start.required:
+      _log.warning("%s starts from random parameters; to start from %s, %s", name, start.after, how)
+      continue
+    raise UserError(
+      f"{name} starts from {start.after or 'another run'}, and config {field} names none: {how}, "
+      f"or converted weights with .weights=DIR; --config.{field}.required=false starts from random "
+      "parameters"
+    )
 
 
 def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
@@ -139,9 +140,15 @@ def _check_rows(name: str, rows: int, count: int, what: str) -> None:
     )
 
 
-def step_flops(experiment: Experiment) -> float:
-  """FLOPs of a training step, averaged over the buckets of its feed; recomputation not counted."""
+def step_flops(
+  experiment: Experiment, optim: OptimConfig | Mapping[str, OptimConfig] | None = None
+) -> float:
+  """FLOPs of a training step, averaged over the buckets of its feed; recomputation not counted.
+
+  `optim` tells which roles step every n-th time only; a step has the n-th part of theirs.
+  """
   objective, feed = experiment.objective, experiment.feed
+  optimizers = build_optimizers(optim or OptimConfig(), objective.roles)
   total, key = 0.0, abstract_key()
   for entry in feed.entries:
     row = entry.transform(0, entry.source[0], np.random.default_rng(0))
@@ -157,7 +164,8 @@ def step_flops(experiment: Experiment) -> float:
     for role in objective.roles:
       loss, args = role_loss(objective, role), (params, batch, key, carry)
       scalar = lambda *args, loss=loss: loss(*args)[0]  # noqa: E731
-      total += entry.weight * flops.count_training(scalar, params[role], *args)
+      count = flops.count_training(scalar, params[role], *args)
+      total += entry.weight * count / optimizers[role].config.every
       _, (_, carry) = jax.eval_shape(loss, params[role], *args)
   return total / sum(entry.weight for entry in feed.entries)
 

@@ -43,6 +43,8 @@ class Restored:
     data: position of the data iterator, as its `get_state` gave it.
     elapsed: seconds of wall clock the run had used.
     config: the config it was saved with.
+    frozen: {role: {"origin": ..., "fingerprint": ...}} of weights that it was trained with and that
+      were not saved.
   """
 
   state: PyTree
@@ -50,6 +52,7 @@ class Restored:
   data: Any
   elapsed: float
   config: dict[str, Any]
+  frozen: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Checkpointer:
@@ -120,10 +123,12 @@ class Checkpointer:
     data: Any,
     elapsed: float = 0.0,
     config: Mapping | None = None,
+    frozen: Mapping | None = None,
   ) -> None:
     """Starts saving; returns once the arrays are copied, so the state may be donated.
 
     Call it before the batch of this step is drawn, with the position the iterator then has.
+    `config` and `frozen` are as in `Restored`.
 
     Raises:
       UserError: on a parameter that is not finite, on a step that exists or is older than the
@@ -149,7 +154,7 @@ class Checkpointer:
       "fingerprint": integrity.structure(leaves),
       "checksums": report.checksums,
       "data_sha256": hashlib.sha256(position.encode()).hexdigest(),
-    }
+    } | ({"frozen": dict(frozen)} if frozen else {})
     meta["sha256"] = _digest(meta)
     items = ocp.args.Composite(
       state=ocp.args.PyTreeSave(_nest(leaves)),
@@ -255,7 +260,7 @@ class Checkpointer:
     if hashlib.sha256(position.encode()).hexdigest() != meta["data_sha256"]:
       raise self._damaged(step, "the data position was changed")
     state = map_paths(lambda path, _: leaves[path], target)
-    return Restored(state, step, data, meta["elapsed"], meta["config"])
+    return Restored(state, step, data, meta["elapsed"], meta["config"], meta.get("frozen", {}))
 
   def _compare(self, step: int, saved: Mapping, wanted: Mapping) -> None:
     lines = integrity.differences(saved, wanted)

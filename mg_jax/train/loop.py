@@ -17,9 +17,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError, refusal
-from mg_jax.core.tree import count_params
+from mg_jax.core.tree import count_params, fingerprint
 from mg_jax.core.typing import PyTree
 from mg_jax.objectives.base import Objective
 from mg_jax.train.checkpoint import Checkpointer, Restored
@@ -30,7 +31,7 @@ from mg_jax.train.profile import Meter, enable_compile_cache
 from mg_jax.train.report import Reporter
 from mg_jax.train.state import TrainState, abstract_state, create_state, replicate
 from mg_jax.train.step import StepConfig, build_step
-from mg_jax.train.warmstart import WarmStartConfig, warm_start
+from mg_jax.train.warmstart import WarmStartConfig, fill
 from mg_jax.train.watchdog import Watchdog
 from mg_jax.train.workdir import locked, prepare
 from mg_jax.train.writer import MetricWriter
@@ -57,7 +58,8 @@ class TrainConfig(StepConfig):
     compile_cache: folder of compiled programs, "" to leave the setting as it is.
     tensorboard: also write TensorBoard events.
     resume: workdir of another run to take the whole state from.
-    warm_start: run or converted weights to take parameters from.
+    warm_start: runs and converted weights to take parameters from. Those of frozen roles are read
+      whenever the run goes on, too.
   """
 
   experiment: str = "experiment"
@@ -79,7 +81,8 @@ class TrainConfig(StepConfig):
   def __post_init__(self):
     super().__post_init__()
     if isinstance(self.warm_start, Mapping):  # as a section of a config
-      object.__setattr__(self, "warm_start", WarmStartConfig(**self.warm_start))
+      start = configs.build(WarmStartConfig, self.warm_start, where="train.warm_start")
+      object.__setattr__(self, "warm_start", start)
     if min(self.checkpoint_every, self.log_every, self.keep, self.max_skipped) < 1:
       raise UserError("checkpoint_every, log_every, keep and max_skipped are at least 1")
 
@@ -165,7 +168,7 @@ def train(
       f"{count_params(start.state.params):,} parameters, {mesh.size} devices, {folder}"
     )
     run = _Run(
-      config, mesh, saver, feed, writer, hooks, dict(description or {}), interrupt,
+      config, mesh, saver, feed, writer, hooks, dict(description or {}), interrupt, start.frozen,
       begin=begin, earlier=start.elapsed,
     )
     step = build_step(objective, optimizers, config, mesh, state=start.state)
@@ -187,23 +190,58 @@ def _restore_or_create(objective, optimizers, config, mesh, saver, feed, key) ->
     state = create_state(
       objective, optimizers, mesh, feed.peek(), rng.stream(key, "init"), **config.state_args
     )
-    if config.warm_start.origin:
-      params = warm_start(state.params, config.warm_start)
+    frozen = {}
+    if config.warm_start.origins or state.frozen:
+      filled, origins = fill(state.params | state.frozen, config.warm_start)
+      params = {role: filled[role] for role in state.params}
       ema = None if state.ema is None else jax.tree.map(jax.numpy.copy, params)
-      state = state.replace(params=params, ema=ema)
-    return Restored(state, 0, feed.get_state(), 0.0, {})
+      state = state.replace(
+        params=params, ema=ema, frozen={role: filled[role] for role in state.frozen}
+      )
+      frozen = _identify(state.frozen, origins)
+    return Restored(state, 0, feed.get_state(), 0.0, {}, frozen)
   target = abstract_state(objective, optimizers, mesh, feed.peek(), **config.state_args)
+  wanted = target.replace(frozen={})
   if saver.latest is not None:
-    restored = saver.restore(target, fallback=config.restore_fallback)
+    restored = saver.restore(wanted, fallback=config.restore_fallback)
   else:
     other = Checkpointer(config.resume, read_only=True)
     try:
-      restored = other.restore(target, fallback=config.restore_fallback)
+      restored = other.restore(wanted, fallback=config.restore_fallback)
     finally:
       other.close()
   _check_phase(config, restored)
   feed.set_state(restored.data)
-  return restored
+  return _restore_frozen(objective, config, restored, target.frozen)
+
+
+def _restore_frozen(objective, config, restored: Restored, target) -> Restored:
+  """With the frozen roles from their origins; refuses others than the run was trained with."""
+  if not (target or restored.frozen):
+    return restored
+  trees, origins = fill(target, config.warm_start, without=objective.roles)
+  found = _identify(trees, origins)
+  for role in sorted({*found, *restored.frozen}):
+    before, now = (kept.get(role, {}) for kept in (restored.frozen, found))
+    if before.get("fingerprint") != now.get("fingerprint"):
+      raise UserError(
+        f"frozen role {role} of step {restored.step} was {_told(before)} and is now {_told(now)}; "
+        "give train.warm_start the weights that the run was trained with"
+      )
+  state = restored.state.replace(frozen=trees)
+  return dataclasses.replace(restored, state=state, frozen=found)
+
+
+def _identify(frozen: Mapping[str, PyTree], origins: Mapping[str, str]) -> dict[str, dict]:
+  """What checkpoints say of frozen roles in the place of their weights."""
+  return {
+    role: {"origin": origins[role], "fingerprint": fingerprint(tree)}
+    for role, tree in frozen.items()
+  }
+
+
+def _told(frozen: Mapping[str, str]) -> str:
+  return f"{frozen['origin']} ({frozen['fingerprint'][:12]})" if frozen else "not there"
 
 
 def _check_phase(config: TrainConfig, restored: Restored) -> None:
@@ -228,6 +266,7 @@ class _Run:
   hooks: Sequence[Hook]
   description: dict[str, Any]
   interrupt: Interrupt
+  frozen: dict[str, Any]
   begin: float = 0.0
   earlier: float = 0.0
   shared: float = 0.0
@@ -242,6 +281,7 @@ class _Run:
     reporter = Reporter(
       self.saver.folder.parent, self.writer, meter, key=key,
       steps=config.steps, log_every=config.log_every, max_skipped=config.max_skipped,
+      every=step_fn.every,
     )
     key = jax.random.wrap_key_data(replicate(np.asarray(jax.random.key_data(key)), self.mesh))
     pending: tuple | None = None
@@ -339,5 +379,6 @@ class _Run:
 
   def _save(self, state: TrainState, step: int) -> None:
     self.saver.save(
-      step, state, data=self.feed.get_state(), elapsed=self.elapsed(), config=self.description
-    )
+      step, state.replace(frozen={}), data=self.feed.get_state(), elapsed=self.elapsed(),
+      config=self.description, frozen=self.frozen,
+    )  # fmt: skip

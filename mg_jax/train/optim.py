@@ -38,6 +38,8 @@ class OptimConfig:
     clip: largest global norm of the gradient; 0 switches clipping off.
     freeze: patterns of paths that keep their values; they get no optimizer state.
     multipliers: (pattern, factor) pairs on the learning rate; the first match counts.
+    every: the role is updated, averaged and reported in steps `every`, 2 `every`, ... of the run,
+      and rests between them. Schedules count all steps.
   """
 
   kind: Literal["adamw", "muon"] = "adamw"
@@ -56,8 +58,11 @@ class OptimConfig:
   clip: float = 1.0
   freeze: tuple[str, ...] = ()
   multipliers: tuple[tuple[str, float], ...] = ()
+  every: int = 1
 
   def __post_init__(self):
+    if self.every < 1:
+      raise UserError(f"optim.every is {self.every}; a role steps every 1, 2, ... steps")
     if self.kind not in ("adamw", "muon"):
       raise UserError(f"optimizer {self.kind!r} is unknown; use 'adamw' or 'muon'")
     if self.moments not in ("float32", "bfloat16"):
@@ -151,7 +156,8 @@ def build_optimizers(
   """One optimizer for each role, from one config for all or one config per role.
 
   Raises:
-    UserError: when the mapping and the objective disagree on the roles.
+    UserError: when the mapping and the objective disagree on the roles, or all of them rest in
+      some steps.
   """
   if isinstance(optim, OptimConfig):
     optim = dict.fromkeys(roles, optim)
@@ -160,6 +166,9 @@ def build_optimizers(
       f"optimizers are for {sorted(optim)}, the objective trains {sorted(roles)}; let config.optim "
       "be one section for all, or one for each of those"
     )
+  every = {role: optim[role].every for role in roles}
+  if min(every.values()) > 1:
+    raise UserError(f"optim.every is {every}: some steps train nothing; let one role have every=1")
   return {role: build_optimizer(optim[role]) for role in roles}
 
 

@@ -30,12 +30,17 @@ class Reporter:
 
   def __init__(
     self, folder: epath.Path, writer: MetricWriter, meter: Meter, *,
-    key: Array, steps: int, log_every: int, max_skipped: int,
+    key: Array, steps: int, log_every: int, max_skipped: int, every: Mapping[str, int],
   ):
-    """Prepares the reports of a run of `steps` steps; the random `key` goes into bundles."""
+    """Prepares the reports of a run of `steps` steps.
+
+    The random `key` goes into bundles. Roles that `every` names rest in steps that it does not
+    divide: then they have no metrics.
+    """
     self._folder, self._writer, self._meter = folder, writer, meter
     self._key = np.asarray(jax.random.key_data(key)).tolist()
     self._steps, self._every, self._max_skipped = steps, log_every, max_skipped
+    self._roles = every
     tty = jax.process_index() == 0 and sys.stderr.isatty()
     self._bar = tqdm(total=steps, unit="step", file=sys.stderr) if tty else None
 
@@ -56,7 +61,11 @@ class Reporter:
     Raises:
       UserError: when as many steps in a row as allowed were skipped.
     """
-    values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+    values = {
+      name: float(value)
+      for name, value in jax.device_get(dict(metrics)).items()
+      if step % self._roles.get(name.partition("/")[0], 1) == 0
+    }
     if self._bar is not None:
       self._bar.n = step
       self._bar.set_postfix_str(_loss(values), refresh=False)

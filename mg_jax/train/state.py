@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mg_jax.core.mesh import use_mesh
 from mg_jax.core.sharding import batch_sharding, replicated, state_shardings, unbox
-from mg_jax.core.tree import flatten_paths, map_paths
+from mg_jax.core.tree import flatten_paths, map_paths, whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.objectives.base import Objective
+from mg_jax.objectives.base import Objective, frozen_roles
 from mg_jax.train.optim import Optimizer
 
 
@@ -34,6 +33,7 @@ class TrainState:
     skipped_in_row: int32, how many of them were the most recent ones.
     history: float32 (2 * roles, window) of accepted losses and gradient norms, NaN where still
       empty, or None where spikes are not judged.
+    frozen: {role: tree} of what the losses read and nothing trains. Checkpoints leave it out.
   """
 
   step: Array
@@ -43,16 +43,18 @@ class TrainState:
   skipped_total: Array
   skipped_in_row: Array
   history: Array | None
+  frozen: dict[str, PyTree] = struct.field(default_factory=dict)
 
   def averaged(self) -> dict[str, PyTree]:
     """The weights to evaluate and sample with: the averaged ones where they are kept."""
-    return self.params if self.ema is None else self.ema
+    trained = self.params if self.ema is None else self.ema
+    return {**trained, **self.frozen} if self.frozen else trained
 
 
 def wrap_params(
   params: dict[str, PyTree], optimizers: Mapping[str, Optimizer], *, ema: bool, window: int
 ) -> TrainState:
-  """A state at step 0 around (unboxed) parameters."""
+  """A state at step 0 around the (unboxed) parameters of the trained roles."""
   count = jnp.zeros((), jnp.int32)
   return TrainState(
     step=count,
@@ -80,15 +82,17 @@ def abstract_state(
   with use_mesh(mesh):
     boxed = jax.eval_shape(objective.init, abstract_key(), as_abstract(batch))
   placed = {role: flatten_paths(tree) for role, tree in state_shardings(boxed, mesh).items()}
+  params = unbox(boxed)
+  frozen = {role: params.pop(role) for role in frozen_roles(objective)}
   state = jax.eval_shape(
-    lambda params: wrap_params(params, optimizers, ema=ema, window=window), unbox(boxed)
-  )
-  shapes = {role: flatten_paths(tree) for role, tree in state.params.items()}
+    lambda params: wrap_params(params, optimizers, ema=ema, window=window), params
+  ).replace(frozen=frozen)
+  shapes = {role: flatten_paths(tree) for role, tree in (params | frozen).items()}
 
   def place(path: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     field, _, rest = path.partition("/")
     sharding = replicated(mesh)
-    if field in ("params", "ema", "opt_state"):
+    if field in ("params", "ema", "opt_state", "frozen"):
       role, _, rest = rest.partition("/")
       owner = _owner(rest, leaf, shapes[role])
       sharding = placed[role][owner] if owner is not None else sharding
@@ -117,15 +121,20 @@ def create_state(
   ema: bool,
   window: int = 0,
 ) -> TrainState:
-  """A fresh state, each leaf created where it lives. Arguments as for `abstract_state`."""
+  """A fresh state, each leaf created where it lives. Arguments as for `abstract_state`.
+
+  Frozen roles have no initial values: they stay shapes, for a warm start to fill.
+  """
   abstract = abstract_state(objective, optimizers, mesh, batch, ema=ema, window=window)
 
   def init(key: Array, batch: PyTree) -> TrainState:
     params = unbox(objective.init(key, batch))
-    return wrap_params(params, optimizers, ema=ema, window=window)
+    trained = {role: tree for role, tree in params.items() if role not in abstract.frozen}
+    return wrap_params(trained, optimizers, ema=ema, window=window)
 
   with use_mesh(mesh):
-    return jax.jit(init, out_shardings=shardings_of(abstract))(key, batch)
+    state = jax.jit(init, out_shardings=shardings_of(abstract.replace(frozen={})))(key, batch)
+  return state.replace(frozen=abstract.frozen)
 
 
 def replicate(value: np.ndarray, mesh: Mesh) -> Array:
@@ -135,12 +144,6 @@ def replicate(value: np.ndarray, mesh: Mesh) -> Array:
 
 def to_host(tree: PyTree) -> PyTree:
   """Whole numpy arrays, also of leaves whose parts several processes hold; all have to call it."""
-
-  def whole(leaf: Array | np.ndarray) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-      return multihost_utils.process_allgather(leaf, tiled=True)
-    return jax.device_get(leaf)
-
   return jax.tree.map(whole, tree)
 
 

@@ -3,11 +3,12 @@
 `Step(state, batch, key, clock) -> (state, metrics)`, jitted, with the state donated. Roles see the
 parameters from before the step, so their order only matters for what they hand on in `carry`. A
 step whose loss or gradient is not finite, or which stands out as a spike, leaves parameters,
-optimizer and averages bit-unchanged and is counted. The paper names none of them.
+optimizer and averages bit-unchanged and is counted. So does a role leave its own in the steps in
+which it rests (`OptimConfig.every`), which then costs no gradient. The paper names none of them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -62,10 +63,15 @@ class StepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A jitted step that is always traced and run under its mesh."""
+  """A jitted step that is always traced and run under its mesh.
+
+  Attributes:
+    every: {role: n} of the roles that are updated in every n-th step only.
+  """
 
   jitted: jax.stages.Wrapped
   mesh: Mesh
+  every: Mapping[str, int]
 
   def __call__(
     self, state: TrainState, batch: PyTree, key: Array, clock: Array
@@ -77,6 +83,9 @@ class Step:
       batch: global arrays, leading dimension split over the mesh.
       key: the key of the run; the step folds in its own number.
       clock: float32 scalar in [0, 1], the part of a wall-clock budget that is used up, or 0.
+
+    Returns:
+      The new state, and scalar metrics named "role/metric"; those of a role that rests are NaN.
     """
     with use_mesh(self.mesh):
       return self.jitted(state, batch, key, clock)
@@ -108,13 +117,16 @@ def build_step(
     mesh: where it runs; for a plan, a mesh of a described topology.
     state: a concrete or abstract state, read for its shardings only.
   """
+  every = {r: optimizers[r].config.every for r in objective.roles if optimizers[r].config.every > 1}
 
   def step(state: TrainState, batch: PyTree, key: Array, clock: Array):
     key = rng.stream(key, "step", state.step)
-    losses, grads, metrics = _gradients(objective, optimizers, config, state, batch, key)
+    turns = {role: (state.step + 1) % n == 0 for role, n in every.items()}
+    losses, grads, metrics = _gradients(objective, optimizers, config, state, batch, key, turns)
     norms = {role: global_norm(tree) for role, tree in grads.items()}
     signals = jnp.stack([*losses.values(), *norms.values()])
-    accept = jnp.all(jnp.isfinite(signals))
+    rests = _rests([*losses, *norms], turns)
+    accept = jnp.all(jnp.isfinite(signals) if rests is None else jnp.isfinite(signals) | rests)
     accept &= ~_is_spike(signals, state.history, config.spike_sigma)
     progress = jnp.maximum(state.step / config.steps, clock)
 
@@ -122,19 +134,19 @@ def build_step(
     for role in objective.roles:
       optimizer = optimizers[role]
       rate = optimizer.rate(state.step, progress)
-      updates, new_opt = optimizer.update(
-        _clip(grads[role], norms[role], optimizer.config.clip),
-        state.opt_state[role],
-        state.params[role],
-      )
-      new_params = jax.tree.map(
-        lambda p, u, rate=rate: (p - rate * u).astype(p.dtype), state.params[role], updates
-      )
-      params[role] = _select(accept, new_params, state.params[role])
-      opt_state[role] = _select(accept, new_opt, state.opt_state[role])
-      metrics[role] |= {
-        "grad_norm": norms[role], "lr": rate, "param_norm": global_norm(params[role]),
-      }
+      old = state.params[role], state.opt_state[role]
+
+      def update(role=role, optimizer=optimizer, rate=rate, old=old):
+        clipped = _clip(grads[role], norms[role], optimizer.config.clip)
+        updates, new_opt = optimizer.update(clipped, old[1], old[0])
+        new_params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), old[0], updates)
+        return _select(accept, new_params, old[0]), _select(accept, new_opt, old[1])
+
+      params[role], opt_state[role] = _take_turn(turns.get(role), update, lambda old=old: old)
+      about = {"grad_norm": norms[role], "lr": rate, "param_norm": global_norm(params[role])}
+      if role in turns:
+        about = {name: jnp.where(turns[role], x, jnp.nan) for name, x in about.items()}
+      metrics[role] |= about
 
     skipped = 1 - accept.astype(jnp.int32)
     total = state.skipped_total + skipped
@@ -144,10 +156,11 @@ def build_step(
       step=state.step + 1,
       params=params,
       opt_state=opt_state,
-      ema=_average(state.ema, params, config.ema, good_steps, accept),
+      ema=_average(state.ema, params, config.ema, good_steps, accept, turns),
       skipped_total=total,
       skipped_in_row=in_row,
-      history=_remember(state.history, signals, accept),
+      history=_remember(state.history, signals, accept if rests is None else accept & ~rests),
+      frozen=state.frozen,
     )
     flat = {f"{role}/{name}": value for role in metrics for name, value in metrics[role].items()}
     guard = {"skipped": skipped, "skipped_in_row": in_row, "skipped_total": total}
@@ -155,27 +168,38 @@ def build_step(
 
   shardings = shardings_of(state)
   return Step(
-    jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))), mesh
+    jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))), mesh, every
   )
 
 
-def _gradients(objective, optimizers, config, state, batch, key):
-  """Losses, gradients and metrics by role, averaged over the microbatches."""
+def _gradients(objective, optimizers, config, state, batch, key, turns):
+  """Losses, gradients and metrics by role, averaged over the microbatches.
+
+  `turns` tells of some roles whether they step, bool; one that rests has no gradient and NaN for a
+  loss.
+  """
 
   def one(batch: PyTree, key: Array):
     losses, grads, metrics, carry = {}, {}, {}, {}
     for role in objective.roles:
 
       def loss_fn(params: PyTree, role=role, carry=carry):
-        params = {**state.params, role: optimizers[role].stop_frozen(params)}
+        params = {**state.params, **state.frozen, role: optimizers[role].stop_frozen(params)}
         loss, aux = objective.loss(
           role, params, batch, rng.stream(key, role), state.step, carry
         )
         return loss.astype(jnp.float32), aux
 
-      (losses[role], (named, carry)), grads[role] = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params[role]
-      )
+      def step(loss_fn=loss_fn, role=role):
+        return jax.value_and_grad(loss_fn, has_aux=True)(state.params[role])
+
+      def rest(loss_fn=loss_fn, role=role):
+        # Only what the loss hands on is used, so the compiler leaves out the others.
+        loss, (named, carry) = loss_fn(state.params[role])
+        loss, named = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), (loss, named))
+        return (loss, (named, carry)), jax.tree.map(jnp.zeros_like, state.params[role])
+
+      (losses[role], (named, carry)), grads[role] = _take_turn(turns.get(role), step, rest)
       metrics[role] = {**named, "loss": losses[role]}
     return losses, grads, metrics
 
@@ -208,6 +232,18 @@ def _microbatches(batch: PyTree, count: int) -> PyTree:
   return jax.tree.map(split, batch)
 
 
+def _take_turn(turn: Array | None, step: Callable, rest: Callable):
+  """What `step` gives, or `rest` where it is not the role's turn; None is always its turn."""
+  return step() if turn is None else jax.lax.cond(turn, step, rest)
+
+
+def _rests(roles: Sequence[str], turns: Mapping[str, Array]) -> Array | None:
+  """Of the roles of some signals, which rest, bool (len(roles),); None where none ever does."""
+  if not turns:
+    return None
+  return ~jnp.stack([turns.get(role, jnp.ones((), bool)) for role in roles])
+
+
 def _clip(grads: PyTree, norm: Array, limit: float) -> PyTree:
   if not limit:
     return grads
@@ -219,11 +255,20 @@ def _select(accept: Array, new: PyTree, old: PyTree) -> PyTree:
   return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
 
 
-def _average(ema, params, decay: float, good_steps: Array, accept: Array):
+def _average(ema, params, decay: float, good_steps: Array, accept: Array, turns):
   if ema is None:
     return None
   warm = jnp.minimum(decay, (1.0 + good_steps) / (10.0 + good_steps))
-  return _select(accept, jax.tree.map(lambda e, p: e + (1.0 - warm) * (p - e), ema, params), ema)
+
+  def mean(ema, params):
+    return _select(accept, jax.tree.map(lambda e, p: e + (1.0 - warm) * (p - e), ema, params), ema)
+
+  steady = {role: tree for role, tree in ema.items() if role not in turns}
+  new = mean(steady, {role: params[role] for role in steady})
+  for role, turn in turns.items():
+    old = ema[role]
+    new[role] = jax.lax.cond(turn, mean, lambda old, _: old, old, params[role])
+  return new
 
 
 def _is_spike(signals: Array, history: Array | None, sigma: float) -> Array:
@@ -235,7 +280,8 @@ def _is_spike(signals: Array, history: Array | None, sigma: float) -> Array:
 
 
 def _remember(history: Array | None, signals: Array, accept: Array) -> Array | None:
+  """`accept` is one bool, or one for each signal."""
   if history is None:
     return None
   grown = jnp.concatenate([history[:, 1:], signals[:, None]], axis=1)
-  return jnp.where(accept, grown, history)
+  return jnp.where(accept if accept.ndim == 0 else accept[:, None], grown, history)

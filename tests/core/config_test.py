@@ -37,6 +37,11 @@ class Run:
   optim: Optimizer = Optimizer()
 
 
+@dataclasses.dataclass(frozen=True)
+class Runs:
+  others: Mapping[str, Optimizer] = dataclasses.field(default_factory=dict)
+
+
 class Model(nn.Module):
   width: int
   depth: int = 2
@@ -106,6 +111,17 @@ def test_wrong_key_and_wrong_type_are_named(section, words):
 def test_a_missing_field_is_a_user_error():
   with pytest.raises(UserError, match="model.*width"):
     build(Model, {}, where="model")
+
+
+def test_sections_by_name_become_their_dataclass():
+  config = {"others": {"a": {"steps": 3}, "b": {"rates": {"text": 0.1}}}}
+  runs = build(Runs, config)
+  assert runs.others == {"a": Optimizer(steps=3), "b": Optimizer(rates={"text": 0.1})}
+  assert build(Runs, {"others": {"a": Optimizer()}}).others == {"a": Optimizer()}
+  with pytest.raises(UserError, match="runs.others.a has no field 'setps'"):
+    build(Runs, {"others": {"a": {"setps": 3}}}, where="runs")
+  with pytest.raises(UserError, match="runs.others is {'a': 3}, which does not fit"):
+    build(Runs, {"others": {"a": 3}}, where="runs")
 
 
 def test_a_nested_section_becomes_its_dataclass():

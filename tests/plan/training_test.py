@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from experiments import ablation_t2v, clip_long, dacvae, soundtrack, t2v_256, t2v_768, tae, tae_gan
@@ -21,8 +22,9 @@ from mg_jax.plan.training import (
   training_flops,
 )
 from mg_jax.stages.experiment import optim_config
-from mg_jax.train.optim import build_optimizers
+from mg_jax.train.optim import OptimConfig, build_optimizers
 from mg_jax.train.state import abstract_params
+from tests.train.conftest import Pair
 
 LATENT = (2, 4, 4, 16)
 _ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +68,18 @@ def test_frozen_parameters_cost_no_gradient():
   frozen = _count(config)[0]
   config["optim"]["freeze"] = ()
   assert frozen < 0.95 * _count(config)[0]
+
+
+def test_a_role_that_steps_every_second_time_counts_half():
+  objective, batch = Pair(), {name: jax.ShapeDtypeStruct((4, 8), "float32") for name in "xy"}
+  params = abstract_params(objective, batch)
+  counts = []
+  for beats in ({}, {"model": 2}, {"critic": 2}):
+    optim = {role: OptimConfig(every=beats.get(role, 1)) for role in objective.roles}
+    optimizers = build_optimizers(optim, objective.roles)
+    counts.append(training_flops(objective, params, batch, optimizers))
+  for whole, *halves in zip(*counts, strict=True):
+    assert sum(halves) == pytest.approx(1.5 * whole) and max(halves) < whole
 
 
 def test_the_largest_bucket_is_planned():

@@ -17,6 +17,7 @@ from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources.recipe import DataConfig, clip_feed
 from mg_jax.data.sources.sound_recipe import SoundConfig
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
+from mg_jax.inference import load
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.discriminators import PatchDiscriminator
 from mg_jax.models.codecs.tae import TAE
@@ -85,7 +86,7 @@ def cached(tmp_path, monkeypatch):
   clip = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), np.uint8)
   shapes = experiment.abstract_params(Autoencoding(model), {"video": clip})
   role = Role(shapes["autoencoder"], {"model": fields}, 1, "digest")
-  for module in (stages, export):
+  for module in (stages, load):
     monkeypatch.setattr(module, "load_role", lambda folder, name, step=None: role)
   return encoded
 
@@ -134,6 +135,11 @@ def test_random_parameters_are_refused_or_logged(tmp_path, cached, caplog):
     experiment.run(config, str(tmp_path / "run"))
   assert not cached
   config["train"]["warm_start"]["required"] = False
+  config["train"]["warm_start"]["more"] = {"face": {"after": "a CLIP", "required": True}}
+  words = "t2v_256 starts from a CLIP, and config train.warm_start.more.face names none: give its "
+  with pytest.raises(UserError, match=f"{words}run with --config.train.warm_start.more.face.workd"):
+    experiment.run(config, str(tmp_path / "run"))
+  config["train"]["warm_start"]["more"] = {}
   config["autoencoder"] = ""
   with pytest.raises(UserError, match="config autoencoder is empty"):
     experiment.run(config, str(tmp_path / "run"))
@@ -339,6 +345,17 @@ def test_flops_count_both_roles(tmp_path):
   tree = jax.eval_shape(critic.init, jax.random.key(0), clip)
   forward = flops.count(critic.apply, tree, clip)
   assert 5 < (two - one) / forward < 10
+
+
+def test_flops_of_a_role_that_rests_are_averaged(tmp_path):
+  built = experiment.build(tiny.gan(tmp_path), str(tmp_path / "run"), make_mesh((1, 1, 1, 1)))
+  roles = built.objective.roles
+  halves = [
+    experiment.step_flops(built, {r: OptimConfig(every=1 + (r == role)) for r in roles})
+    for role in roles
+  ]
+  assert len(roles) == 2
+  assert sum(halves) == pytest.approx(1.5 * experiment.step_flops(built)) != 2 * max(halves)
 
 
 class Mixer:

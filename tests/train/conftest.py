@@ -65,6 +65,22 @@ class Pair:
     return {"mse": jnp.sum(rows * valid) / jnp.maximum(jnp.sum(valid), 1.0)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Taught(Pair):
+  """A pair whose model learns what a frozen teacher makes of the clean input."""
+
+  frozen = ("teacher",)
+
+  def init(self, key, batch):
+    x = jnp.zeros((1, batch["x"].shape[-1]))
+    teacher = Net(self.hidden).init(jax.random.fold_in(key, 1), x)["params"]
+    return super().init(key, batch) | {"teacher": {"net": teacher}}
+
+  def loss(self, role, params, batch, key, step, carry):
+    taught = Net(self.hidden).apply({"params": params["teacher"]["net"]}, batch["x"])
+    return super().loss(role, params, {**batch, "y": taught}, key, step, carry)
+
+
 class Stream:
   """Batch n is a function of n; `poison` maps batch numbers to a value put into one element."""
 
@@ -96,7 +112,7 @@ class Stream:
 
 
 def make_setup(objective=None, mesh_shape=(1, 1, 1, 1), config=None, optim=None, batch=None):
-  """Everything a single step needs."""
+  """Everything a single step needs; frozen roles have random values."""
   objective = objective or Pair(roles=("model",))
   config = config or StepConfig(steps=10, ema=0.9)
   mesh = make_mesh(mesh_shape)
@@ -105,6 +121,10 @@ def make_setup(objective=None, mesh_shape=(1, 1, 1, 1), config=None, optim=None,
   state = create_state(
     objective, optimizers, mesh, batch, jax.random.key(0), **config.state_args
   )
+  draw = np.random.default_rng(0)
+  state = state.replace(frozen=jax.tree.map(
+    lambda x: jax.device_put(draw.normal(size=x.shape).astype(x.dtype), x.sharding), state.frozen
+  ))  # fmt: skip
   step = build_step(objective, optimizers, config, mesh, state=state)
   return SimpleNamespace(
     objective=objective, config=config, mesh=mesh, optimizers=optimizers, batch=batch, state=state,
@@ -115,4 +135,6 @@ def make_setup(objective=None, mesh_shape=(1, 1, 1, 1), config=None, optim=None,
 @pytest.fixture
 def toy():
   """The building blocks above."""
-  return SimpleNamespace(Pair=Pair, Stream=Stream, setup=make_setup, file=Path(__file__))
+  return SimpleNamespace(
+    Pair=Pair, Taught=Taught, Stream=Stream, setup=make_setup, file=Path(__file__)
+  )
