@@ -20,8 +20,11 @@ TINY_STEPS = 500  # of a phase after the first
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: those of `t2i_256`, and phase (1 or 2, a row of Table 3)."""
-  own, rest = split_arg(arg, phase=1)
+  """Arguments: those of `t2i_256`, phase (1 or 2, a row of Table 3), and known.
+
+  known: also trains to start from a given first frame and to continue given frames.
+  """
+  own, rest = split_arg(arg, phase=1, known=False)
   config = t2i_256.get_config(rest)
   tiny = is_tiny(arg)
   config.train.experiment = "t2v_256"
@@ -33,6 +36,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sides=2 * t2i_256.side_tokens(config),
   )
   t2i_256.start_from(config, "t2i_256", tiny=tiny)
+  if own.known:
+    add_known(config)
   if not tiny:
     config.data.durations = "paper"
     # Tensor parallel 4 [MG Table 3]. What the paper recomputes is not given.
@@ -40,6 +45,26 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.dit.remat = "attention"
   set_phase(config, PHASES, own.phase, tiny=tiny)
   return config
+
+
+def add_known(config: ConfigDict) -> None:
+  """Image-to-video and extension, which the paper's text-to-video model does not have.
+
+  A first frame is a latent of its own beside x_t, as the autoencoder is not causal: the latent of a
+  still is not the first latent of its clip, see `docs/first_frame.md`. Frames that are continued
+  are clean latents. Either is trained with half or a quarter of the samples.
+  """
+  channels = config.model.dit.channels
+  config.conditions = ConfigDict({
+    "first": {
+      "kind": "latent", "channels": channels,
+      "route": {"kind": "concat", "features": channels + 1},
+    }
+  })  # fmt: skip
+  config.model.dit.routes.known = {"kind": "clean"}
+  config.objective.prefix = 0.25
+  config.objective.drop = config.objective.drop.to_dict() | {"first": 0.5}
+  config.train.warm_start.allow_missing = ("/first_concat/",)
 
 
 def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny: bool) -> None:

@@ -28,18 +28,26 @@ _FLAGS = (
   flags.DEFINE_float("fps", None, "Frames per second."),
   flags.DEFINE_integer("height", None, "Pixels."),
   flags.DEFINE_integer("width", None, "Pixels."),
-  flags.DEFINE_float("guidance", None, "Guidance by the conditions; 1 is none."),
+  flags.DEFINE_string("guidance", None, "Scale of guidance by the conditions, 1 for none; or of "
+                      "each, as in first:1.5,text:7.5."),
   flags.DEFINE_integer("steps", None, "Solver steps."),
   flags.DEFINE_string("schedule", None, "linear_quadratic or linear."),
   flags.DEFINE_string("method", None, "euler or midpoint."),
   flags.DEFINE_bool("image", False, "Make images: one frame, saved as PNG."),
   flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024."),
+  flags.DEFINE_list("mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which "
+                    "sampling is spread; default: one device."),
+  flags.DEFINE_string("dtype", None, "Type of the generator's weights, such as bfloat16; default: "
+                      "as saved."),
   flags.DEFINE_bool("overwrite", False, "Replace outputs that exist already."),
-  flags.DEFINE_string("video", None, "Video that gets a soundtrack; its picture is copied."),
+  flags.DEFINE_string("first_frame", None, "Image that a clip starts from."),
+  flags.DEFINE_string("video", None, "Video that gets a soundtrack, its picture copied; or that is "
+                      "continued, with --task=video --extend."),
   flags.DEFINE_string("sound", None, "Sound to extend or fill; default that of the video."),
   flags.DEFINE_multi_string("music", [], "A prompt of music; default none. May be repeated."),
   flags.DEFINE_float("seconds", None, "Length of sound from text alone."),
-  flags.DEFINE_multi_float("extend", [], "Seconds to add after the sound; negative: before."),
+  flags.DEFINE_multi_float("extend", [], "Seconds to add after the clip or the sound; of a sound, "
+                           "negative ones are added before."),
   flags.DEFINE_multi_string("infill", [], "START:END in seconds of a part to replace."),
   flags.DEFINE_integer("candidates", None, "Candidates made for a sound; the one that its "
                        "conditions explain best is kept."),

@@ -6,13 +6,16 @@ from typing import Any
 
 from mg_jax.app import clips, soundtracks
 from mg_jax.core.errors import UserError
+from mg_jax.sampling import guidance
 
 _log = logging.getLogger(__name__)
 _SOUND = ("guidance", "steps", "method", "candidates", "window_s", "hop_s", "long_form")
 _VIDEO = ("guidance", "steps", "method", "frames", "fps", "height", "width", "schedule")
 # What a task takes beside its settings, workdir, prompt, out, seed and overwrite.
 _TAKEN: dict[str, tuple[str, ...]] = {
-  "video": (*_VIDEO, "prompts", "image", "tiles"),
+  "video": (
+    *_VIDEO, "prompts", "image", "tiles", "first_frame", "video", "extend", "mesh", "dtype",
+  ),
   "soundtrack": (*_SOUND, "video", "sound", "music", "extend", "infill"),
   "sound": (*_SOUND, "sound", "music", "extend", "infill", "seconds"),
 }
@@ -28,6 +31,8 @@ def generate(options: Mapping[str, Any]) -> None:
   task = options["task"]
   # Zero is a value: --guidance=0.
   given = {n: v for n, v in options.items() if not (v is None or v is False or v == [])}
+  if "guidance" in given:
+    given["guidance"] = guidance.read(given["guidance"])
   for name in given:
     if name not in (*_ALL, *_TAKEN[task]):
       raise UserError(f"--{name} is not for --task={task}; see --help")
@@ -39,6 +44,11 @@ def generate(options: Mapping[str, Any]) -> None:
       out=options["out"],
       seed=options["seed"],
       image=options["image"],
+      first_frame=options["first_frame"],
+      video=options["video"],
+      extend=options["extend"],
+      mesh=options["mesh"],
+      dtype=options["dtype"],
       tiles=options["tiles"],
       overwrite=options["overwrite"],
       **{name: given[name] for name in _VIDEO if name in given},

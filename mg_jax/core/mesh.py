@@ -59,6 +59,20 @@ def make_mesh(
   )
 
 
+def parse_mesh(values: Sequence[str]) -> Mesh | None:
+  """The mesh of a flag such as --mesh=1,-1,1,1; None for no values.
+
+  Raises:
+    UserError: values that are not four whole numbers, and as `make_mesh`.
+  """
+  if not values:
+    return None
+  try:
+    return make_mesh([int(value) for value in values])
+  except ValueError as e:
+    raise UserError(f"--mesh={','.join(values)} is not of whole numbers; give {AXES}") from e
+
+
 def _nearest(sizes: Sequence[int], count: int) -> tuple[int, ...]:
   """The mesh over all `count` devices that changes but one size, the first and least possible."""
   for axis, size in enumerate(sizes):

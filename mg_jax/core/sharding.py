@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -150,6 +151,26 @@ def state_shardings(abstract_tree, mesh: Mesh):
     _leaves(abstract_tree),
     is_leaf=_is_pair,
   )
+
+
+def placed(abstract_tree, mesh: Mesh):
+  """Shapes of an abstract tree of (boxed) parameters where they live on a mesh, without boxes."""
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+    unbox(abstract_tree),
+    state_shardings(abstract_tree, mesh),
+  )
+
+
+def replicate(tree, mesh: Mesh):
+  """Arrays that every process holds whole, on every device of a mesh."""
+  def spread(leaf):
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(
+      array.shape, replicated(mesh), lambda index: array[index]
+    )
+
+  return jax.tree.map(spread, tree)
 
 
 def spec_table(abstract_tree) -> list[str]:

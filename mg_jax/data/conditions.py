@@ -20,7 +20,7 @@ from that of a soundtrack's data. A record that lacks an entry gives the null, a
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class View:
   std: tuple[float, ...] = ()
 
 
+@runtime_checkable
 class Condition(Protocol):
   """One condition. Picklable."""
 

@@ -10,6 +10,7 @@ autoencoder that made them.
 as folders that `models.weights.published` loads like imported ones.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -19,12 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.core.sharding import unbox
+from mg_jax.core.mesh import use_mesh
+from mg_jax.core.sharding import placed, replicate, unbox
 from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.core.typing import PyTree
+from mg_jax.data import conditions
 from mg_jax.data.records import MANIFEST
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
@@ -32,10 +36,13 @@ from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import from_config
+from mg_jax.models.inputs import abstract_latents, open_conditions
 from mg_jax.models.weights import published
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.train.runs import Role, load_role
 from mg_jax.train.workdir import latents_folder, resolve
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_text_to_video(
@@ -45,6 +52,8 @@ def load_text_to_video(
   step: int | None = None,
   batch: int = 4,
   tiling: Tiling | None = None,
+  mesh: Mesh | None = None,
+  dtype: str | None = None,
 ) -> TextToVideo:
   """Loads a text-to-video run with its averaged weights where it kept an average.
 
@@ -55,15 +64,20 @@ def load_text_to_video(
     step: of the generator, by default the newest.
     batch: clips per network call.
     tiling: how clips are decoded that are larger than a tile.
+    mesh: the devices that share the work; the generator's weights go straight to their shards.
+    dtype: of these weights, by default as saved.
 
   Raises:
     UserError: when something is missing, damaged, or the autoencoder is not the one whose latents
       the generator learned.
   """
-  generator = load_role(resolve(workdir), "model", step=step)
+  if dtype is not None and dtype not in DTYPES:
+    raise UserError(f"dtype is {dtype!r}; known are {', '.join(DTYPES)}")
+  place = functools.partial(_shards, mesh=mesh) if mesh else None
+  generator = load_role(resolve(workdir), "model", step=step, place=place, dtype=dtype)
   return pipeline(
     generator.config, workdir, generator.params, autoencoder=autoencoder, batch=batch,
-    tiling=tiling, origin=f"step {generator.step}, {generator.digest[:16]}",
+    tiling=tiling, mesh=mesh, origin=f"step {generator.step}, {generator.digest[:16]}",
   )
 
 
@@ -76,6 +90,7 @@ def pipeline(
   batch: int = 4,
   tiling: Tiling | None = None,
   origin: str = "",
+  mesh: Mesh | None = None,
 ) -> TextToVideo:
   """The sampler for generator parameters that are at hand, as in a preview while training.
 
@@ -87,6 +102,7 @@ def pipeline(
     batch: clips per network call.
     tiling: how clips are decoded that are larger than a tile.
     origin: what the record of a clip says of the weights.
+    mesh: on which the parameters are.
 
   Raises:
     UserError: as `load_text_to_video`.
@@ -111,14 +127,30 @@ def pipeline(
     model=model,
     params=params,
     autoencoder=configs.build(TAE, _entry(tae.config, "model", tae_folder), where="autoencoder"),
-    autoencoder_params=tae.params,
+    autoencoder_params=replicate(tae.params, mesh) if mesh else tae.params,
     mean=np.asarray(statistics["mean"], np.float32),
     std=np.asarray(statistics["std"], np.float32),
     settings=configs.build(Settings, _entry(config, "sampling", folder), where="sampling"),
-    text=text.load(),
+    text=text.load(mesh),
+    mesh=mesh,
+    conditions=conditions.build(config.get("conditions", {})),
     batch=batch,
     origin=origin,
   )
+
+
+def _shards(config: Mapping[str, Any], *, mesh: Mesh) -> PyTree:
+  """Shapes of a generator's parameters with their places on a mesh."""
+  model, dit = from_config(config), config["model"]["dit"]
+  # Parameters do not depend on the size: one token will do.
+  latent = (*dit["patch"], dit["channels"])
+  batch = abstract_latents(open_conditions(config), 1, latent)
+  cond = {name: batch[name] for name in model.routes() if name in batch}
+  with use_mesh(mesh):
+    boxed = jax.eval_shape(
+      model.init, jax.random.key(0), batch["latent"], jax.ShapeDtypeStruct((1,), jnp.float32), cond
+    )
+  return placed(boxed["params"], mesh)
 
 
 def export_encoder(

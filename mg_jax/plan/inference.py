@@ -18,20 +18,20 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, use_mesh
 from mg_jax.core.pixels import from_uint8
-from mg_jax.core.sharding import batch_sharding, replicated, state_shardings, unbox
+from mg_jax.core.sharding import batch_sharding, placed, replicated
 from mg_jax.core.tree import count_params
 from mg_jax.core.typing import PyTree
 from mg_jax.kernels.platform import platform
 from mg_jax.models import conditioning, zoo
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import Tiling, spans
+from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.generator import from_config
+from mg_jax.models.inputs import open_conditions
 from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
 from mg_jax.plan.training import latent_tokens
 from mg_jax.sampling import guidance as cfg
-from mg_jax.sampling.pipeline import Settings
-from mg_jax.sampling.solvers import integrate
-from mg_jax.stages.generators import open_conditions
+from mg_jax.sampling.pipeline import Settings, sample_latents
 from mg_jax.train import flops
 from mg_jax.train.state import abstract_batch, abstract_key, as_abstract
 
@@ -59,7 +59,7 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
   rows, tokens = len(branches), latent_tokens(dit, latent[:3])
   check_divides(mesh, rows=rows, tokens=tokens, heads=dit["heads"], what="branches of guidance")
-  cond = conditioning.abstract(open_conditions(config), rows, latent[:3])
+  cond = conditioning.abstract(open_conditions(config), 1, latent[:3])
   cond |= {name: _features(cond[name], dit["routes"][name]["features"]) for name in config["text"]}
   params = _placed(
     lambda key: model.init(
@@ -70,12 +70,8 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   )  # fmt: skip
 
   def step(params, x, times, cond):
-    velocity = cfg.guided(
-      lambda x, t_B, cond: model.apply({"params": params}, x, t_B, cond), branches
-    )
-    return integrate(
-      lambda x, t: velocity(x, jnp.broadcast_to(t, x.shape[:1]), cond), x, times,
-      method=settings.method,
+    return sample_latents(
+      model, Streams({}), branches, params, {}, cond, x, times, method=settings.method
     )
 
   whole = lambda *shape: jax.ShapeDtypeStruct(  # noqa: E731
@@ -177,11 +173,7 @@ def _features(entry: Mapping[str, Any], width: int) -> dict[str, Any]:
 def _placed(init, mesh: Mesh) -> PyTree:
   """Shapes of parameters where they live on the mesh."""
   with use_mesh(mesh):
-    boxed = jax.eval_shape(init, abstract_key())
-  return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    unbox(boxed), state_shardings(boxed, mesh),
-  )  # fmt: skip
+    return placed(jax.eval_shape(init, abstract_key()), mesh)
 
 
 def _flops(fn, *args) -> float:

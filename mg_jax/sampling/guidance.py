@@ -31,6 +31,14 @@ class Branch:
   keep: frozenset[str]
 
 
+def read(text: str) -> float | str:
+  """The value of a flag: a number, or scales by name as `parse` takes them."""
+  try:
+    return float(text)
+  except ValueError:
+    return text
+
+
 def parse(value: float | str, names: Collection[str]) -> tuple[tuple[tuple[str, ...], float], ...]:
   """The scales of a setting, in the form that `chain` takes.
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,8 @@ def generate(
   settings: Settings,
   *,
   overwrite: bool = False,
+  make: Callable[[Sequence[Prompt]], Sequence[np.ndarray]] | None = None,
+  given: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Prompt, np.ndarray]]:
   """Generates and saves the clips that are not there yet, yielding each as it is saved.
 
@@ -96,21 +98,26 @@ def generate(
     folder: for the outputs, made if missing.
     settings: as resolved by the pipeline.
     overwrite: makes every clip anew.
+    make: the clips of at most `pipeline.batch` prompts; by default those of their text alone.
+    given: what else decides the clips, for their records.
 
   Raises:
     UserError: when a clip of the same name was made otherwise, or one cannot be written, before
       anything is generated.
   """
-  recipe = {"origin": pipeline.origin, "settings": dataclasses.asdict(settings)}
+  recipe = {"origin": pipeline.origin, "settings": dataclasses.asdict(settings), **(given or {})}
+
+  def from_text(chunk: Sequence[Prompt]) -> np.ndarray:
+    return pipeline(
+      [p.text for p in chunk], seeds=[p.seed for p in chunk], **dataclasses.asdict(settings)
+    )
+
   left = [p for p in prompts if overwrite or not _is_done(folder, p, settings, recipe)]
   for prompt in left:
     check_writable(record_path(clip_path(folder, prompt, settings)))
   for i in range(0, len(left), pipeline.batch):
     chunk = left[i : i + pipeline.batch]
-    videos = pipeline(
-      [p.text for p in chunk], seeds=[p.seed for p in chunk], **dataclasses.asdict(settings)
-    )
-    for prompt, video in zip(chunk, videos, strict=True):
+    for prompt, video in zip(chunk, (make or from_text)(chunk), strict=True):
       _save(folder, prompt, video, settings, recipe)
       yield prompt, video
 

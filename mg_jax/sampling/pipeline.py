@@ -1,24 +1,35 @@
-"""Text to video: prompts and seeds in, uint8 clips out [MG 3.4].
+"""Text, a first frame or a beginning to video: uint8 clips out [MG 3.4].
 
 Prompt -> tags and tokens of every text stream -> features -> guided flow from noise to a
 normalised latent (B, t, h, w, C) -> decoded video (B, T, H, W, 3). The noise of a clip depends on
 its seed alone, and every call of the network has the same batch size, so neighbours do not change a
 clip. An image is a clip of one frame. Clips larger than a tile are decoded tile by tile [MG 3.1.1].
+
+A first frame is a condition of its own, the latent of a still image; the frames that a clip is to
+continue are latents that the sampler holds clean. On a mesh, clips are spread over its batch axes,
+and the network over the others.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.pixels import to_uint8
+from mg_jax.core.mesh import batch_axes, use_mesh
+from mg_jax.core.pixels import from_uint8, to_uint8
 from mg_jax.core.rng import stream
+from mg_jax.core.sharding import batch_sharding
+from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
+from mg_jax.data.conditions import Condition, Latent
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
@@ -26,8 +37,10 @@ from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
-from mg_jax.sampling.solvers import integrate
+from mg_jax.sampling import sampler
+from mg_jax.sampling.sampler import Known
 
+KNOWN = "known"  # the route that marks clean latents
 LINEAR_RATIO = flow.LINEAR_STEPS // flow.STEPS  # keeps t = 0.1 half-way at any number of steps
 
 
@@ -39,7 +52,8 @@ class Settings:
     frames, height, width: of the video, in pixels; frames = 1 is an image.
     fps: named in the prompt of the model, and the speed at which the clip is to be shown.
     steps: solver steps.
-    guidance: text scale; 1 is the conditional model alone and costs half.
+    guidance: text scale; 1 is the conditional model alone and costs half. Or scales of single
+      conditions, see `guidance.parse`.
     schedule: "linear_quadratic" (with the paper's ratio at any number of steps) or "linear".
     method: "euler" or "midpoint".
   """
@@ -49,7 +63,7 @@ class Settings:
   width: int
   fps: float | int
   steps: int = flow.STEPS
-  guidance: float | int = cfg.GUIDANCE
+  guidance: float | int | str = cfg.GUIDANCE
   schedule: str = "linear_quadratic"
   method: str = "euler"
 
@@ -59,8 +73,8 @@ class Settings:
         raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
     if not 0.5 <= self.fps <= 1000:
       raise UserError(f"fps is {self.fps}; choose a frame rate between 0.5 and 1000.")
-    if not (np.isfinite(self.guidance) and self.guidance >= 0):
-      raise UserError(f"guidance is {self.guidance}; it must be a number of at least 0.")
+    if not isinstance(self.guidance, str):
+      cfg.parse(self.guidance, ("text",))
     if self.method not in ("euler", "midpoint"):
       raise UserError(f'method is "{self.method}"; set it to "euler" or "midpoint".')
     self.times()
@@ -80,16 +94,18 @@ class TextToVideo:
 
   Attributes:
     model: the generator, with `routes()` and `encode`.
-    params: its parameters, unboxed.
+    params: its parameters, unboxed; on `mesh` where there is one.
     autoencoder: with `latent_shape` and the methods `encode` and `decode`, like
-    models.codecs.tae.TAE.
+      models.codecs.tae.TAE.
     autoencoder_params: its parameters, unboxed.
     mean, std: per-channel statistics (C,) that training normalised latents with.
     settings: what a call uses by default.
     text: its text streams, the frozen encoders loaded.
+    conditions: its other conditions, by name.
     batch: clips per network call; short calls are padded to it.
     origin: which weights these are, for the record of what is generated.
     tiling: how clips are decoded that are larger than a tile; smaller tiles need less memory.
+    mesh: of the devices that share the work; None for the first device alone.
   """
 
   model: nn.Module
@@ -100,19 +116,32 @@ class TextToVideo:
   std: np.ndarray
   settings: Settings
   text: Streams
+  conditions: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
   batch: int = 1
   origin: str = ""
   tiling: Tiling = Tiling()
+  mesh: Mesh | None = None
   _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
+  def __post_init__(self):
+    # The batch divides over the devices that share it.
+    ways = batch_axes(self.mesh) if self.mesh else 1
+    self.batch = -(-self.batch // ways) * ways
+
   def __call__(
-    self, prompts: Sequence[str], *, seeds: Sequence[int], **changes: Any
+    self,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    first: Sequence[np.ndarray | None] = (),
+    **changes: Any,
   ) -> np.ndarray:
     """Generates one clip per prompt.
 
     Args:
       prompts: any texts; an empty one gives an unconditional clip, a huge one is cut.
       seeds: one per prompt, 0..2**32-1.
+      first: a first frame, uint8 (height, width, 3), or None for each prompt; empty for none.
       **changes: fields of `Settings` to use instead of `self.settings`.
 
     Returns:
@@ -122,17 +151,70 @@ class TextToVideo:
       UserError: on settings the model cannot do, and when it produces values that are not finite.
     """
     settings = self.resolve(**changes)
-    if len(prompts) != len(seeds):
-      raise UserError(f"there are {len(prompts)} prompts but {len(seeds)} seeds; give one each.")
+    first = list(first) or [None] * len(prompts)
+    for name, given in (("seeds", seeds), ("first frames", first)):
+      if len(prompts) != len(given):
+        raise UserError(f"there are {len(prompts)} prompts but {len(given)} {name}; give one each.")
     for seed in seeds:
       if not 0 <= seed <= prompt_rules.MAX_SEED:
         raise UserError(f"seed {seed} is not within 0..{prompt_rules.MAX_SEED}.")
-    clips = [
-      self._chunk(prompts[i : i + self.batch], seeds[i : i + self.batch], settings)
-      for i in range(0, len(prompts), self.batch)
-    ]
+    clips = []
+    for i in range(0, len(prompts), self.batch):
+      part = slice(i, i + self.batch)
+      latents = self._latents(prompts[part], seeds[part], settings, first=first[part])
+      clips.append(self.decode(latents, settings)[: len(prompts[part])])
     shape = (0, settings.frames, settings.height, settings.width, 3)
     return np.concatenate(clips) if clips else np.zeros(shape, np.uint8)
+
+  def extend(
+    self, video: np.ndarray, frames: int, *, prompt: str = "", seed: int = 0, **changes: Any
+  ) -> np.ndarray:
+    """Continues a clip, window by window, each holding the end of what there is as clean latents.
+
+    Args:
+      video: uint8 (T, height, width, 3) at the rate and size of the settings.
+      frames: how many are added.
+      prompt: what happens in them.
+      seed: 0..2**32-1.
+      **changes: fields of `Settings`; `frames` is the length of a window.
+
+    Returns:
+      uint8 (T + frames, height, width, 3). The last latent frame of `video` fades into what the
+      autoencoder makes of it, so that nothing jumps where the new frames begin.
+
+    Raises:
+      UserError: a model that is not trained to continue clips, a clip too short or of another size.
+    """
+    settings = self.resolve(**changes)
+    per_latent = self.autoencoder.factors[0]
+    window = self._latent_shape(settings)[0]
+    if KNOWN not in self.model.routes() or window < 2:
+      raise UserError(
+        "this model was not trained to continue clips; train one with "
+        "experiments/t2v_256.py:known=true"
+      )
+    if video.shape[1:] != (settings.height, settings.width, 3):
+      raise UserError(
+        f"the clip is {video.shape[1]}x{video.shape[2]}; fit it to "
+        f"{settings.height}x{settings.width}"
+      )
+    context = min(max(1, window // 2), len(video) // per_latent)
+    if not context:
+      raise UserError(f"the clip has {len(video)} frames; at least {per_latent} are needed")
+    tail = video[len(video) - context * per_latent :]
+    latents = self._encode(tail[None])
+    for turn in range(-(-frames // ((window - context) * per_latent))):
+      held = latents[:, -context:]
+      made = self._latents(
+        [prompt], [seed], settings, held=np.asarray(held), turn=turn
+      )[:1, context:]
+      latents = np.concatenate([latents, jax.device_get(made)], axis=1)
+    whole = dataclasses.replace(settings, frames=latents.shape[1] * per_latent)
+    decoded = self.decode(latents, whole)[0]
+    before, after = decoded[: len(tail)], decoded[len(tail) : len(tail) + frames]
+    fade = np.linspace(0, 1, per_latent + 1)[1:, None, None, None]
+    mixed = video[-per_latent:] * (1 - fade) + before[-per_latent:] * fade
+    return np.concatenate([video[:-per_latent], np.round(mixed).astype(np.uint8), after])
 
   def resolve(self, **changes: Any) -> Settings:
     """The settings of a call, checked against the model without running it.
@@ -145,7 +227,7 @@ class TextToVideo:
       if name not in known:
         raise UserError(f"there is no setting {name}; known are {', '.join(sorted(known))}.")
     settings = dataclasses.replace(self.settings, **changes)
-    self._sampler(settings)
+    self._sampler(settings, held=False)
     return settings
 
   def tokens(self, texts: Sequence[str], settings: Settings) -> dict[str, dict[str, np.ndarray]]:
@@ -170,25 +252,106 @@ class TextToVideo:
   def _latent_shape(self, settings: Settings) -> tuple[int, int, int, int]:
     return self.autoencoder.latent_shape(settings.frames, settings.height, settings.width)
 
-  def _chunk(self, texts: Sequence[str], seeds: Sequence[int], settings: Settings) -> np.ndarray:
-    count = len(texts)
-    padding = self.batch - count
-    text = self.tokens([*texts, *[""] * padding], settings)
-    seeds_B = np.array([*seeds, *[0] * padding], np.uint32)
-    video, finite = jax.device_get(
-      self._sampler(settings)(
-        self.params, self.text.params, self.autoencoder_params, self.mean, self.std, text, seeds_B,
-        settings.times(),
+  def _conditions(
+    self, texts: Sequence[str], first: Sequence[np.ndarray | None], settings: Settings
+  ) -> dict[str, Any]:
+    """All conditions of a batch, those that a request does not name at their null."""
+    grid = self._latent_shape(settings)[:3]
+    cond: dict[str, Any] = self.tokens(texts, settings)
+    latent = next((n for n, c in self.conditions.items() if isinstance(c, Latent)), None)
+    if latent is None and any(frame is not None for frame in first):
+      raise UserError(
+        "this model was not trained to take a first frame; train one with "
+        "experiments/t2v_256.py:known=true"
       )
-    )
-    if not finite[:count].all():
-      raise UserError("the model produced values that are not finite; try another checkpoint.")
-    if self._cuts(settings):
-      return self._decode_tiles(video[:count], settings)
-    return video[:count]
+    for name, condition in self.conditions.items():
+      rows = [condition.null(grid) for _ in texts]
+      if name == latent:
+        for i, frame in enumerate(first):
+          if frame is None:
+            continue
+          if frame.shape != (settings.height, settings.width, 3):
+            raise UserError(
+              f"the first frame is {frame.shape[0]}x{frame.shape[1]}; fit it to "
+              f"{settings.height}x{settings.width}"
+            )
+          rows[i] = condition.place(np.asarray(self._encode(frame[None, None])[0]), grid)
+      cond[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return cond
 
-  def _cuts(self, settings: Settings) -> bool:
-    return self.tiling.cuts(settings.frames, settings.height, settings.width)
+  def _encode(self, video: np.ndarray) -> np.ndarray:
+    """Normalised latents of uint8 (B, T, H, W, 3)."""
+    if "encode" not in self._compiled:
+      self._compiled["encode"] = jax.jit(
+        lambda params, video: self.autoencoder.apply(
+          {"params": params}, from_uint8(video), method="encode"
+        )[0]
+      )
+    latents = self._compiled["encode"](self.autoencoder_params, video)
+    return (np.asarray(latents, np.float32) - self.mean) / self.std
+
+  def _latents(
+    self, texts: Sequence[str], seeds: Sequence[int], settings: Settings, *,
+    first: Sequence[np.ndarray | None] = (), held: np.ndarray | None = None, turn: int = 0,
+  ) -> Array:
+    """Normalised latents (batch, t, h, w, C), the rows behind `texts` being padding.
+
+    Args:
+      texts, seeds, first: of the clips.
+      settings: how.
+      held: normalised latents (1, k, h, w, C) that every clip begins with.
+      turn: number of the window, whose noise is its own.
+    """
+    padding = self.batch - len(texts)
+    cond = self._conditions([*texts, *[""] * padding], [*first, *[None] * padding], settings)
+    known = None
+    if held is not None:
+      shape = self._latent_shape(settings)
+      latent, mask = np.zeros((1, *shape), np.float32), np.zeros((1, *shape[:3]), bool)
+      latent[:, : held.shape[1]], mask[:, : held.shape[1]] = held, True
+      known = Known(jnp.asarray(latent), jnp.asarray(mask))
+    run = self._sampler(settings, held=held is not None)
+    batch = self._placed((cond, np.array([*seeds, *[0] * padding], np.uint32)))
+    with self._on_mesh():
+      return run(
+        self.params, self.text.params, *batch, np.uint32(turn), self._weights(settings),
+        settings.times().astype(np.float32), known,
+      )  # fmt: skip
+
+  def decode(self, latents: Array | np.ndarray, settings: Settings) -> np.ndarray:
+    """uint8 (B, frames, height, width, 3) of normalised latents (B, t, h, w, C).
+
+    Raises:
+      UserError: latents that are not finite.
+    """
+    if not np.isfinite(whole(jnp.sum(latents))):
+      raise UserError("the model produced values that are not finite; try another checkpoint.")
+    if self.tiling.cuts(settings.frames, settings.height, settings.width):
+      return self._decode_tiles(whole(latents) * self.std + self.mean, settings)
+    with self._on_mesh():
+      return whole(
+        self._decoder(settings.frames)(self.autoencoder_params, self.mean, self.std, latents)
+      )
+
+  def _decoder(self, frames: int) -> Any:
+    """Decodes a clip for each device at a time: that takes far more memory than sampling."""
+    ways = batch_axes(self.mesh) if self.mesh else 1
+
+    def decode(params, mean, std, latents):
+      def some(x: Array) -> Array:
+        video = self.autoencoder.apply(
+          {"params": params}, x * std + mean, frames=frames, method="decode"
+        )
+        return to_uint8(video)
+
+      rows = ways if len(latents) % ways == 0 else 1
+      # Row b of a batch is held by device b * ways // B.
+      grouped = latents.reshape(rows, -1, *latents.shape[1:]).swapaxes(0, 1)
+      video = jax.lax.map(some, grouped).swapaxes(0, 1)
+      return video.reshape(-1, *video.shape[2:])
+
+    key = "decode", frames
+    return self._compiled.setdefault(key, jax.jit(decode))
 
   def _decode_tiles(self, latents_BTHWC: np.ndarray, settings: Settings) -> np.ndarray:
     if "tiles" not in self._compiled:
@@ -204,65 +367,99 @@ class TextToVideo:
         start += len(part)
     return video
 
-  def _sampler(self, settings: Settings) -> Any:
+  def _branches(self, settings: Settings) -> tuple[cfg.Branch, ...]:
+    guided = (*self.text.readers, *self.conditions)
+    if not isinstance(settings.guidance, str):
+      guided = tuple(self.text.readers)
+    return cfg.chain(*cfg.parse(settings.guidance, guided))
+
+  def _weights(self, settings: Settings) -> np.ndarray:
+    return np.array([branch.weight for branch in self._branches(settings)], np.float32)
+
+  def _sampler(self, settings: Settings, *, held: bool) -> Any:
     """The jitted function of these shapes and branches; made, and its shapes checked, once."""
-    branches = cfg.chain((tuple(self.text.readers), float(settings.guidance)))
+    branches = self._branches(settings)
     size = (settings.frames, settings.height, settings.width)
-    key = (size, settings.steps, branches, settings.method)
+    keeps = tuple(branch.keep for branch in branches)
+    key = (size, settings.steps, keeps, settings.method, held)
     if key not in self._compiled:
-      latent_shape = self._latent_shape(settings)
+      shape = self._latent_shape(settings)
 
-      def sample(params, text_params, autoencoder_params, mean, std, text, seeds_B, times):
-        # Frozen encoders read a prompt once, before it is laid out in branches.
-        cond = self.text.encode(text_params, text)
-        cond = cfg.expand(cond, branches, keep_only=self._keep_only)
-        variables = {"params": params}
-        cond = self.model.apply(variables, cond, method="encode")
-        apply_fn = cfg.guided(lambda x, t_B, c: self.model.apply(variables, x, t_B, c), branches)
-        noise = jax.vmap(lambda seed: jax.random.normal(_noise_key(seed), latent_shape))
-        latent = integrate(
-          lambda x, t: apply_fn(x, jnp.broadcast_to(t, x.shape[:1]), cond),
-          noise(seeds_B),
-          times,
-          method=settings.method,
-        )
+      def run(params, text_params, cond, seeds_B, turn, weights, times, known):
+        noise = jax.vmap(lambda seed: jax.random.normal(_noise_key(seed, turn), shape))(seeds_B)
+        return sample_latents(
+          self.model, self.text, branches, params, text_params, cond, noise, times,
+          weights=weights, known=known, method=settings.method,
+        )  # fmt: skip
 
-        if self._cuts(settings):
-          return latent * std + mean, jnp.isfinite(latent).all((1, 2, 3, 4))
-
-        def decode(x_THWC: Array) -> tuple[Array, Array]:
-          video = self.autoencoder.apply(
-            {"params": autoencoder_params},
-            (x_THWC * std + mean)[None],
-            frames=settings.frames,
-            method="decode",
-          )[0]
-          pixels = to_uint8(video)
-          return pixels, jnp.isfinite(video).all()
-
-        # One clip at a time: decoding at full resolution needs far more memory than sampling.
-        return jax.lax.map(decode, latent)
-
-      self._check_shapes(sample, settings)
-      self._compiled[key] = jax.jit(sample)
+      if not held:
+        self._check_shapes(run, settings)
+      self._compiled[key] = jax.jit(run)
     return self._compiled[key]
 
-  def _check_shapes(self, sample: Any, settings: Settings) -> None:
-    text = self.tokens([""] * self.batch, settings)
-    seeds = np.zeros((self.batch,), np.uint32)
+  def _check_shapes(self, run: Any, settings: Settings) -> None:
     try:
+      cond = self._conditions([""] * self.batch, [None] * self.batch, settings)
       jax.eval_shape(
-        sample, self.params, self.text.params, self.autoencoder_params, self.mean, self.std, text,
-        seeds, settings.times(),
-      )
+        run, self.params, self.text.params, cond, np.zeros((self.batch,), np.uint32), np.uint32(0),
+        self._weights(settings), settings.times().astype(np.float32), None,
+      )  # fmt: skip
     except UserError as e:
       raise UserError(
         f"the model cannot make {settings.frames} frames of {settings.height}x{settings.width}: {e}"
       ) from e
 
-  def _keep_only(self, cond, names):
-    return conditioning.keep_only(cond, names & cond.keys(), routes=self.model.routes())
+  def _on_mesh(self) -> Any:
+    return use_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
+
+  def _placed(self, batch: PyTree) -> PyTree:
+    """A batch that every process knows whole, split over the mesh."""
+    if self.mesh is None:
+      return batch
+    place = batch_sharding(self.mesh)
+    return jax.tree.map(
+      lambda a: jax.make_array_from_callback(a.shape, place, lambda index: a[index]), batch
+    )
 
 
-def _noise_key(seed: Array) -> Array:
-  return stream(jax.random.key(seed), "noise")
+def sample_latents(
+  model: nn.Module, text: Streams, branches: Sequence[cfg.Branch], params: PyTree,
+  text_params: PyTree, cond: Mapping[str, Any], noise: Array, times: Array, *, method: str,
+  weights: Array | None = None, known: Known | None = None,
+) -> Array:
+  """Conditions and noise to normalised latents: what a sampler compiles, and a plan with it.
+
+  Args:
+    model: the generator.
+    text: its streams; frozen encoders read a prompt once, before it is laid out in branches.
+    branches: of guidance; conditions that none of them names are kept in all.
+    params, text_params: of the generator and of the frozen encoders.
+    cond: conditions by name, (B, ...).
+    noise: (B, t, h, w, C).
+    times: (steps + 1,).
+    method: of the solver.
+    weights: of the branches, where one program is to serve all.
+    known: latents that are held.
+  """
+  routes, variables = model.routes(), {"params": params}
+  keep_only = functools.partial(conditioning.keep_only, routes=routes)
+  cond = text.encode(text_params, cond)
+  if known is not None and KNOWN in routes:
+    cond = {**cond, KNOWN: jnp.broadcast_to(known.mask, noise.shape[:-1])}
+  guided = set(text.readers).union(*(branch.keep for branch in branches))
+  cond = cfg.expand(cond, branches, keep_only=keep_only, always=cond.keys() - guided)
+  cond = model.apply(variables, cond, method="encode")
+  velocity = cfg.guided(
+    lambda x, t_B, c: model.apply(variables, x, t_B, c), branches, weights=weights
+  )
+
+  def field(x: Array, t: Array, window: Array, beside: Any) -> Array:
+    del window, beside
+    return velocity(x, jnp.broadcast_to(t, x.shape[:1]), cond)
+
+  return sampler.sample(field, noise, times, method=method, known=known)
+
+
+def _noise_key(seed: Array, turn: Array) -> Array:
+  key = stream(jax.random.key(seed), "noise")
+  return jnp.where(turn == 0, key, jax.random.fold_in(key, turn))

@@ -6,7 +6,7 @@ Training, planning, precomputation and sampling ask the object; nothing else kno
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -16,12 +16,12 @@ from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.data.pipeline import Feed
+from mg_jax.inference.load import DTYPES
 from mg_jax.objectives.base import Batch, Objective
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.loop import Hook
 from mg_jax.train.state import abstract_params
 
-DTYPES = ("float32", "bfloat16", "float16")
 Clip = tuple[int, int, int]
 Batches = Callable[[], Iterator[Batch]]
 
@@ -59,6 +59,7 @@ class Experiment:
   preprocess: Callable[[Any], Any] | None = None
 
 
+@runtime_checkable
 class Stage(Protocol):
   """One kind of training.
 

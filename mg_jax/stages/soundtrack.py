@@ -20,6 +20,7 @@ from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator, from_config
+from mg_jax.models.inputs import abstract_latents, open_conditions, text_streams
 from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.precompute.clips import pinned_step
 from mg_jax.precompute.sounds import check_vision, encode_sound
@@ -30,7 +31,7 @@ from mg_jax.stages.base import (
   evaluation,
   section,
 )
-from mg_jax.stages.generators import abstract_latents, live_text, open_conditions, text_streams
+from mg_jax.stages.live_text import live_text
 from mg_jax.train.runs import load_role
 from mg_jax.train.workdir import latents_folder
 

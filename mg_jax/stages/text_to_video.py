@@ -18,6 +18,7 @@ from mg_jax.inference.load import load_text_to_video
 from mg_jax.models import patches
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.generator import from_config
+from mg_jax.models.inputs import abstract_latents, open_conditions, text_streams
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.precompute.clips import encode, pinned_step
 from mg_jax.sampling.pipeline import Settings
@@ -29,7 +30,7 @@ from mg_jax.stages.base import (
   evaluation,
   section,
 )
-from mg_jax.stages.generators import abstract_latents, live_text, open_conditions, text_streams
+from mg_jax.stages.live_text import live_text
 from mg_jax.train.loop import Hook
 from mg_jax.train.runs import Role, load_role
 from mg_jax.train.workdir import latents_folder

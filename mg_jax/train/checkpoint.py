@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
@@ -358,6 +359,7 @@ def load_params(
   ema: bool = True,
   step: int | None = None,
   target: PyTree | None = None,
+  dtype: Any = None,
 ) -> PyTree:
   """The parameters of one role, for inference, as a tree of nested dicts.
 
@@ -368,6 +370,7 @@ def load_params(
     step: defaults to the newest.
     target: abstract tree with shardings to match and to place on; by default everything is taken
       as saved and goes to the first device.
+    dtype: what floating point parameters are cast to, once they are verified and on their devices.
 
   Raises:
     UserError: when there is nothing to read, it does not fit, or it is damaged.
@@ -386,7 +389,12 @@ def load_params(
     leaves = reader.read(wanted, step)
   finally:
     reader.close()
-  return _nest({path.removeprefix(prefix): leaf for path, leaf in leaves.items()})
+  found = {}
+  for path in list(leaves):
+    leaf = leaves.pop(path)  # which is let go of once it is cast
+    cast = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+    found[path.removeprefix(prefix)] = leaf.astype(dtype) if cast else leaf
+  return _nest(found)
 
 
 def _digest(meta: Mapping[str, Any]) -> str:

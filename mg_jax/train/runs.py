@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 from mg_jax.core.typing import PyTree
@@ -19,8 +20,23 @@ class Role:
   digest: str
 
 
-def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:
+def load_role(
+  workdir: str | os.PathLike[str],
+  role: str,
+  *,
+  step: int | None = None,
+  place: Callable[[dict[str, Any]], PyTree] | None = None,
+  dtype: Any = None,
+) -> Role:
   """The parameters of a role, averaged if the run kept an average, and what they come from.
+
+  Args:
+    workdir: of the run.
+    role: "model", "autoencoder", ...
+    step: defaults to the newest.
+    place: the run's config -> shapes with shardings, straight to which the parameters are read; by
+      default they go to the first device.
+    dtype: as for `load_params`.
 
   Raises:
     UserError: no such run, step or role, or a damaged checkpoint.
@@ -33,7 +49,8 @@ def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = 
   finally:
     reader.close()
   # Pinned to one step: a running job may save another one in between.
-  params = load_params(workdir, role, ema=averaged, step=step)
+  target = place(meta["config"]) if place else None
+  params = load_params(workdir, role, ema=averaged, step=step, target=target, dtype=dtype)
   return Role(params, meta["config"], step, meta["sha256"])
 
 

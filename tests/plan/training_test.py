@@ -14,14 +14,10 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data.sources.recipe import DataConfig
-from mg_jax.plan.training import (
-  abstract_clips,
-  abstract_training,
-  largest_clip,
-  training,
-  training_flops,
-)
+from mg_jax.models.inputs import abstract_latents, open_conditions
+from mg_jax.plan.training import abstract_training, training, training_flops
 from mg_jax.stages.experiment import optim_config
+from mg_jax.stages.text_to_video import largest_clip
 from mg_jax.train.optim import OptimConfig, build_optimizers
 from mg_jax.train.state import abstract_params
 from tests.train.conftest import Pair
@@ -102,9 +98,10 @@ def test_the_batch_with_the_most_tokens_is_planned():
 
 
 def test_a_batch_holds_features_of_frozen_encoders_and_ids_of_others():
-  tiny = abstract_clips(_tiny(), 4, LATENT)
+  tiny = abstract_latents(open_conditions(_tiny()), 4, LATENT)
   assert tiny["latent"].shape == (4, *LATENT) and tiny["text"]["ids"].shape == (4, 40)
-  paper = abstract_clips(configs.to_dict(t2v_768.get_config()), 4, LATENT)
+  config = configs.to_dict(t2v_768.get_config())
+  paper = abstract_latents(open_conditions(config), 4, LATENT)
   assert paper["ul2"]["features"].shape == (4, 512, 4096)
   assert set(paper) == {"latent", "index", "ul2", "metaclip", "byt5"}
 

@@ -21,8 +21,7 @@ from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.clip import CLIP
 from mg_jax.models.weights import published
 from mg_jax.objectives.contrastive import Contrastive
-from mg_jax.stages import experiment
-from mg_jax.stages import table as stages
+from mg_jax.stages import experiment, soundtrack
 from mg_jax.train.runs import load_role
 from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
@@ -187,7 +186,7 @@ def test_sound_of_another_rate_than_the_codec_is_told(tmp_path):
 def coded(monkeypatch):
   """Stands in for a trained codec."""
   codec = encode_sound_test.codec()
-  monkeypatch.setattr(stages, "trained_codec", lambda config, workdir: (codec, 7))
+  monkeypatch.setattr(soundtrack, "trained_codec", lambda config, workdir: (codec, 7))
   return codec
 
 

@@ -1,11 +1,10 @@
-"""What the stages of generators have in common: conditions, text streams, shapes of batches."""
+"""What a generator reads, from its config: text streams, conditions, shapes of batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.data import conditions
@@ -14,13 +13,12 @@ from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import conditioning
 from mg_jax.models.encoders.streams import Streams, open_streams
 from mg_jax.models.generator import Generator, from_config
-from mg_jax.stages.base import section
 
 
 def text_streams(config: Mapping[str, Any], model: Generator) -> Streams:
   """The text encoders of a generator, without the weights of frozen ones."""
   return open_streams(
-    section(config, "text"), routes=model.routes(), trained=model.text_encoders()
+    config["text"], routes=model.routes(), trained=model.text_encoders()
   )
 
 
@@ -35,7 +33,7 @@ def open_conditions(
   """
   routes, trained = from_config(config).routes(), config["model"]["encoders"]
   found: dict[str, Condition] = {}
-  for name, fields in section(config, "text").items():
+  for name, fields in config["text"].items():
     stream = configs.build(TextConfig, fields, where=f"text.{name}")
     frozen = name not in trained
     found[name] = Text(
@@ -54,17 +52,3 @@ def abstract_latents(
     "latent": shape((rows, *latent), jnp.float32), "index": shape((rows,), jnp.int32),
     **conditioning.abstract(found, rows, tuple(latent[:3])),
   }  # fmt: skip
-
-
-def live_text(text: Streams, mesh: Mesh):
-  """Runs the frozen encoders whose features are not cached, between feed and step; or None."""
-  live = tuple(name for name in text.frozen if name not in text.cached)
-  return _FrozenText(text.load(mesh, names=live)) if live else None
-
-
-class _FrozenText:
-  def __init__(self, text: Streams):
-    self._params, self._run = text.params, jax.jit(text.encode)
-
-  def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-    return self._run(self._params, batch)
