@@ -1,4 +1,4 @@
-"""Trees of arrays seen as flat tables of slash-separated paths."""
+"""Trees of arrays as flat tables of slash-separated paths."""
 
 import hashlib
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def global_norm(tree) -> jax.Array:
 
 
 def fingerprint(tree) -> str:
-  """sha256 over path, dtype, shape and bytes of every leaf (reads the arrays to the host)."""
+  """sha256 over path, dtype, shape and bytes of every leaf (copies the arrays to the host)."""
   digest = hashlib.sha256()
   for path, leaf in sorted(flatten_paths(tree).items()):
     array = np.ascontiguousarray(jax.device_get(leaf))
