@@ -1,7 +1,7 @@
 """The training step of any experiment as a program to plan, at its largest batch.
 
-Nothing of the data is opened and no file of weights is read, so a loss whose network comes from
-files (LPIPS) is left out.
+No data is opened and no file of weights is read, so a loss whose network comes from files (LPIPS)
+is left out.
 """
 
 import math
@@ -45,7 +45,7 @@ def training(config: Mapping[str, Any], mesh: Mesh) -> Program:
   """The step of a config on a mesh.
 
   Raises:
-    UserError: on a stage without a model, and on what does not divide over the mesh.
+    UserError: on a stage without a model, and on sizes that do not divide over the mesh.
   """
   objective, batch, clip = abstract_training(config)
   settings = configs.build(TrainConfig, section(config, "train"), where="train")
@@ -79,7 +79,7 @@ def abstract_training(
 ) -> tuple[Objective, dict[str, Any], tuple[int, int, int]]:
   """(objective, shapes of its largest batch, (frames, height, width) of a sample).
 
-  Of sound, latents are frames of one pixel each; to its codec, samples are.
+  For sound, latents are frames of one pixel each; for its codec, samples are.
   """
   stages = {
     "flow_matching": _flow_matching, "autoencoding": _autoencoding, "contrastive": _contrastive,
@@ -96,7 +96,7 @@ def abstract_training(
 
 
 def _flow_matching(config, data):
-  """Of images and of clips, whichever batch has more tokens of pictures and text."""
+  """The batch of images or of clips, whichever has more tokens of video and text."""
   dit, batches = config["model"]["dit"], []
   read = sum(fields["length"] for fields in config["text"].values())
   for kind in data.kinds:
@@ -164,7 +164,7 @@ def largest_clip(data: DataConfig, kind: Kind = "video") -> tuple[int, int, int]
 def abstract_clips(
   config: Mapping[str, Any], rows: int, latent: Sequence[int]
 ) -> dict[str, Any]:
-  """Shapes of a batch of cached latents, with features of frozen encoders and ids of others."""
+  """Shapes of a batch of cached latents, with features of frozen encoders or ids of others."""
   shape = jax.ShapeDtypeStruct
   batch: dict[str, Any] = {
     "latent": shape((rows, *latent), jnp.float32), "index": shape((rows,), jnp.int32)
@@ -183,10 +183,10 @@ def abstract_clips(
 def training_flops(
   objective: Objective, params: PyTree, batch: PyTree, optimizers: Mapping[str, Optimizer]
 ) -> tuple[float, float]:
-  """FLOPs of a step over all devices, without and with recomputation; shapes are enough.
+  """FLOPs of a step over all devices, without and with recomputation; shapes suffice.
 
-  Frozen parameters cost no gradient. The FLOPs of attention are read off the loops of the blocked
-  kernel, which computes what the fused ones compute.
+  Frozen parameters need no gradient. The FLOPs of attention are counted in the loops of the blocked
+  kernel, which computes the same as the fused ones.
   """
   model = hardware = 0.0
   key, carry = abstract_key(), {}

@@ -30,7 +30,7 @@ def test_a_metric_has_its_own_steps_and_finite_values(run):
 
 
 def test_unknown_metrics_and_runs_are_named(run, tmp_path):
-  with pytest.raises(UserError, match="no metric 'psnr'; those of the run are: eval/psnr, model"):
+  with pytest.raises(UserError, match="no metric 'psnr'; it has eval/psnr, model"):
     curves.read(run, "psnr")
   with pytest.raises(UserError, match="no metrics; give the workdir"):
     curves.read(tmp_path, "psnr")
