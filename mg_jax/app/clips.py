@@ -25,25 +25,25 @@ def generate(
   overwrite: bool = False,
   **changes: Any,
 ) -> None:
-  """Generates a clip for each prompt, and a sheet of them where there are several; logs the paths.
+  """Generates a clip per prompt, and a contact sheet if there are several; logs the paths.
 
   Args:
-    workdir: of a trained text-to-video run.
+    workdir: workdir of a trained text-to-video run.
     texts: prompts.
-    file: of more prompts, see `prompts.read`.
+    file: file of more prompts, see `prompts.read`.
     out: folder, or for one prompt a file; by default `<workdir>/generated`.
-    seed: of the first prompt; the next ones count up.
-    image: one frame each.
-    tiles: as `tiling.parse` takes them.
-    overwrite: makes clips anew that are there already.
-    **changes: settings other than the run's own.
+    seed: seed of the first prompt; the next ones count up.
+    image: generates one frame each.
+    tiles: as in `tiling.parse`.
+    overwrite: regenerates existing clips.
+    **changes: settings that differ from the run's.
 
   Raises:
-    UserError: without a prompt, or when a run, a file or a setting is not usable.
+    UserError: without a prompt, or if a run, a file or a setting is unusable.
   """
   entries = [(text, None) for text in texts] + (prompts.read(file) if file else [])
   if not entries:
-    raise UserError("there is no prompt; give --prompt or --prompts")
+    raise UserError("no prompt given; give --prompt or --prompts")
   planned, notices = prompts.plan(entries, seed=seed)
   pipeline = load_text_to_video(workdir, tiling=tiling.parse(tiles))
   settings = pipeline.resolve(**changes | ({"frames": 1} if image else {}))
@@ -58,6 +58,6 @@ def generate(
     new += 1
     _log.info("%s", outputs.clip_path(folder, prompt, settings))
   if new < len(planned):
-    _log.info("%d of %d clips were there already", len(planned) - new, len(planned))
+    _log.info("%d of %d clips existed already", len(planned) - new, len(planned))
   if len(planned) > 1:
     _log.info("%s", outputs.write_sheet(folder, planned, settings))

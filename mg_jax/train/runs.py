@@ -1,4 +1,4 @@
-"""Reads a run by its workdir: the parameters of a role, its config, and what it trained."""
+"""Reads a run by its workdir: the parameters of a role, its config and stage."""
 
 import dataclasses
 import os
@@ -20,10 +20,10 @@ class Role:
 
 
 def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = None) -> Role:
-  """The parameters of a role, averaged if the run kept an average, and what they come from.
+  """The parameters of a role, averaged if the run has averages, with their config and step.
 
   Raises:
-    UserError: no such run, step or role, or a damaged checkpoint.
+    UserError: if the run, step or role does not exist, or the checkpoint is damaged.
   """
   reader = Checkpointer(workdir, read_only=True)
   try:
@@ -32,13 +32,13 @@ def load_role(workdir: str | os.PathLike[str], role: str, *, step: int | None = 
     averaged = any(path.startswith(f"ema/{role}/") for path in reader.leaves(step))
   finally:
     reader.close()
-  # Pinned to one step: a running job may save another one in between.
+  # Pinned to one step: a running job may save another one meanwhile.
   params = load_params(workdir, role, ema=averaged, step=step)
   return Role(params, meta["config"], step, meta["sha256"])
 
 
 def stage_of(workdir: str | os.PathLike[str], *, step: int | None = None) -> str:
-  """What a run trains, as its config says. Raises UserError as `load_role`."""
+  """The stage of a run, from its config. Raises UserError as `load_role`."""
   return saved_config(workdir, step=step).get("stage", "")
 
 

@@ -142,8 +142,8 @@ def test_the_same_target_is_refused(runs, tmp_path):
 
 @pytest.mark.parametrize(
   "weights, words",
-  [([0.5, 0.6, 0.1], "sum 1.2"), ([1.0], "1 weights for 3"), ([-0.5, 0.5, 1.0], "are no mean"),
-   ([float("nan"), 0.5, 0.5], "are no mean")],
+  [([0.5, 0.6, 0.1], "sum 1.2"), ([1.0], "1 weights for 3"), ([-0.5, 0.5, 1.0], "have sum"),
+   ([float("nan"), 0.5, 0.5], "have sum")],
 )  # fmt: skip
 def test_weights_that_are_no_mean_are_refused(runs, tmp_path, weights, words):
   with pytest.raises(UserError, match=words):
