@@ -54,7 +54,7 @@ def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny:
   config.train.phase = phase
   if tiny:
     first_batch, first_rate, _ = phases[1]
-    # Rounded to a batch that divides over devices.
+    # Rounded to a multiple of 8, which divides over devices.
     config.data.global_batch = max(1, round(config.data.global_batch * batch / first_batch / 8)) * 8
     config.optim.lr *= rate / first_rate
     config.train.steps += (phase - 1) * TINY_STEPS

@@ -24,7 +24,7 @@ Span = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class KnownSound:
   """seconds: length of the result. wave: float32 of that length. keep: known spans of it, in s."""
 
   seconds: float
@@ -79,7 +79,7 @@ def place(
   own: bool = False,
   extend: tuple[float, float] = (0.0, 0.0),
   infill: Sequence[Span] = (),
-) -> Given:
+) -> KnownSound:
   """Reads a sound and places it in the result.
 
   Channels are downmixed to one and resampled as in `data.media.audio`; samples beyond [-1, 1] are
@@ -140,7 +140,7 @@ def place(
     raise UserError(f"{path}: --infill covers all of its sound; leave it out to replace all")
   seconds = total / rate if picture_s is None else picture_s
   wave = np.pad(wave[:total], (0, max(0, total - len(wave))))
-  return Given(seconds, wave, tuple((a / rate, min(b / rate, seconds)) for a, b in keep))
+  return KnownSound(seconds, wave, tuple((a / rate, min(b / rate, seconds)) for a, b in keep))
 
 
 def _joined(spans: Sequence[tuple]) -> tuple[tuple, ...]:

@@ -164,7 +164,7 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
     for notice in notices:
       _log.warning("%s", notice)
     pipeline = load()
-    given = source and known_sound.place(
+    known = source and known_sound.place(
       source,
       rate=pipeline.rate,
       picture_s=info.duration_s if info else None,
@@ -172,13 +172,13 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       extend=known_sound.parse_extend(order.extend),
       infill=known_sound.parse_infill(order.infill),
     )
-    seconds = given.seconds if given else info.duration_s if info else order.seconds
+    seconds = known.seconds if known else info.duration_s if info else order.seconds
     request = Request(
       seconds=seconds,
       captions=captions,
       video=frames_of(order.video, info, size=pipeline.size) if info else None,
-      known=given.wave if given else None,
-      keep=given.keep if given else (),
+      known=known.wave if known else None,
+      keep=known.keep if known else (),
       seed=order.seed,
     )
     result = pipeline(request, **changes)
@@ -201,7 +201,7 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       "loudness_lufs": level if math.isfinite(level) else None,
       "seed": order.seed,
       "captions": list(captions),
-      "made": given.generated if given else [(0.0, seconds)],
+      "made": known.generated if known else [(0.0, seconds)],
       "scores": np.asarray(result.scores, np.float64).tolist(),
       "chosen": int(result.chosen),
       "notices": notices,

@@ -84,7 +84,7 @@ def choose(
     ValueError: if `kernel` is unknown on this platform, or does not support the call.
   """
   order = candidates(platform)
-  refused = []
+  rejected = []
   for candidate in order:
     if kernel not in ("auto", candidate.name):
       continue
@@ -92,15 +92,15 @@ def choose(
     if ring and candidate.ring is None:
       reason = "it cannot merge the results of a ring"
     if reason is None:
-      passed = f" (not {'; not '.join(refused)})" if refused else ""
+      passed = f" (not {'; not '.join(rejected)})" if rejected else ""
       _report(f"attention kernel on {platform}: {candidate.name}{passed}")
       return candidate
     if kernel != "auto":
       raise ValueError(f"attention kernel {kernel!r} cannot run this call: {reason}")
-    refused.append(f"{candidate.name}: {reason}")
+    rejected.append(f"{candidate.name}: {reason}")
   known = ", ".join(c.name for c in order)
-  if refused:
-    raise ValueError(f"no attention kernel on {platform} supports this call: {'; '.join(refused)}")
+  if rejected:
+    raise ValueError(f"no attention kernel on {platform} supports this call: {'; '.join(rejected)}")
   raise ValueError(f"unknown attention kernel {kernel!r}; {platform} knows auto, {known}")
 
 

@@ -136,7 +136,7 @@ def _moments(path: str | os.PathLike[str]) -> Moments:
   try:
     features = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
-    raise UserError(f"{os.fspath(path)} is no valid .npy ({error}); write it again") from error
+    raise UserError(f"{os.fspath(path)} is not a valid .npy ({error}); rewrite it") from error
   if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
     raise UserError(f"{os.fspath(path)} holds no features; give numbers of shape (N, D)")
   moments = Moments(features.shape[1])

@@ -30,16 +30,16 @@ class Scores:
     Raises:
       ValueError: on a criterion named "all", or on a value that is neither a bool nor a share.
     """
-    asked = {name: value for name, value in result.items() if value is not None}
-    if ALL in asked:
+    applicable = {name: value for name, value in result.items() if value is not None}
+    if ALL in applicable:
       raise ValueError(f'criterion name "{ALL}" is reserved for the conjunction')
-    for name, value in asked.items():
+    for name, value in applicable.items():
       if not (0 <= value <= 1 if isinstance(value, float) else value in (True, False)):
         raise ValueError(f"criterion {name} is {value!r}, not True, False or a share in 0.0..1.0")
-    decided = [bool(value) for value in asked.values() if not isinstance(value, float)]
+    decided = [bool(value) for value in applicable.values() if not isinstance(value, float)]
     if decided:
-      asked[ALL] = all(decided)
-    for name, value in asked.items():
+      applicable[ALL] = all(decided)
+    for name, value in applicable.items():
       passed = value if isinstance(value, float) else int(value)
       self._passed[name] = self._passed.get(name, 0) + passed
       self._count[name] = self._count.get(name, 0) + 1

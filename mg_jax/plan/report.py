@@ -135,8 +135,8 @@ def _bound(plan) -> list[str]:
 # The page of plans leaves times out until the model is correct.
 _CAVEAT = (
   "These are bounds from published peak rates, not measurements: runs are slower. They are under "
-  "revision, as they undercount products of attention's backward pass on TPUs, bytes of HBM, and "
-  "links of a torus that a mesh axis cannot use."
+  "revision: they undercount products of attention's backward pass on TPUs and bytes of HBM, and "
+  "count links of a torus that a mesh axis cannot use."
 )
 ROW_HEAD = (
   "| pod | devices | mesh | remat | batch | peak GiB, of | fits | sent GB: fast / slow network | "

@@ -49,7 +49,7 @@ def check_price(price: float | None) -> None:
   """Raises UserError if the price is not a positive number."""
   if price is not None and not 0 < price < float("inf"):
     raise UserError(
-      f"price {price} of a chip-hour is not positive; give a number such as 4.2, or leave it out"
+      f"price {price} of a chip-hour is invalid; give a number above 0 such as 4.2, or leave it out"
     )
 
 

@@ -106,9 +106,9 @@ def test_what_cannot_be_compared_is_told(tmp_path):
   np.save(objects, np.array([{}], object), allow_pickle=True)  # what must not be unpickled
   damaged.write_bytes(b"x")
   cases = [
-    ("no valid .npy", tmp_path / "missing.npy"),
-    ("no valid .npy", objects),
-    ("no valid .npy", damaged),
+    ("not a valid .npy", tmp_path / "missing.npy"),
+    ("not a valid .npy", objects),
+    ("not a valid .npy", damaged),
     ("holds no features", _save(tmp_path / "cube.npy", np.zeros((2, 3, 4)))),
     ("features of 6 and of 5", _save(tmp_path / "narrow.npy", features(9, 5))),
     ("features of one and", _save(tmp_path / "other.npy", features(9), "another")),

@@ -52,7 +52,7 @@ class Motion:
   amount: distance travelled, orbit radius, bounce height or size ratio, by law.
   cycles: turns or bounces within the scene, signed where direction matters.
   phase: starting point of a cycle, in cycles.
-  hits: phases of the scene at which a bounce or a knock meets the floor or the wall, ascending;
+  hits: phases of the scene at which a bounce or a knock hits the floor or the wall, ascending;
     the first is before 0 and the last after 1. Empty for the regular hits of cycles and phase.
   """
 
