@@ -101,7 +101,7 @@ def test_every_leaf_that_differs_is_named_and_nothing_is_left(runs, tmp_path):
   odd = _params(9, width=6)
   odd["model"]["more"] = odd["model"].pop("half")
   _save(tmp_path / "odd", odd)
-  with pytest.raises(UserError, match="differ in 3 leaves") as e:
+  with pytest.raises(UserError, match="differing in 3 leaves") as e:
     average([runs[0], str(tmp_path / "odd")], tmp_path / "mean")
   for path in ("model/kernel: saved float32[3,6], wanted float32[3,5]", "model/half", "model/more"):
     assert path in str(e.value)
