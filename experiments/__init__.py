@@ -1,1 +1,1 @@
-"""Configs of the experiments; each stage derives from the one before and states the differences."""
+"""Configs of the experiments; each stage derives from the previous one and states differences."""

@@ -1,7 +1,7 @@
 """First step of the paper's ablations [MG 3.6]: a 5B model of landscape images, 352 x 192 px.
 
-For teams without thousands of GPUs this is the recipe to start from: 512 GPUs, 96 k steps. Step 2
-is `ablation_t2v.py`.
+The recipe to start from without thousands of GPUs: 512 GPUs, 96 k steps. Step 2 is
+`ablation_t2v.py`.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 192, 352
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: those of `t2i_256`, whose model is "5b" here."""
+  """Arguments: those of `t2i_256`, with the model "5b" by default."""
   config = t2i_256.get_config(",".join(["model=5b", *filter(None, [arg])]))
   config.train.experiment = "ablation_t2i"
   if is_tiny(arg):

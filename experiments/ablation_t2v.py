@@ -1,7 +1,7 @@
 """Second step of the paper's ablations [MG 3.6]: images and clips of 4 to 8 s at 352 x 192 px.
 
-Starts from a run of `ablation_t2i.py`, given with `--config.train.warm_start.workdir=DIR`. One
-batch of 4096 images comes with 50 batches of 256 clips.
+Starts from a run of `ablation_t2i.py`, given with `--config.train.warm_start.workdir=DIR`. There is
+one batch of 4096 images per 50 batches of 256 clips.
 """
 
 from ml_collections import ConfigDict

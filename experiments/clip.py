@@ -1,11 +1,11 @@
-"""A CLIP from scratch, as MetaCLIP is trained: `clip.py` at the size of G/14, `clip.py:tiny` here.
+"""A CLIP from scratch, trained as MetaCLIP: `clip.py` at the size of G/14, `clip.py:tiny` on a CPU.
 
-Movie Gen reads prompts with the text tower of a finished MetaCLIP [MG 3.1.4] and says nothing of
-its training: every setting here is a choice. They are those that CLIP published for its largest
-ViT, L/14, which MetaCLIP keeps: batch 32768, 12.8 billion pairs, Adam with b2 0.98 and eps 1e-6,
-weight decay 0.2, 2000 steps of warm-up, cosine, no clipping of gradients. The folder with the files
-of the published tokenizer is given with `--config.text.text.files=DIR`; `:tiny` reads bytes, of
-which 77 hold about a sentence.
+Movie Gen encodes prompts with the text tower of a finished MetaCLIP [MG 3.1.4] and says nothing
+about its training, so every setting here is a choice: those published for CLIP's largest ViT, L/14,
+which MetaCLIP keeps: batch 32768, 12.8 billion pairs, Adam with b2 0.98 and eps 1e-6, weight decay
+0.2, 2000 steps of warm-up, cosine, no gradient clipping. The folder of the published tokenizer's
+files is given with `--config.text.text.files=DIR`; `:tiny` uses bytes, of which 77 hold about a
+sentence.
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if args.tiny:
     tiny(config)
   else:
-    # In float32, activations of 64 pairs with G/14 do not fit an H200.
+    # In float32, activations of 64 pairs with G/14 do not fit on an H200.
     for tower in (config.model.text, config.model.vision):
       tower.update(dtype="bfloat16", remat="full")
   return config
@@ -54,16 +54,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def tiny(config: ConfigDict) -> None:
   """A model that learns the stills of the toy world in minutes on two cores.
 
-  A single frame shows no motion, so it is the middle one of each scene and its captions tell
-  places instead. Two frames at 1 fps of scenes of two seconds: the second is the middle. Half of
-  the wordings are long; they are left to `clip_long.py`.
+  A single frame shows no motion, so it is the middle one of each scene and its captions name places
+  instead. Two frames at 1 fps of scenes of two seconds: the second is the middle. Half of the
+  wordings are long; they are left to `clip_long.py`.
   """
   config.text.text.tokenizer = "bytes"
   config.data.update(
     source="toy", world="stills", clips=20_000, held_out=256, variants=15, frames=2,
     windows=4, global_batch=64, captions="short",
   )
-  # After 120 steps Muon was at a loss of 1.2, AdamW (at 1e-3, with a layer more) at 2.5.
+  # After 120 steps Muon had a loss of 1.2, AdamW (at 1e-3, with one more layer) 2.5.
   config.optim.update(
     kind="muon", lr=4e-3, warmup=20, schedule="linear", eps=1e-8, weight_decay=0.05, clip=1.0
   )

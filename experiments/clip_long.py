@@ -1,11 +1,11 @@
 """The long-prompt stage of a CLIP [MG appendix A.1]: texts of 256 tokens instead of 77.
 
-Starts from the run of `clip.py` that `--config.train.warm_start.workdir=DIR` names, or from a CLIP
-that `launch/convert.py` made, by `--config.train.warm_start.weights=DIR`. The position table grows;
-only it and the biases of the text tower are trained, norms included, because full finetuning soon
-fits the uniform style of synthetic captions. Captions are a mix of long and short. Batch, rate and
-steps are not given, nor is how the table grows. Here it is stretched: short texts then begin worse
-than if the first 20 positions stayed, and are no worse once trained.
+Starts from the run of `clip.py` given with `--config.train.warm_start.workdir=DIR`, or from a CLIP
+converted by `launch/convert.py`, with `--config.train.warm_start.weights=DIR`. The position table
+grows; only it and the biases of the text tower are trained, norms included, because full finetuning
+soon overfits the uniform style of synthetic captions. Captions are a mix of long and short. The
+paper gives neither batch, learning rate and steps nor how the table grows. Here it is stretched:
+short texts then start worse than if the first 20 positions stayed, and are no worse after training.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from experiments import clip
 from mg_jax.core.config import is_tiny
 
 LENGTH = 256
-# All parameters but the positions and the biases of the text tower.
+# All parameters except the positions and the biases of the text tower.
 FROZEN = r"^(?!text/(positions|.*bias)$)"
 
 

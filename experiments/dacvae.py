@@ -1,13 +1,13 @@
 """The audio codec [MG 6.2]: `dacvae.py` at the published size, `dacvae.py:tiny` on a CPU.
 
-`--config.data.path=DIR` names the folder of sound and video files. The paper gives the rate, the
-channels, and that it is DAC with a Gaussian bottleneck; the authors of the published DACVAE used
-DAC's training code. So all but the bottleneck's weight is DAC's: losses and their weights, critics,
-weight norm, batch, AdamW, learning rate (whose decay ends at a factor of 0.37), clipping, steps.
-Chunks are 0.4 s where DAC takes 0.38, which makes whole latents, and keep their level, which DAC
-brings to -16 dB. Averaged weights are our addition, and norms of kernels do not decay, where DAC's
-do. `:tiny` learns a handful of files, `:tiny,toy` the sound of the toy world; their kernels are
-plain.
+`--config.data.path=DIR` is the folder of sound and video files. The paper gives the sample rate,
+the channels, and that it is DAC with a Gaussian bottleneck; the published DACVAE was trained with
+DAC's code. So everything but the bottleneck's weight is DAC's: losses and their weights,
+critics, weight norm, batch, AdamW, learning rate (decaying to a factor of 0.37), clipping, steps.
+Chunks are 0.4 s instead of DAC's 0.38, a whole number of latents, and keep their level, which DAC
+normalises to -16 dB. Averaged weights are our addition, and norms of kernels have no weight decay,
+unlike DAC's. `:tiny` learns a handful of files, `:tiny,toy` the sound of the toy world, both with
+plain kernels.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ from mg_jax.train.optim import OptimConfig
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: tiny; toy (of tiny)."""
+  """Arguments: tiny; toy (with tiny)."""
   args = parse_arg(arg, tiny=False, toy=False)
   config = ConfigDict()
   config.stage = "wave_autoencoding"
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   optim = section(
     OptimConfig, lr=1e-4, schedule="linear", final=0.37, b1=0.8, b2=0.99, weight_decay=0.01,
   )
-  # Each role has a section, so that both are set by flags of their own.
+  # One section per role, so that each has its own flags.
   config.optim = ConfigDict({"autoencoder": optim, "critics": optim.copy_and_resolve_references()})
   config.optim.autoencoder.clip = 1e3
   config.optim.critics.clip = 10.0
@@ -51,7 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-  """A codec that learns a few files in minutes on two cores, at 48 kHz and 25 latents a second."""
+  """A codec that learns a few files in minutes on two cores, at 48 kHz, 25 latents per second."""
   config.model.update(
     channels=8, hidden=64, decoder_channels=128, latent=32, weight_norm=False
   )
@@ -69,12 +69,12 @@ def tiny(config: ConfigDict) -> None:
 def toy(config: ConfigDict) -> None:
   """The codec of the toy world: narrow bands of four milliseconds in place of samples, no critics.
 
-  Its sounds are rare and clear amid digital silence. Distances of log mels, which DAC takes as they
-  are, favour what is right most of the time, here silence; squared, they hear what is seldom.
+  Its sounds are rare and clear amid digital silence. Distances of log mels, used unsquared in DAC,
+  favour what is frequent, here silence; squared, they also weight rare events.
   """
   config.model.update(channels=192, hidden=256, decoder_channels=384, patch=192, rates=(10,))
   config.objective.update(adversarial=0.0, features=0.0, kl=0.3, mel_floor=3e-4, mel_power=2.0)
-  # Long windows more than DAC's, to tell tones apart.
+  # More long windows than DAC, to distinguish tones.
   config.objective.mel_scales = ((64, 10), (256, 40), (1024, 160), (2048, 320), (4096, 640))
   config.optim = config.optim.autoencoder
   config.optim.update(lr=8e-4, warmup=50)

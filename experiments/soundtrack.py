@@ -1,12 +1,11 @@
-"""Movie Gen Audio: sound for a video, from text, or around given sound [MG 6.2].
+"""Movie Gen Audio: sound for a video, from text, or around known sound [MG 6.2].
 
-`--config.data.path=DIR` names the folder of videos with their sound, and of sound alone, with their
+`--config.data.path=DIR` is the folder of videos with their sound, and of sound alone, with their
 captions; `--config.codec=DIR` the workdir of the codec's run, `--config.text.text.encoder=DIR` and
 `--config.vision=DIR` the folders of the frozen T5-base and of the CLIP (`launch/convert.py`).
-`:tiny` learns the sounds of the toy world, with encoders of its own, and needs the codec alone.
-
-The paper's: sizes, batch, rate, warm-up, weight decay, steps, chunks, dropout. It keeps no average
-of the weights here, and gives neither Adam's betas nor the share of sound without video.
+`:tiny` learns the sounds of the toy world, with its own encoders, and needs only the codec.
+From the paper: sizes, batch, learning rate, warm-up, weight decay, steps, chunks, dropout and, in
+this stage, no averaged weights. Not given: Adam's betas, the fraction of sound without video.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +20,8 @@ from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 
-# [MG 6.2] All together, and on top of it text and video each alone; the context has rates of its
-# own in SoundFlow.
+# [MG 6.2] All conditions together, and in addition text and video separately; the context has its
+# own dropout in SoundFlow.
 DROP = {"text": 0.1, "video": 0.1, "context": 0.0, "joint": 0.2}
 
 
@@ -51,11 +50,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def tiny(config: ConfigDict) -> None:
-  """A model that learns the toy world's sounds, at 25 frames a second: one for each latent."""
+  """A model that learns the toy world's sounds, at 25 frames per second: one per latent."""
   config.mesh = (-1, 1, 1, 1)
-  # Words, as numbers are facts here: the likelihood of music is one.
+  # Words, as numbers are facts here, such as the likelihood of music.
   config.text = ConfigDict({"text": vars(TextConfig(tokenizer="words", length=64))})
-  # Four draws share the frames and the caption of a clip, as towers cost more than one.
+  # Four draws share the frames and the caption of a clip, as encoding them costs more than a draw.
   config.objective.update(time="stratified", draws=4)
   config.data.update(
     source="toy", clips=3000, held_out=256, chunks=((4.0, 1),), size=32, global_batch=8

@@ -1,8 +1,8 @@
-"""Finetuning of Movie Gen Audio on cinematic soundtracks and on fine sound alone [MG 6.2].
+"""Finetuning of Movie Gen Audio on cinematic soundtracks and on high-quality sound [MG 6.2].
 
-Starts from the run of `soundtrack.py` that `--config.train.warm_start.workdir=DIR` names, with its
-codec. Batches of video and of sound alone come as 10 to 1; chunks are of 10 and of 30 s. The
-averaged weights are used.
+Starts from the run of `soundtrack.py` given with `--config.train.warm_start.workdir=DIR`, with its
+codec. There are 10 batches of video per batch of sound alone; chunks are 10 and 30 s. The averaged
+weights are used.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     after="a run of experiments/soundtrack.py", required=True, into="model",
     ema=config.train.ema > 0,
   )
-  # Down to 1e-8.
+  # Decays to 1e-8.
   config.optim.update(schedule="linear", final=1e-4)
   config.train.update(steps=500 if tiny else 50_000, ema=0.99 if tiny else 0.999)
   if tiny:

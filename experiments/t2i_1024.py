@@ -1,9 +1,9 @@
-"""Text to image at 1024 px, the variant of the generator that makes images alone [MG 3.8].
+"""Text to image at 1024 px, the image-only variant of the generator [MG 3.8].
 
-The temporal autoencoder gives way to an image autoencoder (`tae_image.py`), and the model, started
-from a run of `t2i_256.py` by `--config.train.warm_start.workdir=DIR`, is trained on images of 1024
-px in five aspect ratios. The spatial upsampler starts from such a model [MG 3.1.5]. Batch, rate and
-steps of this stage are not given. `t2i_1024_tune.py` follows.
+The temporal autoencoder is replaced by an image autoencoder (`tae_image.py`), and the model,
+started from a run of `t2i_256.py` with `--config.train.warm_start.workdir=DIR`, trains on images of
+1024 px in five aspect ratios. The spatial upsampler starts from such a model [MG 3.1.5]. The
+paper gives no batch, learning rate and steps of this stage. `t2i_1024_tune.py` follows.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from experiments import t2i_256
 from mg_jax.core.config import is_tiny
 
-SIDES = 96  # tokens; the longest side of the five aspect ratios takes 85
+SIDES = 96  # tokens; the longest side of the five aspect ratios has 85
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

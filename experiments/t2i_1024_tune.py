@@ -1,7 +1,7 @@
-"""Quality tuning of text to image at 1024 px on some thousand images made by artists [MG 3.8].
+"""Quality tuning of text to image at 1024 px on a few thousand images by artists [MG 3.8].
 
-Starts from a run of `t2i_1024.py`, given with `--config.train.warm_start.workdir=DIR`. Rate, batch,
-steps and warm-up are the paper's; the rate is constant after warm-up.
+Starts from a run of `t2i_1024.py`, given with `--config.train.warm_start.workdir=DIR`. Learning
+rate (constant after warm-up), batch, steps and warm-up are the paper's.
 """
 
 from ml_collections import ConfigDict

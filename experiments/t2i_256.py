@@ -4,9 +4,9 @@ Every later stage of the generator derives from this config. `:tiny` trains on s
 toy world. The autoencoder's workdir is given with `--config.autoencoder=DIR`, the folders of the
 frozen text encoders with `--config.text.ul2.encoder=DIR` and so on (`launch/convert.py`).
 
-Images are square, and position tables have as many rows as they have tokens a side: tables grow
-two-fold when the joint stage brings other aspect ratios, and three-fold at 768 px. The table of
-time has one row, which that stage repeats for every latent frame.
+Images are square, and position tables have one row per token of a side: tables grow two-fold in the
+joint stage, which adds other aspect ratios, and three-fold at 768 px. The table of time has one
+row, which that stage repeats for every latent frame.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 
-# [MG 3.1.4] 256 tokens for MetaCLIP are the paper's; the other two lengths are usual choices.
+# [MG 3.1.4] 256 tokens for MetaCLIP are from the paper; the other two lengths are common choices.
 TEXT = {
   "ul2": vars(TextConfig(tokenizer="sentencepiece", length=512)),
   "metaclip": vars(TextConfig(tokenizer="clip", length=256)),
@@ -31,21 +31,21 @@ TEXT = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: tiny; model (a name of the zoo); size, frames, letters and spelt (of tiny).
+  """Arguments: tiny; model (a name of the zoo); size, frames, letters and spelt (with tiny).
 
-  letters: for `--config.data.world=signs`, adds the stream that reads quoted words alone;
-  spelt=false leaves it out again, to see what it does.
+  letters: for `--config.data.world=signs`, adds the stream of the letters of quoted words;
+  spelt=false removes it again, to measure its effect.
   """
   args = parse_arg(arg, tiny=False, model="30b", size=32, frames=16, letters=False, spelt=True)
   config = ConfigDict()
   config.stage = "flow_matching"
   config.autoencoder = ""
-  # FSDP over 1536 devices, 6 images on each [MG Table 3].
+  # FSDP over 1536 devices, 6 images per device [MG Table 3].
   config.mesh = (1, -1, 1, 1)
   config.latents = ""
   config.model = ConfigDict(zoo.generator("tiny" if args.tiny else args.model))
   config.text = ConfigDict(TEXT)
-  # The paper gives no dropout rates for text: 10 % of each stream, 10 % of all together.
+  # The paper gives no dropout rates for text: 10 % for each stream, 10 % for all together.
   config.objective = section(
     FlowMatching, without=("model", "roles"), drop=drop(config.model)
   )
@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     DataConfig, source="folder", frames=1, height=256, width=256, fps=16.0, image_weight=1,
     video_weight=0, global_batch=9216, camera_tags=True,
   )
-  # The paper gives only the learning rate of the video model's optimizer.
+  # The paper only gives the learning rate of the video model's optimizer.
   config.optim = section(OptimConfig, lr=1e-4, warmup=2000)
   config.train = section(
     TrainConfig, experiment="t2i_256", steps=210_000, ema=0.9999, checkpoint_every=2000
@@ -74,14 +74,14 @@ def side_tokens(config: ConfigDict) -> int:
 
 
 def set_tables(config: ConfigDict, *, rows: int, sides: int) -> None:
-  """Position tables for so many latent frames, and tokens of height and of width."""
+  """Position tables for `rows` latent frames and `sides` tokens of height and of width."""
   config.model.dit.max_thw = (rows, sides, sides)
 
 
 def start_from(config: ConfigDict, after: str, *, tiny: bool) -> None:
-  """A warm start from a run of the experiment `after`, whose position tables are stretched.
+  """A warm start from a run of the experiment `after`, with stretched position tables.
 
-  The toy world is learnt from random parameters as well.
+  Tiny runs may also start from random parameters.
   """
   config.train.warm_start.update(
     after=f"a run of experiments/{after}.py", required=not tiny,
@@ -90,14 +90,14 @@ def start_from(config: ConfigDict, after: str, *, tiny: bool) -> None:
 
 
 def drop(model: ConfigDict) -> dict[str, float]:
-  """Dropout of every text stream alone, and of all of them together."""
+  """Dropout of each text stream separately, and of all of them together."""
   return {name: 0.1 for name in model.dit.routes} | {"joint": 0.1}
 
 
 def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
   """A model that learns the toy world in minutes on two cores."""
   config.text = ConfigDict({"text": vars(TextConfig(length=40))})
-  # Much of the work of a small clip is its caption: four draws share it.
+  # The caption is much of the work of a small clip: four draws share it.
   config.objective.update(drop={"text": 0.1}, time="stratified", draws=4)
   config.mesh = (-1, 1, 1, 1)
   config.data.update(
@@ -113,9 +113,9 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
 
 
 def add_letters(config: ConfigDict, *, spelt: bool) -> None:
-  """The tiny counterpart of the ByT5 stream: the letters to be drawn, and nothing else."""
+  """The tiny counterpart of the ByT5 stream: only the letters to be drawn."""
   model = config.model
-  # As in the paper, what reads the whole prompt does not see how its words are spelt.
+  # As in the paper, the encoder of the whole prompt does not know the spelling of its words.
   config.text.text.tokenizer = "words"
   # A letter is smaller than two latents.
   model.dit.patch = (1, 1, 1)

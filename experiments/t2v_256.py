@@ -1,9 +1,9 @@
 """Joint text to image and video at 256 px, the second stage [MG 3.2.2, Table 3].
 
 Starts from a run of `t2i_256.py`, given with `--config.train.warm_start.workdir=DIR`: spatial
-position tables grow two-fold, temporal ones get a row for each of 32 latent frames. Phase 2 goes on
-in the workdir of phase 1, whose steps count: `t2v_256.py:phase=2`. `:tiny` also learns the toy
-world from random parameters.
+position tables grow two-fold, temporal ones get one row per latent frame, 32 in all. Phase 2
+continues in the workdir of phase 1, whose steps count: `t2v_256.py:phase=2`. `:tiny` also learns
+the toy world from random parameters.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from mg_jax.core.errors import UserError
 # samples and from the total; the table prints 123 k.
 PHASES = {1: (1536, 6e-5, 113_000), 2: (3072, 6e-5, 72_000)}
 LATENT_FRAMES, TINY_LATENT_FRAMES = 32, 16
-TINY_STEPS = 500  # of a phase after the first
+TINY_STEPS = 500  # of each phase after the first
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = t2i_256.get_config(rest)
   tiny = is_tiny(arg)
   config.train.experiment = "t2v_256"
-  # Images stay in at 1 : 10 [MG 3.2.2]; the toy world's clips are few enough to do without.
+  # Images stay in the mix at 1 : 10 [MG 3.2.2]; the few clips of the toy world do without.
   config.data.update(image_weight=0 if tiny else 1, video_weight=1 if tiny else 10)
   config.sampling.frames = config.data.frames if tiny else 256
   t2i_256.set_tables(
@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     add_known(config)
   if not tiny:
     config.data.durations = "paper"
-    # Tensor parallel 4 [MG Table 3]. What the paper recomputes is not given.
+    # Tensor parallel 4 [MG Table 3]. The paper does not say what it recomputes.
     config.mesh = (1, -1, 1, 4)
     config.model.dit.remat = "attention"
   set_phase(config, PHASES, own.phase, tiny=tiny)
@@ -70,7 +70,7 @@ def add_known(config: ConfigDict) -> None:
 def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny: bool) -> None:
   """Batch size and learning rate of one row of Table 3, and the steps up to its end.
 
-  A tiny run keeps its own in phase 1; later ones change them by the same factors.
+  A tiny run keeps its own in phase 1; later phases scale them by the same factors.
   """
   if phase not in phases:
     known = ", ".join(map(str, phases))
@@ -79,7 +79,7 @@ def set_phase(config: ConfigDict, phases: dict[int, tuple], phase: int, *, tiny:
   config.train.phase = phase
   if tiny:
     first_batch, first_rate, _ = phases[1]
-    # In multiples of the rows that a phase of fewer divides over devices.
+    # Rounded to a multiple of 8, which divides over devices.
     config.data.global_batch = max(1, round(config.data.global_batch * batch / first_batch / 8)) * 8
     config.optim.lr *= rate / first_rate
     config.train.steps += (phase - 1) * TINY_STEPS

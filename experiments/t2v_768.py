@@ -1,8 +1,8 @@
 """Joint text to image and video at 768 px, the last stage of pre-training [MG 3.2.2, Table 3].
 
 Starts from a run of `t2v_256.py`, given with `--config.train.warm_start.workdir=DIR`: spatial
-position tables grow three-fold. Four phases, each going on in the workdir of the one before
-(`t2v_768.py:phase=2` and so on): the learning rate falls at each plateau, and context parallelism 2
+position tables grow three-fold. Four phases, each continuing in the workdir of the previous one
+(`t2v_768.py:phase=2` and so on): the learning rate drops at each plateau, and context parallelism 2
 halves the batch in the last two.
 """
 

@@ -1,13 +1,13 @@
-"""Supervised finetuning of text to video [MG 3.3]: few, hand-picked clips with corrected captions.
+"""Supervised finetuning of text to video [MG 3.3] on few hand-picked clips, captions corrected.
 
-Starts from a run of `t2v_768.py`, given with `--config.train.warm_start.workdir=DIR`. Clips are of
-16 s at 16 fps, or of 10.67 s at 24 fps; there are no images. Several runs on other subsets, seeds
-and rates are averaged at the end, as the paper does:
+Starts from a run of `t2v_768.py`, given with `--config.train.warm_start.workdir=DIR`. Clips have
+16 s at 16 fps, or 10.67 s at 24 fps; there are no images. Several runs with other subsets, seeds
+and learning rates are averaged at the end, as in the paper:
 
     python launch/average.py --from=runs/sft_a,runs/sft_b --to=runs/sft
 
-The paper gives the cosine schedule, 512 GPUs and a small batch. Rate, batch and steps are choices:
-those of its text-to-image finetuning [MG 3.8] where it has them.
+The paper gives the cosine schedule, 512 GPUs and a small batch. Learning rate, batch and steps are
+choices: those of its text-to-image finetuning [MG 3.8] where given.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ PEAK, TINY_PEAK = 1e-5, 1e-4
 def get_config(arg: str | None = None) -> ConfigDict:
   """Arguments: those of `t2i_256`."""
   if (phase := split_arg(arg, phase=1)[0].phase) != 1:
-    raise UserError(f"t2v_sft has no phase {phase}; it is one run")
+    raise UserError(f"t2v_sft has no phase {phase}; leave phase out")
   config = t2v_768.get_config(arg)
   tiny = is_tiny(arg)
   config.train.experiment = "t2v_sft"

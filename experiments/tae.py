@@ -1,10 +1,10 @@
 """The temporal autoencoder [MG 3.1.1]: `tae.py` at the paper's size, `tae.py:tiny` on a CPU.
 
-Inflated from an image autoencoder: that of `tae_image.py`, by
-`--config.train.warm_start.workdir=DIR`, or a published one that `launch/convert.py` made, by
-`--config.train.warm_start.weights=DIR`; what works over time starts as the identity. `:tiny` also
-learns the toy world from random parameters. The paper gives the architecture, the 1 : 3 mix of
-image and video batches and that lengths vary.
+Inflated from an image autoencoder: that of `tae_image.py`, with
+`--config.train.warm_start.workdir=DIR`, or a published one converted by `launch/convert.py`, with
+`--config.train.warm_start.weights=DIR`; temporal layers start as the identity. `:tiny` also learns
+the toy world from random parameters. The paper gives the architecture, the 1 : 3 mix of image and
+video batches and that lengths vary.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   tiny = is_tiny(arg)
   config.train.experiment = "tae"
   config.model.temporal = True
-  # Of the tiny clips there are few enough frames to do without images.
+  # The tiny clips have so few frames that they do without images.
   config.data.update(image_weight=0 if tiny else 1, video_weight=1 if tiny else 3)
   config.train.warm_start.update(
     after="a run of experiments/tae_image.py", required=not tiny, into="autoencoder",
@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.patch = (4, 4, 4)
     # Tiny runs keep no averaged weights.
     config.train.warm_start.ema = False
-    # The stem and the linear map work on blocks, which get as long as they are wide.
+    # The stem and the linear map work on blocks that are as long as wide.
     config.train.warm_start.grow = ((r"_(in|out)/(kernel|bias)$", "inflate"),)
   else:
     config.data.lengths = (17, 24, 32)

@@ -2,7 +2,7 @@
 
 Starts from `tae.py`, whose workdir is given with `--config.train.warm_start.workdir=DIR`. Weight,
 adaptive weight and discriminator are those of latent diffusion; the paper names a discriminator and
-nothing more. `--config.discriminator.temporal=True` judges clips rather than frames, if those
+gives no details. `--config.discriminator.temporal=True` judges clips instead of frames, in case of
 flicker.
 """
 
@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.train.warm_start.update(
     after="a run of experiments/tae.py", allow_missing=(r"^discriminator/",), grow=()
   )
-  # Each role has a section, so that both are set by flags of their own.
+  # One section per role, so that each has its own flags.
   config.optim.update(lr=1e-4 if tiny else 1e-5, schedule="constant")
   critic = config.optim.copy_and_resolve_references()
   critic.update(lr=1e-3 if tiny else 1e-4, weight_decay=0.0)

@@ -1,8 +1,8 @@
 """The image autoencoder that the temporal one is inflated from, its first stage [MG 3.1.1].
 
 The paper starts from a trained image autoencoder of the latent-diffusion family and does not train
-one; published weights do as well. Channels, losses, learning rate and resolution are the choices of
-that family. `:tiny` trains on frames of the toy world.
+one; published weights work too. Channels, losses, learning rate and resolution follow that family.
+`:tiny` trains on frames of the toy world.
 """
 
 from ml_collections import ConfigDict
@@ -15,19 +15,19 @@ from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig
 
-# Of the toy world. With 4,000 the generator's held-out loss at middle times stood 15 % above that
-# on its own clips.
+# Clips of the toy world. With 4,000 the generator's held-out loss at middle times was 15 % above
+# that on its own clips.
 TINY_CLIPS = 12_000
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Arguments: tiny; size (pixels of the side) and frames, for tiny."""
+  """Arguments: tiny; size (side in pixels) and frames, with tiny."""
   args = parse_arg(arg, tiny=False, size=32, frames=16)
   config = ConfigDict()
   config.stage = "autoencoding"
   config.mesh = (-1, 1, 1, 1)
   config.model = ConfigDict(module_fields(TAE, temporal=False, dtype="bfloat16"))
-  # The term "lpips" takes part once objective.lpips_files names its weights.
+  # The term "lpips" is active once objective.lpips_files names its weights.
   config.objective = section(AutoencodingWeights, lpips=1.0)
   config.data = section(
     DataConfig, source="folder", caption_required=False, frames=32, height=256, width=256,
@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def tiny_fps(frames: int) -> float:
-  """Frame rate of tiny clips: simple scenes last two seconds, which many frames share."""
+  """Frame rate of tiny clips: `frames` frames over the two seconds of a simple scene."""
   return max(8.0, frames / 2)
 
 
@@ -54,7 +54,7 @@ def tiny(config: ConfigDict, *, size: int, frames: int) -> None:
     channels=128, multipliers=(1, 1), blocks=1, patch=(1, 4, 4), shortcut=True, groups=8,
     dtype="float32",
   )
-  # A median is the background wherever a moving object might be: squared error learns faster.
+  # L1 predicts a median, the background wherever a moving object might be: L2 learns faster.
   config.objective.update(l1=0.0, mse=2.0, lpips=0.0)
   # A large frame has more patches to learn from: more steps of fewer clips.
   config.data.update(

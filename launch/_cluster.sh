@@ -1,6 +1,6 @@
-# Sourced by the launchers of clusters: their options, and commands that a dry run only prints.
-# The caller stands in the checkout's root, runs under `set -euo pipefail` and sets option_KEY for
-# each of its options. The bash of a Mac is enough.
+# Sourced by the cluster launchers: their options, and commands that a dry run only prints. The
+# caller runs in the checkout's root under `set -euo pipefail` and sets option_KEY for each of its
+# options. Works with the bash of a Mac.
 # shellcheck shell=bash
 option_dry_run=""
 
@@ -9,8 +9,8 @@ fail() {
   exit 2
 }
 
-# parse ARGS...: sets option_KEY from --KEY=VALUE or --KEY (true), and the array `training` to what
-# stands after --.
+# parse ARGS...: sets option_KEY from --KEY=VALUE or --KEY (true), and the array `training` to the
+# arguments after --.
 parse() {
   local key
   training=()
@@ -31,7 +31,7 @@ parse() {
           *) printf -v "$key" true ;;
         esac
         ;;
-      *) fail "unexpected argument $1; flags of launch/train.py stand after --" ;;
+      *) fail "unexpected argument $1; flags of launch/train.py go after --" ;;
     esac
     shift
   done
@@ -46,7 +46,7 @@ require() {
   done
 }
 
-# require_training: what stands after -- names an experiment and its folder.
+# require_training: the arguments after -- name an experiment and its folder.
 require_training() {
   local flag
   for flag in --config= --workdir=; do
@@ -55,15 +55,15 @@ require_training() {
   done
 }
 
-# exports CHIP: prints the lines that set the environment of a chip.
+# exports CHIP: prints the environment variables of a chip, as lines for a shell.
 exports() {
   local python=${MG_PYTHON:-python3}
   "$python" -c 'import absl, ml_collections' >/dev/null 2>&1 ||
-    fail "$python has not what mg_jax needs; set MG_PYTHON to an interpreter that has"
+    fail "$python lacks packages that mg_jax needs; set MG_PYTHON to an interpreter with them"
   "$python" launch/chips.py --chip="$1"
 }
 
-# quoted ARGS...: prints a command as a shell takes it.
+# quoted ARGS...: prints a command quoted for a shell.
 quoted() {
   local line
   printf -v line '%q ' "$@"

@@ -1,9 +1,9 @@
 # Sourced by the other launchers: finds an interpreter and keeps a virtual environment at its lock.
-# The caller stands in the checkout's root and runs under `set -euo pipefail`.
+# The caller runs in the checkout's root under `set -euo pipefail`.
 # shellcheck shell=bash
 
 # find_python OLDEST NEWEST: prints the newest interpreter from Python 3.OLDEST to 3.NEWEST that can
-# make virtual environments. A name on PATH may be a shim without a version behind it, so each is
+# create virtual environments. A name on PATH may be a shim without a version, so each is
 # tried.
 find_python() {
   local minor candidate
@@ -22,12 +22,12 @@ PY
   return 1
 }
 
-# lock_of PYTHON: prints the lock that belongs to an interpreter.
+# lock_of PYTHON: prints the lock file of an interpreter.
 lock_of() {
   "$1" -c 'import sys; print(f"constraints/py3{11 if sys.version_info < (3, 12) else 12}.txt")'
 }
 
-# install VENV ARGS...: installs with uv where it is on PATH, and with pip where it is not or fails.
+# install VENV ARGS...: installs with uv if it is on PATH, and with pip if it is not or fails.
 install() {
   local venv=$1
   shift
@@ -41,8 +41,8 @@ install() {
 }
 
 # make_venv VENV PYTHON: brings VENV to the interpreter's lock with mg_jax itself in editable form.
-# The stamp holds a hash of all that decides the content and is written last, so an interrupted
-# run starts again.
+# The stamp is a hash of everything that determines the content and is written last, so an
+# interrupted run starts again.
 make_venv() {
   local venv=$1 python=$2 lock want begin=$SECONDS
   lock=$(lock_of "$python")

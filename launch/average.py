@@ -2,7 +2,7 @@
 
 python launch/average.py --from=runs/sft_a,runs/sft_b:4000 --weights=0.5,0.5 --to=runs/sft
 
-The result is sampled from and evaluated like any run; training starts from it by a warm start.
+The result is sampled and evaluated like any run; training starts from it by a warm start.
 """
 
 import logging
@@ -18,8 +18,8 @@ from mg_jax.core.errors import UserError
 
 _log = logging.getLogger("mg_jax")
 _FROM = flags.DEFINE_list("from", [], "Workdirs, each as DIR or DIR:STEP; default the newest step.")
-_WEIGHTS = flags.DEFINE_list("weights", [], "A weight for each, summing to 1; default equal.")
-_TO = flags.DEFINE_string("to", None, "Workdir to be made.")
+_WEIGHTS = flags.DEFINE_list("weights", [], "Weight of each, with sum 1; default equal.")
+_TO = flags.DEFINE_string("to", None, "Workdir to create.")
 
 
 def main(argv: list[str]) -> None:
@@ -31,8 +31,8 @@ def main(argv: list[str]) -> None:
   try:
     weights = [float(text) for text in _WEIGHTS.value] or None
   except ValueError as e:
-    raise UserError(f"--weights={','.join(_WEIGHTS.value)} are no numbers; give 0.5,0.5") from e
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+    raise UserError(f"--weights={','.join(_WEIGHTS.value)} are not numbers; give 0.5,0.5") from e
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.train import averaging
 
   count = averaging.average(_FROM.value, _TO.value, weights=weights)

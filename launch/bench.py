@@ -1,12 +1,12 @@
-"""Times the parts that take the time, beside the same work in PyTorch, on one CPU.
+"""Benchmarks the expensive parts against the same work in PyTorch, on one CPU.
 
 python launch/bench.py --suites=tae_encode,tae_decode --figure=bench.json
 
 Suites: dit_block_forward, dit_block_step, tae_encode, tae_decode, tae_step, text_t5,
 text_clip, dacvae_encode, dacvae_decode, sampling; and with --size=large product,
-layer_5b_16k, layer_5b_73k, layer_30b_16k, layer_30b_73k, which are meant for a GPU (gpu.py).
-Both sides run in turns in processes of their own; peers need `pip install mg_jax[parity]`, here or
-for the Python that --peer_python names.
+layer_5b_16k, layer_5b_73k, layer_30b_16k, layer_30b_73k, for GPUs (gpu.py). Both sides alternate,
+each in its own process; peers need `pip install mg_jax[parity]`, here or for the Python of
+--peer_python.
 """
 
 import logging
@@ -24,11 +24,11 @@ from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _SUITES = flags.DEFINE_list("suites", [], "Suites to run; default all.")
-_SIZE = flags.DEFINE_enum("size", "default", suites.SIZES, "Size of the shapes.")
-_RUNS = flags.DEFINE_integer("runs", 9, "Samples of each program.")
-_THREADS = flags.DEFINE_integer("threads", 2, "Threads of each side.")
-_PEERS = flags.DEFINE_bool("peers", True, "Also time the peers; without, ours on any platform.")
-_PYTHON = flags.DEFINE_string("peer_python", None, "Interpreter of the peers; default this one.")
+_SIZE = flags.DEFINE_enum("size", "default", suites.SIZES, "Sizes of the inputs.")
+_RUNS = flags.DEFINE_integer("runs", 9, "Samples per program.")
+_THREADS = flags.DEFINE_integer("threads", 2, "Threads per side.")
+_PEERS = flags.DEFINE_bool("peers", True, "Also time the peers; if false, ours on any platform.")
+_PYTHON = flags.DEFINE_string("peer_python", None, "Python of the peers; default this one.")
 
 
 @figures.measured
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> tuple[dict, dict]:
       chosen, ours, torch, size=_SIZE.value, runs=_RUNS.value, peers=_PEERS.value, log=_log.info
     ):
       rows += measured
-      # At once, so that nothing measured is lost when a later suite is stopped.
+      # After each suite, so that no measurement is lost if a later suite is stopped.
       print(report.table(measured), flush=True)
   return report.values(rows), about
 

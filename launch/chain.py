@@ -1,10 +1,10 @@
-"""Runs every stage of the generator in its tiny form, each from the one before, on a CPU.
+"""Runs every stage of the generator in its tiny form, each from the previous one, on a CPU.
 
 python launch/chain.py --workdir=runs/chain
 
 Image autoencoder, temporal autoencoder, text to image, text to video at two sizes with all phases
 of Table 3, two finetuned models and their average; and text to image at the larger size, tuned. A
-table shows what each switch does to the held-out loss. Run again, it goes on where it stopped.
+table shows the effect of each switch on the held-out loss. Run again, it continues.
 """
 
 import logging
@@ -20,10 +20,10 @@ from mg_jax.core.errors import UserError
 from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/chain", "Where everything goes.")
-_STEPS = flags.DEFINE_integer("steps", 200, "Steps of each stage, and of each phase of one.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/chain", "Folder of all runs.")
+_STEPS = flags.DEFINE_integer("steps", 200, "Steps per stage, and per phase of a stage.")
 _CLIPS = flags.DEFINE_integer("clips", 1000, "Toy clips to train on.")
-# Run, experiment, phase, run it starts from, run of its autoencoder.
+# Run, experiment, phase, run that it starts from, run of its autoencoder.
 LINKS = (
   ("tae_image", "tae_image", 1, "", ""),
   ("tae", "tae", 1, "tae_image", ""),
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> dict:
     settings = config.to_dict(importlib.import_module(f"experiments.{name}").get_config(arg))
     if autoencoder:
       settings["autoencoder"] = str(folder / autoencoder)
-      # Finetuning goes over other clips, and each of its runs over its own.
+      # Finetuning uses other clips, and each of its runs its own.
       settings["data"]["seed"] = {"sft_a": 1, "sft_b": 2}.get(run, 0)
     settings["data"].update(clips=_CLIPS.value, cache=str(folder / "data"))
     steps = _STEPS.value * phase

@@ -1,4 +1,4 @@
-"""Prints the environment that jax is to be started with on a chip, as lines for a shell.
+"""Prints the environment variables to start jax with on a chip, as lines for a shell.
 
 eval "$(python launch/chips.py --chip=h200)" && python launch/train.py ...
 """
@@ -15,7 +15,7 @@ from mg_jax.core import config, flags
 from mg_jax.core.chips import GPUS, TPUS
 from mg_jax.core.errors import UserError
 
-_CHIP = absl_flags.DEFINE_string("chip", None, f"One of {', '.join(TPUS + GPUS)}.")
+_CHIP = absl_flags.DEFINE_string("chip", None, f"Chip: {', '.join(TPUS + GPUS)}.")
 
 
 def main(argv: list[str]) -> None:

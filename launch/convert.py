@@ -1,4 +1,4 @@
-"""Converts weights to a folder of ours: a published checkpoint, or the encoder of a run.
+"""Converts weights to a folder that mg_jax reads: a published checkpoint, or the encoder of a run.
 
 python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfloat16
 python launch/convert.py --from=OWNER/NAME --to=weights/dacvae --kind=dacvae
@@ -6,10 +6,11 @@ python launch/convert.py --from=GENERATOR/text_encoder_2 --to=weights/t5 --kind=
 python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
 
 t5: the encoder of T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5, in the layout of transformers.
-clip: CLIP and MetaCLIP, or one tower alone, in the layout of transformers or of open_clip.
-autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as of SD3.5 and FLUX, with
-any widths. dacvae: Meta's DACVAE. Relatives that compute something else are refused by name.
-The files of a tokenizer come along, from the checkpoint's folder or from `tokenizer` beside it.
+t5: the encoder of T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5, in the layout of transformers.
+clip: CLIP and MetaCLIP, or a single tower, in the layout of transformers or of open_clip.
+autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as in SD3.5 and FLUX, with
+any widths. dacvae: Meta's DACVAE. Relatives that compute something else are rejected by name.
+The files of a tokenizer are copied too, from the checkpoint's folder or `tokenizer` next to it.
 """
 
 import pathlib
@@ -27,14 +28,16 @@ from mg_jax.evaluation import figures
 _FROM = flags.DEFINE_string(
   "from", None, "Folder with a config and weights, OWNER/NAME[/FOLDER], or a run's workdir."
 )
-_TO = flags.DEFINE_string("to", None, "Folder to be made.")
+_TO = flags.DEFINE_string("to", None, "Folder to create.")
 _KIND = flags.DEFINE_enum(
   "kind", None, ["t5", "clip", "autoencoder", "dacvae", "run"],
   "Family of the model, or run: the workdir of a training; see above.",
 )
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "Of the result.")
+_DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", ["float32", "bfloat16", "float16"], "Dtype of the weights."
+)
 _WEIGHT_NORM = flags.DEFINE_bool(
-  "weight_norm", False, "Keep directions and norms of a codec's kernels, to train on with them."
+  "weight_norm", False, "Keep directions and norms of a codec's kernels, for training."
 )
 
 
@@ -45,7 +48,7 @@ def main(argv: list[str]) -> dict | None:
   for name, flag in (("from", _FROM), ("to", _TO), ("kind", _KIND)):
     if not flag.value:
       raise UserError(f"--{name} is missing; see --help")
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.train import profile
 
   start = time.monotonic()
@@ -62,9 +65,9 @@ def main(argv: list[str]) -> dict | None:
     written = published.convert(
       source, _TO.value, _KIND.value, dtype=_DTYPE.value, weight_norm=_WEIGHT_NORM.value
     )
-  found = {"seconds": time.monotonic() - start, "peak_gib": profile.memory_gib()}
+  measured = {"seconds": time.monotonic() - start, "peak_gib": profile.memory_gib()}
   print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
-  return found
+  return measured
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws metrics of one or more runs over their steps, and keeps the numbers and configs beside it.
+"""Plots metrics of one or more runs over their steps, and saves the numbers and configs too.
 
 python launch/curves.py --workdirs=runs/tae --names=autoencoder/loss,eval/psnr --out=curves.png
 """
@@ -13,9 +13,9 @@ from absl import flags
 from mg_jax.core import config
 from mg_jax.core.errors import UserError
 
-_WORKDIRS = flags.DEFINE_list("workdirs", [], "Folders of runs, a line each.")
-_NAMES = flags.DEFINE_list("names", [], "Metrics as in metrics.jsonl, a panel each.")
-_OUT = flags.DEFINE_string("out", "curves.png", "The picture.")
+_WORKDIRS = flags.DEFINE_list("workdirs", [], "Folders of runs, one line each.")
+_NAMES = flags.DEFINE_list("names", [], "Metrics of metrics.jsonl, one panel each.")
+_OUT = flags.DEFINE_string("out", "curves.png", "Picture to write.")
 
 
 def main(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Computes the latents and text features that a generator trains on, or the latents of one video.
+"""Computes the latents and text features for training a generator, or the latents of one video.
 
 python launch/encode.py --config=experiments/t2v_256.py:tiny --config.autoencoder=runs/tae \
   --workdir=runs/t2v
@@ -23,12 +23,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that will tra
                                "--video, of the autoencoder's run.")  # fmt: skip
 _VIDEO = flags.DEFINE_string("video", None, "Instead of --config, a video to encode.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the latents of the video.")
-_SECONDS = flags.DEFINE_float("seconds", None, "Of the video; default all there is.")
+_SECONDS = flags.DEFINE_float("seconds", None, "Seconds of the video to encode; default all.")
 _SIZE = flags.DEFINE_list("size", [], "Pixels: SHORTER_SIDE or HEIGHT,WIDTH; default the video's.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default the video's.")
 _TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint of the autoencoder; default the newest.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Share the work with other processes.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Split the work with other processes.")
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
   for flag in (_DISTRIBUTED,) if _VIDEO.value else (_SECONDS, _SIZE, _FPS, _TILES, _STEP):
     if flag.value:
       raise UserError(f"--{flag.name} is for {'--config' if _VIDEO.value else '--video'}")
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.data.media import fitting
   from mg_jax.inference import load
   from mg_jax.models.codecs import tiling

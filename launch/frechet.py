@@ -17,11 +17,11 @@ from mg_jax.core.errors import UserError
 
 _REFERENCE = flags.DEFINE_string("reference", None, "Folder of real images or videos, or their "
                                  "features: a .npy of shape (N, D).")  # fmt: skip
-_SAMPLES = flags.DEFINE_string("samples", None, "Folder or .npy that is compared with it.")
+_SAMPLES = flags.DEFINE_string("samples", None, "Folder or .npy to compare with it.")
 _FEATURES = flags.DEFINE_string("features", None, "Folder of the CLIP whose vision tower computes "
                                 "features, by convert.py; for folders.")  # fmt: skip
-_OUT = flags.DEFINE_string("out", None, "Folder for reference.npy and samples.npy; for folders.")
-_FRAMES = flags.DEFINE_integer("frames", 8, "Frames of a video that count, evenly spaced.")
+_OUT = flags.DEFINE_string("out", None, "Folder for reference.npy, samples.npy; for folders.")
+_FRAMES = flags.DEFINE_integer("frames", 8, "Frames per video, evenly spaced.")
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     raise UserError(
       f"--{folders[0]} is a folder; give --features, a CLIP that computes its features, and --out"
     )
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.evaluation.features import write_features
   from mg_jax.metrics.frechet import frechet
   from mg_jax.models.encoders.vision import FrozenVision

@@ -1,4 +1,4 @@
-"""Generates videos or images from prompts, and sound for videos, from text, or around other sound.
+"""Generates videos or images from prompts, and sound for videos, from text, or around known sound.
 
 python launch/generate.py --workdir=runs/t2v --prompt="a red star moves left"
 python launch/generate.py --task=soundtrack --workdir=runs/sound --video=in.mp4 --out=out.mp4
@@ -17,12 +17,12 @@ from mg_jax.core.errors import UserError
 
 _TASKS = ("video", "soundtrack", "sound")
 _FLAGS = (
-  flags.DEFINE_enum("task", "video", _TASKS, "What to make; soundtrack is sound for a video."),
+  flags.DEFINE_enum("task", "video", _TASKS, "What to generate; soundtrack is sound for a video."),
   flags.DEFINE_string("workdir", None, "Folder of a trained run."),
-  flags.DEFINE_multi_string("prompt", [], "A prompt; may be repeated: clips, or windows of sound."),
-  flags.DEFINE_string("prompts", None, "File of prompts: .txt, one a line, or .jsonl."),
-  flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images); of a "
-                      "soundtrack the .mp4, of sound the .wav."),
+  flags.DEFINE_multi_string("prompt", [], "Prompt; may be repeated: clips, or sound windows."),
+  flags.DEFINE_string("prompts", None, "File of prompts: .txt, one per line, or .jsonl."),
+  flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images); .mp4 "
+                      "for a soundtrack, .wav for sound."),
   flags.DEFINE_integer("seed", 0, "Seed of the first prompt; the next ones count up."),
   flags.DEFINE_integer("frames", None, "Frames of a clip."),
   flags.DEFINE_float("fps", None, "Frames per second."),
@@ -31,9 +31,9 @@ _FLAGS = (
   flags.DEFINE_string("guidance", None, "Scale of guidance by the conditions, 1 for none; or of "
                       "each, as in first:1.5,text:7.5."),
   flags.DEFINE_integer("steps", None, "Solver steps."),
-  flags.DEFINE_string("schedule", None, "linear_quadratic or linear."),
-  flags.DEFINE_string("method", None, "euler or midpoint."),
-  flags.DEFINE_bool("image", False, "Make images: one frame, saved as PNG."),
+  flags.DEFINE_string("schedule", None, "Time schedule: linear_quadratic or linear."),
+  flags.DEFINE_string("method", None, "Solver: euler or midpoint."),
+  flags.DEFINE_bool("image", False, "Generate images: one frame, saved as PNG."),
   flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024."),
   flags.DEFINE_list("mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which "
                     "sampling is spread; default: one device."),
@@ -53,7 +53,7 @@ _FLAGS = (
                        "conditions explain best is kept."),
   flags.DEFINE_float("window_s", None, "Seconds of sound made at once; longer sound is joined."),
   flags.DEFINE_float("hop_s", None, "Seconds from one window to the next."),
-  flags.DEFINE_string("long_form", None, "How windows join: multidiffusion or autoregressive."),
+  flags.DEFINE_string("long_form", None, "Joining of windows: multidiffusion or autoregressive."),
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
   options = {holder.name: holder.value for holder in _FLAGS}
   if not options["workdir"]:
     raise UserError("give --workdir, the folder of a trained run")
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.app.generation import generate
 
   generate(options)

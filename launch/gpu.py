@@ -1,10 +1,10 @@
-"""All that is measured on one CUDA GPU, in one call: agreement with the CPU, speed beside PyTorch
-(where that is installed), memory beside what plans say, a training.
+"""All measurements on one CUDA GPU in one call: agreement with the CPU, speed against PyTorch (if
+installed), memory against plans, a training.
 
 python launch/gpu.py --out=runs/gpu --minutes=6.5
 
-Each task leaves its result in the folder and is skipped when run again; the training resumes.
-Tasks run in processes of their own, so that none inherits another's memory.
+Each task saves its result in the folder and is skipped when run again; the training resumes.
+Tasks run in their own processes, so that none inherits another's memory.
 """
 
 import logging
@@ -24,13 +24,13 @@ from mg_jax.data import atomic
 
 _log = logging.getLogger("mg_jax")
 _OUT = flags.DEFINE_string("out", "runs/gpu", "Folder of the results.")
-_MINUTES = flags.DEFINE_float("minutes", 6.5, "Of training; the other tasks take their own time.")
+_MINUTES = flags.DEFINE_float("minutes", 6.5, "Minutes of training, without the other tasks.")
 _TASKS = flags.DEFINE_list(
-  "tasks", ["parity", "bench", "memory", "train"], "What to run, in this order."
+  "tasks", ["parity", "bench", "memory", "train"], "Tasks to run, in this order."
 )
-_SIZE = flags.DEFINE_integer("size", 128, "Side of the frames of the training.")
-_FRAMES = flags.DEFINE_integer("frames", 32, "Frames of its clips.")
-_BENCH = flags.DEFINE_string("bench_size", "large", "Of the layers: large, or tiny for a trial.")
+_SIZE = flags.DEFINE_integer("size", 128, "Side of the training frames in pixels.")
+_FRAMES = flags.DEFINE_integer("frames", 32, "Frames per training clip.")
+_BENCH = flags.DEFINE_string("bench_size", "large", "Layer size: large, or tiny for a trial.")
 
 
 def main(argv: list[str]) -> None:
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
   size = (f"--size={_SIZE.value}", f"--frames={_FRAMES.value}", f"--minutes={_MINUTES.value}")
   layers = "product,layer_5b_16k,layer_5b_73k,layer_30b_16k,layer_30b_73k"
   bench = ("launch/bench.py", f"--suites={layers}", f"--size={_BENCH.value}", "--runs=3")
-  tasks = {  # what each runs, and what it leaves when it came to its end
+  tasks = {  # command of each, and its product
     "parity": (("-m", "launch.bench_suites.parity", f"{out}/parity.json"), "parity.json"),
     "bench": ((*bench, f"--figure={out}/bench.json"), "bench.json"),
     "memory": (("-m", "launch.bench_suites.memory", f"{out}/memory.json"), "memory.json"),
@@ -65,10 +65,10 @@ def _done(name: str, arguments: tuple[str, ...], product: str, out: pathlib.Path
     _log.info("%s: done before, see %s", name, receipt)
     return True
   root = pathlib.Path(__file__).resolve().parent.parent
-  # Unset, the benchmark would choose the CPU; empty, jax takes the best there is.
+  # Unset, the benchmark would choose the CPU; empty, jax chooses the best platform.
   env = {"JAX_PLATFORMS": "", **os.environ}
   code = subprocess.run([sys.executable, *arguments], cwd=root, env=env, check=False).returncode
-  # A training that was interrupted ends in order too, without its product.
+  # An interrupted training also exits with 0, but without its product.
   if code or not (out / product).exists():
     return False
   atomic.write_json(receipt, {"seconds": round(time.monotonic() - start, 1)})

@@ -1,4 +1,4 @@
-"""Accuracy of the toy world's oracles on true clips, clean and degraded, and scenes to look at.
+"""Accuracy of the toy world's oracles on true clips, clean and degraded, and example scenes.
 
 python launch/oracles.py --world=full --size=64
 python launch/oracles.py --world=sounds --count=300 --out=runs/oracles --scenes=4
@@ -16,20 +16,20 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.sources.toy import WORLDS
 
 _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the scenes.")
-_COUNT = flags.DEFINE_integer("count", 100, "Scenes that are measured.", lower_bound=1)
-_FRAMES = flags.DEFINE_integer("frames", 16, "Frames of a clip.", lower_bound=1)
+_COUNT = flags.DEFINE_integer("count", 100, "Number of scenes to measure.", lower_bound=1)
+_FRAMES = flags.DEFINE_integer("frames", 16, "Frames per clip.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 32, "Side of a clip in pixels.", lower_bound=8)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the scenes.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Folder for oracles.json and the scenes.")
-_SCENES = flags.DEFINE_integer("scenes", 0, "First scenes that are written to --out: mp4 with "
-                               "sound, its plot, and what is in it as JSON.")  # fmt: skip
+_SCENES = flags.DEFINE_integer("scenes", 0, "Number of scenes to write to --out: mp4 with "
+                               "sound, its plot, and its facts as JSON.")  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _SCENES.value and not _OUT.value:
-    raise UserError("--scenes are written to a folder; give --out")
+    raise UserError("--scenes needs a folder; give --out")
   from mg_jax.data import atomic
   from mg_jax.data.sources import toy
   from mg_jax.sampling import sound_plots

@@ -1,4 +1,4 @@
-"""Trains one autoencoder for each setting of the outlier penalty, and compares them.
+"""Trains one autoencoder per setting of the outlier penalty, and compares them.
 
 python launch/outlier_study.py --config=experiments/tae_image.py:tiny --workdir=runs/outliers
 """
@@ -18,10 +18,10 @@ from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment of an autoencoder.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/outliers", "A run per setting, table and plot.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/outliers", "Folder of runs, table and plot.")
 _WEIGHTS = flags.DEFINE_list("weights", ["0", "0.05", "0.5", "5"], "Weights of the penalty.")
-_RADII = flags.DEFINE_list("radii", ["3"], "Thresholds r.")
-_REDUCTIONS = flags.DEFINE_list("reductions", ["mean"], "mean, sum or both.")
+_RADII = flags.DEFINE_list("radii", ["3"], "Thresholds r of the penalty.")
+_REDUCTIONS = flags.DEFINE_list("reductions", ["mean"], "Reductions: mean, sum or both.")
 
 
 @figures.measured
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> dict | None:
   try:
     weights, radii = ([float(x) for x in flag.value] for flag in (_WEIGHTS, _RADII))
   except ValueError as e:
-    raise UserError(f"--weights and --radii are numbers with commas between them ({e})") from e
+    raise UserError(f"--weights and --radii must be comma-separated numbers ({e})") from e
   from mg_jax.evaluation import outliers
 
   cells = outliers.grid(weights, radii, _REDUCTIONS.value)

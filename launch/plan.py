@@ -1,11 +1,11 @@
-"""Plans an experiment for a pod, without one: memory, traffic, least time. See docs/plans.md.
+"""Plans an experiment for a pod, without one: memory, traffic, time bounds. See docs/plans.md.
 
 python launch/plan.py --config=experiments/t2v_768.py --topology=v5p:8x8x8 --mesh=1,64,1,8 \
   --remat=full --config.data.global_batch=64
 python launch/plan.py --config=experiments/tae.py --platform=cuda --target=h200 --gpus=8 --hosts=1 \
   --what=decode --frames=256 --height=768 --width=768
 
-Exit code 0 when it fits, 1 when it does not, 2 on a mistake.
+Exit code 0 if it fits, 1 if it does not, 2 on a mistake.
 """
 
 import json
@@ -23,21 +23,21 @@ from mg_jax.core.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment to plan.")
 _PLATFORM = flags.DEFINE_enum("platform", "tpu", ["tpu", "cuda"], "Kind of accelerator.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape, such as v5p:8x8x8 or v6e:16x16.")
-_SLICES = flags.DEFINE_integer("slices", 1, "Slices of it, joined by the data-centre network.")
-_TARGET = flags.DEFINE_string("target", "h200", "GPU, h100 or h200, with --platform=cuda.")
-_GPUS = flags.DEFINE_integer("gpus", 8, "GPUs of all hosts together.")
-_HOSTS = flags.DEFINE_integer("hosts", 1, "Hosts that share them.")
-_WHAT = flags.DEFINE_string("what", "train", "train, sample, encode or decode.")
+_SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data-centre network.")
+_TARGET = flags.DEFINE_string("target", "h200", "GPU for --platform=cuda: h100 or h200.")
+_GPUS = flags.DEFINE_integer("gpus", 8, "Number of GPUs on all hosts.")
+_HOSTS = flags.DEFINE_integer("hosts", 1, "Number of hosts.")
+_WHAT = flags.DEFINE_string("what", "train", "Program: train, sample, encode or decode.")
 _SIZE = {
   name: flags.DEFINE_integer(name, None, f"{name.title()} of a clip to sample or to code.")
   for name in ("frames", "height", "width")
 }
-_MESH = flags.DEFINE_list("mesh", [], "data,fsdp,context,tensor, instead of the config's.")
-_REMAT = flags.DEFINE_string("remat", "", "Rematerialisation policy, instead of the config's.")
-_QUICK = flags.DEFINE_bool("quick", False, "Half the time; overlap and its memory are not known.")
+_MESH = flags.DEFINE_list("mesh", [], "Mesh data,fsdp,context,tensor; default the config's.")
+_REMAT = flags.DEFINE_string("remat", "", "Rematerialisation policy; default the config's.")
+_QUICK = flags.DEFINE_bool("quick", False, "Compile in half the time, without overlap.")
 _SEARCH = flags.DEFINE_bool("search", False, "Try meshes and policies, and rank those that fit.")
-_BUDGET = flags.DEFINE_integer("budget", 6, "Plans that a search compiles.")
-_PRICE = flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost of a step.")
+_BUDGET = flags.DEFINE_integer("budget", 6, "Number of plans that a search compiles.")
+_PRICE = flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost per step.")
 _JSON = flags.DEFINE_string("json", "", "File to write the plan to.")
 
 
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
     raise UserError("give --config=experiments/t2v_768.py and --topology=v5p:8x8x8, or the like")
   if not all(size.lstrip("-").isdigit() for size in _MESH.value):
     raise UserError(f"--mesh={','.join(_MESH.value)}: give four whole numbers such as 1,64,1,8")
-  # The compiler is asked for by name; jax itself must not look for an accelerator. The config has
-  # imported it already, so its variable in the environment is no longer read.
+  # The compiler is selected by name; jax itself must not look for an accelerator. The config has
+  # already imported jax, so its environment variable is no longer read.
   import jax
 
   jax.config.update("jax_platforms", "cpu")

@@ -1,6 +1,6 @@
 """Trains a small autoencoder and a small text-to-video model from scratch, samples and scores.
 
-Everything lands in one folder; run again, it resumes.
+Everything is saved in one folder; run again, it resumes.
 """
 
 import logging
@@ -19,14 +19,14 @@ from mg_jax.data.sources.toy import WORLDS
 from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
-_MINUTES = flags.DEFINE_float("minutes", 10.0, "Training time of both models together.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of all runs and samples.")
+_MINUTES = flags.DEFINE_float("minutes", 10.0, "Total training time of both models.")
 _SIZE = flags.DEFINE_integer("size", 32, "Side of the frames, in pixels.")
-_FRAMES = flags.DEFINE_integer("frames", 16, "Frames of a clip, two seconds long.")
-_SHARE = flags.DEFINE_float("tae_share", 0.4, "Part of the time that the autoencoder gets.")
+_FRAMES = flags.DEFINE_integer("frames", 16, "Frames per clip of two seconds.")
+_SHARE = flags.DEFINE_float("tae_share", 0.4, "Fraction of the time for the autoencoder.")
 _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world.")
 _COUNT = flags.DEFINE_integer("count", 64, "Held-out prompts to sample and score.")
-STEPS = 1_000_000  # more than any machine does in the time, which ends the training
+STEPS = 1_000_000  # more than fit in the time, which ends the training
 
 
 @figures.measured
@@ -61,8 +61,8 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
   )
   _log.info("\n%s", report.table)
   _log.info("clips, contact sheet and scores.json: %s", workdir / "samples")
-  found = {"samples": report.rates, "seconds": time.monotonic() - start}
-  return lambda: found | {name: curves.ends(workdir / name) for name in shares}
+  results = {"samples": report.rates, "seconds": time.monotonic() - start}
+  return lambda: results | {name: curves.ends(workdir / name) for name in shares}
 
 
 if __name__ == "__main__":

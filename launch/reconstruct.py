@@ -1,4 +1,4 @@
-"""Reconstructs a video or a sound with a trained autoencoder and measures how faithful that is.
+"""Reconstructs a video or a sound with a trained autoencoder and measures its fidelity.
 
 python launch/reconstruct.py --workdir=runs/tae --video=in.mp4 --out=out.mp4
 python launch/reconstruct.py --workdir=runs/dacvae --sound=in.mp3 --out=out.wav
@@ -19,16 +19,16 @@ from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a trained autoencoder's run.")
-_VIDEO = flags.DEFINE_string("video", None, "The video.")
-_SOUND = flags.DEFINE_string("sound", None, "Or any file with sound, for an audio codec.")
-_LATENTS = flags.DEFINE_string("latents", None, "Or latents of a video, a folder of encode.py.")
-_OUT = flags.DEFINE_string("out", None, "Of a video: original, reconstruction, difference: an mp4. "
-                           "Of a sound or latents: the reconstruction, a wav or mp4.")  # fmt: skip
-_SECONDS = flags.DEFINE_float("seconds", None, "Stop after this time; default all there is.")
+_VIDEO = flags.DEFINE_string("video", None, "Video to reconstruct.")
+_SOUND = flags.DEFINE_string("sound", None, "File with sound to reconstruct, for an audio codec.")
+_LATENTS = flags.DEFINE_string("latents", None, "Latents to decode: a folder of encode.py.")
+_OUT = flags.DEFINE_string("out", None, "Output: for a video an mp4 of original, reconstruction, "
+                           "difference; for sound a wav; for latents an mp4.")  # fmt: skip
+_SECONDS = flags.DEFINE_float("seconds", None, "Stop after this time; default at the end.")
 _SIZE = flags.DEFINE_list("size", [], "Pixels: SHORTER_SIDE or HEIGHT,WIDTH; default the video's.")
 _FPS = flags.DEFINE_float("fps", None, "Frames per second; default the video's.")
 _TILES = flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024.")
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint; default the newest.")
+_STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; default the newest.")
 
 
 @figures.measured
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> dict | None:
   for flag in () if _VIDEO.value else (_SIZE, _FPS, _TILES if _SOUND.value else _SECONDS):
     if flag.value:
       raise UserError(f"--{flag.name} is for --video; leave it out")
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.data.media import fitting
   from mg_jax.evaluation.reconstruct import reconstruct
   from mg_jax.evaluation.reconstruct_sound import reconstruct_sound

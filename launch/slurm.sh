@@ -2,7 +2,7 @@
 # Trains on GPU nodes of a Slurm cluster, from a checkout that all nodes see. See
 # docs/launch_slurm.md.
 # Usage: bash launch/slurm.sh --name=NAME --nodes=N --chip=h100|h200 [OPTIONS] -- FLAGS
-# FLAGS are those of launch/train.py. Options: --gpus=8 (of a node), --time=24:00:00, --dry_run,
+# FLAGS are flags of launch/train.py. Options: --gpus=8 (per node), --time=24:00:00, --dry_run,
 # --sbatch="--partition=P --account=A" (further options of sbatch, split at spaces).
 # MG_PYTHON names the interpreter, by default .venv/bin/python of the checkout.
 set -euo pipefail
@@ -21,8 +21,8 @@ MG_PYTHON=${MG_PYTHON:-$PWD/.venv/bin/python}
 environment=$(exports "${option_chip}")
 ids=$(seq -s , 0 $((option_gpus - 1)))
 
-# One process on each node sees all of its GPUs; jax by itself would give each process one. SIGTERM
-# comes five minutes before the end of the time; the run then saves and the job is queued again.
+# One process per node uses all of its GPUs; by default jax would give each process one. SIGTERM
+# comes five minutes before the time limit; the run then saves and the job is requeued.
 script=$(
   cat <<EOF
 #!/usr/bin/env bash

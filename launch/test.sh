@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lints and tests a checkout in environments of its own: the whole fast suite on the newest Python
-# found, then a smoke subset on Python 3.11, with the last jax that it has, where that is at hand.
+# Lints and tests a checkout in its own environments: the whole fast suite on the newest Python
+# found, then a smoke subset on Python 3.11 with its last jax, if available.
 # Usage: bash launch/test.sh [pytest arguments]; with arguments only the first lane runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -13,7 +13,7 @@ trap 'rm -rf "$reports"' EXIT
 
 failed=0
 
-# lane NAME VENV ARGS...: runs pytest and keeps its counts; a failure is remembered, not fatal.
+# lane NAME VENV ARGS...: runs pytest and keeps its counts; a failure is recorded, not fatal.
 lane() {
   local name=$1 venv=$2
   shift 2

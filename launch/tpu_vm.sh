@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains on one slice of TPU VMs with gcloud. See docs/launch_tpu.md.
 # Usage: bash launch/tpu_vm.sh ACTION --name=NAME --zone=ZONE --project=PROJECT [OPTIONS]
-#   create, queue      makes the slice at once, or when there is room; needs --type
-#   status, delete     of a slice;  queue_status, queue_delete  of one that was queued
+#   create, queue      creates the slice at once, or when there is capacity; needs --type
+#   status, delete     of a slice;  queue_status, queue_delete  of a queued one
 #   setup              sends the last commit to all hosts and installs it there
 #   start -- FLAGS     starts launch/train.py with FLAGS on all hosts; needs --type
 #   log, stop          follows the log of the first host; saves and ends the run
@@ -49,7 +49,7 @@ queued() {
   run gcloud compute tpus queued-resources "$1" "${option_name}" "${place[@]}" "${@:2}"
 }
 
-# on WORKER COMMAND: runs a line in the shell of a host.
+# on WORKER COMMAND: runs a command in the shell of a host.
 on() {
   vm ssh "--worker=$1" "--command=$2"
 }
@@ -62,12 +62,12 @@ case $action in
   delete) vm delete --quiet ;;
   queue_delete) queued delete --force --quiet ;;
   setup)
-    [ -z "$(git status --porcelain)" ] || echo "note: changes without a commit are not sent" >&2
+    [ -z "$(git status --porcelain)" ] || echo "note: uncommitted changes are not sent" >&2
     archive=${TMPDIR:-/tmp}/$option_name.tar.gz
     run git archive --format=tar.gz "--output=$archive" HEAD
     run gcloud compute tpus tpu-vm scp "$archive" "${option_name}:mg_jax.tar.gz" \
       --worker=all "${place[@]}"
-    # The images of TPU VMs have a Python that is too old; uv brings one of its own.
+    # The Python of TPU VM images is too old; uv installs its own.
     on all "set -e; mkdir -p mg_jax; tar -xzf mg_jax.tar.gz -C mg_jax; cd mg_jax; \
 python3 -m pip install --user --quiet uv; PATH=\$HOME/.local/bin:\$PATH; uv python install 3.12; \
 source launch/_venv.sh; make_venv .venv \"\$(uv python find 3.12)\"; install .venv -e '.[tpu]'"
@@ -78,7 +78,7 @@ source launch/_venv.sh; make_venv .venv \"\$(uv python find 3.12)\"; install .ve
     environment=$(exports "$chip")
     on all "cd mg_jax || exit 2
 if kill -0 \"\$(cat train.pid 2>/dev/null)\" 2>/dev/null; then
-echo 'error: a run is going on; stop it first' >&2; exit 2
+echo 'error: a run is in progress; stop it first' >&2; exit 2
 fi
 $environment
 nohup .venv/bin/python launch/train.py --distributed $(quoted "${training[@]}") \

@@ -2,7 +2,7 @@
 
 python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
 
-On several hosts the launchers beside this file start it once on each, with --distributed.
+On several hosts the launchers in this folder start it once per host, with --distributed.
 """
 
 import functools
@@ -20,11 +20,11 @@ from mg_jax.core.errors import UserError
 from mg_jax.evaluation import figures
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as experiments/tae.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics, previews.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics, previews.")
 _DUMP = flags.DEFINE_bool("dump_config", False, "Print the config as JSON and stop.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run.")
 _STOPPED = flags.DEFINE_integer(
-  "stopped_code", 0, "Exit code of a run that was stopped, and saved, before its end."
+  "stopped_code", 0, "Exit code of a run that was stopped early and saved."
 )
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if _CONFIG.value is None:
     raise UserError("--config is missing; give an experiment such as experiments/tae.py:tiny")
-  # After the flags are parsed: --help and mistakes should not wait for a backend.
+  # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.evaluation import curves
   from mg_jax.stages import experiment
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
     print(experiment.describe(_CONFIG.value))
     return None
   if not _WORKDIR.value:
-    raise UserError("--workdir is missing; give the folder the run is kept in")
+    raise UserError("--workdir is missing; give a folder for the run")
   if _DISTRIBUTED.value:
     from mg_jax.core import distributed
 

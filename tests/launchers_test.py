@@ -119,7 +119,7 @@ def test_start_starts_training_once_with_the_flags_of_the_chip(machine):
     )
 
   assert host(remote).returncode == 0
-  assert "a run is going on" in host(remote).stderr
+  assert "a run is in progress" in host(remote).stderr
   stop = _split(_tpu(machine, "stop", "--dry_run").out)[-1].removeprefix("--command=")
   log = machine.folder / "mg_jax/train.log"
   line = flags.environment("v5e")["LIBTPU_INIT_ARGS"]
@@ -161,7 +161,7 @@ def test_mistakes_for_tpu_vm_are_told_in_a_sentence(machine, action, options, tr
 def test_an_interpreter_without_libraries_is_told(machine):
   command = [_BASH, "launch/slurm.sh", *_SLURM, "--", *_TRAIN]
   done = machine.run(*command, MG_PYTHON="no-python")
-  assert done.code == 2 and done.err.startswith("error: no-python has not what mg_jax needs")
+  assert done.code == 2 and done.err.startswith("error: no-python lacks packages that mg_jax needs")
 
 
 def test_slurm_submits_what_its_dry_run_prints(machine):
@@ -249,12 +249,12 @@ def test_pods_of_eight_chips_and_an_account():
 @pytest.mark.parametrize(
   "change, words",
   [
-    ({"topology": "v4:2x2x1"}, "topology 'v4:2x2x1' is none"),
-    ({"topology": "v5p:0x4x4"}, "is none"),
+    ({"topology": "v4:2x2x1"}, "topology 'v4:2x2x1' is malformed"),
+    ({"topology": "v5p:0x4x4"}, "is malformed"),
     ({"topology": "v5e:1x3", "host_chips": 2}, "do not divide"),
-    ({"name": "One"}, "name 'One' is none"),
-    ({"slices": 0}, "slices and host_chips are at least 1"),
-    ({"restarts": -1}, "restarts at least 0"),
+    ({"name": "One"}, "name 'One' is invalid"),
+    ({"slices": 0}, "host_chips of at least 1"),
+    ({"restarts": -1}, "restarts of at least 0"),
     ({"arguments": _TRAIN[1:]}, "--config is missing"),
   ],
 )

@@ -1,7 +1,7 @@
 """Runs the suites: both sides in long-lived processes, their samples taken in turns.
 
-Everything that is compared comes from one run: ours, peer, ours, peer, and so on, so that whatever
-slows the machine slows both. Compilation is never inside a sample.
+All compared samples come from one run: ours, peer, ours, peer, and so on, so that anything slowing
+the machine slows both. Compilation is never inside a sample.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ class Row:
   """One program's line of the table.
 
   Attributes:
-    suite, name: which work, by whom.
-    widths: of an autoencoder of video, see suites.widths.
+    suite, name: the work and who does it.
+    widths: widths of a video autoencoder, see suites.widths.
     same_work: whether it computes the same function as ours.
-    note: why there are no samples, "" when there are.
+    note: why there are no samples, "" if there are.
     samples: milliseconds per call.
-    foreign: per sample, the share of the machine that other processes used; None: unknown.
+    foreign: per sample, the fraction of the machine used by other processes; None: unknown.
     first_s, flop, units, unit: see suites.Program and suites.Suite.
   """
 
@@ -71,10 +71,10 @@ class Side:
   """The process of one side. A context manager."""
 
   def __init__(self, side: str, threads: int, *, python: str | None = None):
-    """Starts it, with the interpreter `python` where the libraries of a side are in another one.
+    """Starts it, with the interpreter `python` if the libraries of a side are installed there.
 
     Raises:
-      UserError: when that interpreter cannot be started.
+      UserError: if that interpreter cannot be started.
     """
     self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     environment = {"JAX_PLATFORMS": "cpu", **os.environ}
@@ -82,7 +82,7 @@ class Side:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Both sides share a GPU.
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    # Compile times are part of the report, so nothing may come from a cache.
+    # Compile times are part of the report, so do not use a cache.
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     try:
       self._process = subprocess.Popen(
@@ -110,7 +110,7 @@ class Side:
     return self
 
   def __exit__(self, *exc):
-    # A side that ended by itself, such as that of a library that is missing, reads no more.
+    # A side that already ended, for example because of a missing library, reads no more.
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
     try:
@@ -124,18 +124,18 @@ class Side:
 
 @contextlib.contextmanager
 def sides(threads: int, *, peer_python: str | None = None) -> Iterator[tuple[Side, Side]]:
-  """Both sides, ours and that of torch, while inside; `peer_python` is as `python` of Side."""
+  """Both sides, ours and torch, while inside; `peer_python` is `python` of Side."""
   with Side("ours", threads) as ours, Side("torch", threads, python=peer_python) as torch:
     yield ours, torch
 
 
 def about(ours: Side, torch: Side) -> dict[str, Any]:
-  """{"versions", "machine"} as `figures.record` takes them; libraries by the side that runs them.
+  """{"versions", "machine"} for `figures.record`; libraries by the side that runs them.
 
-  Where the peers run on another Python, that is "peer_python".
+  If the peers run on another Python, it is "peer_python".
 
   Raises:
-    UserError: when our side does not start.
+    UserError: if our side does not start.
   """
   own = ours.ask(do="about")
   if "error" in own:
@@ -147,13 +147,13 @@ def about(ours: Side, torch: Side) -> dict[str, Any]:
 
 
 def _lacking(variant: str, versions: Mapping[str, str]) -> str:
-  """Why a peer cannot run with the libraries that are installed, or ""."""
+  """Why a peer cannot run with the installed libraries, or ""."""
   needed = ("torch", "diffusers") if variant in PUBLISHED else ("torch",)
   return "" if all(name in versions for name in needed) else _MISSING
 
 
 def choose(names: Sequence[str], size: str = "default") -> list[Suite]:
-  """Suites by name; none means all that there are at this size.
+  """Suites by name; all suites of this size if empty.
 
   Raises:
     UserError: on an unknown name, and on a suite that has no such size.
@@ -177,15 +177,15 @@ def run(
   log: Callable[[str], None],
   peers: bool = True,
 ) -> Iterator[list[Row]]:
-  """Measures suites, one after the other, and yields the rows of each when it is done.
+  """Measures suites sequentially, and yields the rows of each when it is done.
 
   Args:
     suites: from `choose`.
     ours, torch: from `sides`.
     size: of SIZES.
     runs: samples per program.
-    log: takes lines of progress.
-    peers: whether the peers are timed too; they run on the CPU.
+    log: prints progress.
+    peers: whether to time the peers too; they run on the CPU.
   """
   versions = about(ours, torch)["versions"]
   for suite in suites:

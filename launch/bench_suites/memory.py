@@ -1,9 +1,9 @@
-"""Whether a training step takes the memory that its plan says: planned and measured, on one device.
+"""Checks the peak memory of a training step against its plan, on one device.
 
 python -m launch.bench_suites.memory OUT.json
 
-Every case is planned for a card of the kind that is here, then run for two steps on zeros. Prints
-and writes the bytes of both; ends with code 1 where they differ by more than `LIMIT`.
+Every case is planned for a GPU of the attached kind, then run for two steps on zeros. Prints and
+writes the bytes of both; exits with code 1 if they differ by more than `LIMIT`.
 """
 
 import json
@@ -45,7 +45,7 @@ def cases() -> dict[str, ConfigDict]:
 
 
 def measured(config: ConfigDict) -> int:
-  """Most bytes of the device that were in use at once."""
+  """Peak bytes in use on the device."""
   config = configs.to_dict(config)
   objective, shapes, _ = abstract_training(config)
   settings = configs.build(TrainConfig, config["train"], where="train")
@@ -62,7 +62,7 @@ def measured(config: ConfigDict) -> int:
 
 
 def planned(config: ConfigDict, target: str) -> int:
-  """What the plan of the same step says."""
+  """Peak bytes of the same step according to its plan."""
   from mg_jax.core.topology import GIB, find_pod
   from mg_jax.plan.planner import plan
 
@@ -71,7 +71,7 @@ def planned(config: ConfigDict, target: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-  if len(argv) > 2:  # one case in a process of its own, as peaks are those of a process
+  if len(argv) > 2:  # one case per process, as peaks are per process
     config = cases()[argv[2]]
     of = planned(config, argv[3]) if len(argv) > 3 else measured(config)
     pathlib.Path(argv[1]).write_text(json.dumps(of))

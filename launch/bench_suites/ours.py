@@ -1,4 +1,4 @@
-"""Our side of every suite: the modules a run trains and samples with, compiled ahead of time."""
+"""Our side of every suite: the modules that runs train and sample with, compiled ahead of time."""
 
 import functools
 import time
@@ -28,7 +28,7 @@ _POSITION_STD = 0.02
 
 
 def block(shapes: dict[str, Any]) -> tuple[Block, dict[str, jax.Array]]:
-  """The layer, and its inputs by the names of `Surroundings`; an eighth of the text is padding."""
+  """The layer, and its inputs by the field names of `Surroundings`; 1/8 of the text is padding."""
   b, width, context = (shapes[name] for name in ("batch", "width", "context"))
   dtype = shapes.get("dtype", "float32")
   normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape, dtype)  # noqa: E731
@@ -50,7 +50,7 @@ def _block_apply(module, params, learned, fixed):
 
 
 def _split(inputs):
-  """Inputs that gradients flow back to, and the others."""
+  """Inputs with gradients, and the others."""
   fixed = ("positions", "context_mask")
   return (
     {name: value for name, value in inputs.items() if name not in fixed},
@@ -61,7 +61,7 @@ def _split(inputs):
 def _block_forward(shapes):
   module, inputs = block(shapes)
   params = _init(lambda key: module.init(key, inputs["x"], _surroundings(inputs)))
-  # Both sides hold their weights in the type they compute in.
+  # Both sides hold their weights in the dtype they compute in.
   params = jax.tree.map(lambda x: x.astype(inputs["x"].dtype), params)
   return functools.partial(_block_apply, module), (params, *_split(inputs)), 0
 
@@ -108,8 +108,8 @@ def _tae_step(shapes):
 
   def loss(params, x):
     mean, _ = module.apply({"params": params}, x, method="encode")
-    made = module.apply({"params": params}, mean, frames=shapes["frames"], method="decode")
-    return jnp.mean(jnp.abs(made - x))
+    decoded = module.apply({"params": params}, mean, frames=shapes["frames"], method="decode")
+    return jnp.mean(jnp.abs(decoded - x))
 
   return jax.value_and_grad(loss), (params, x), shapes["batch"] * shapes["frames"]
 
@@ -149,7 +149,7 @@ _FUNCTIONS = {
 
 
 def function(kind: str, shapes: dict[str, Any]) -> tuple[Callable, tuple, int]:
-  """A pure function, its arguments, and the units that one call of it makes."""
+  """A pure function, its arguments, and the number of units per call."""
   return _FUNCTIONS[kind](shapes)
 
 
@@ -170,8 +170,8 @@ def build(kind: str, shapes: dict[str, Any], variant: str = "") -> Program:
 
 
 def _flop(kind, shapes, fn, args) -> float:
-  """Of a layer at its inputs' gradients no recomputation: three times those of the forward pass."""
-  # Fused kernels hide their products; the blocked one computes what they compute.
+  """With gradients, a layer has no recomputation: three times the FLOPs of the forward pass."""
+  # Fused kernels hide their products; the blocked one computes the same.
   with platform("cpu"):
     if kind != "block_step":
       return flops.count(fn, *args)
@@ -180,7 +180,7 @@ def _flop(kind, shapes, fn, args) -> float:
 
 
 def pipeline(shapes: dict[str, Any]) -> TextToVideo:
-  """The sampler that the tiny experiments train, with random weights."""
+  """The sampler of the tiny experiments, with random weights."""
   config, tae_config = t2v_256.get_config("tiny"), tae.get_config("tiny")
   settings = Settings(**(config.sampling.to_dict() | {"steps": shapes["steps"]}))
   autoencoder = TAE(**tae_config.model.to_dict())

@@ -1,10 +1,10 @@
-"""Whether the accelerator computes what the CPU computes: kernels, losses and their gradients.
+"""Checks the accelerator against the CPU: kernels, losses and their gradients.
 
 python -m launch.bench_suites.parity OUT.json
 
-Every case runs on both in float32 at the highest precision of products, attention kernels against
-the reference; those that take half precision alone run in it. Prints and writes the largest
-difference relative to the largest value; ends with code 1 where one exceeds `LIMIT`, or
+Every case runs on both in float32 at the highest matmul precision, attention kernels against the
+reference; kernels that only support half precision run in it. Prints and writes the largest
+difference relative to the largest value; exits with code 1 if one exceeds `LIMIT`, or
 `HALF_LIMIT` in half precision. Without an accelerator the CPU is compared with itself.
 """
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 def _difference(a: Any, b: Any) -> float:
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  # NaN on either side must not pass.
+  # NaN on either side must fail.
   return float(np.nan_to_num(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6), nan=np.inf))
 
 
@@ -92,7 +92,7 @@ def _attention(candidate, dtype, queries, keys, heads, size, masked):
 
 
 def _step(objective: Objective, batch: dict[str, Any]) -> tuple[Callable, Callable, tuple]:
-  """Loss and gradients of the first role, at parameters none of which is zero."""
+  """Loss and gradients of the first role, with all parameters non-zero."""
   role, key = objective.roles[0], jax.random.key(1)
   params = unbox(objective.init(jax.random.key(0), batch))
   leaves, tree = jax.tree.flatten(params)

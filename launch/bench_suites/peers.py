@@ -1,10 +1,9 @@
 """The same networks in plain PyTorch: one layer of the generator, and the 2.5D autoencoder.
 
-They are written as one writes fast PyTorch for a CPU: fused projections, fused attention, every
-video kept in channels-last memory, so that frames and sequences are views, and without gradients
-the autoencoder's sums and activations in place. A test copies weights over from mg_jax
-and compares the outputs.
-
+Written like fast PyTorch for a CPU: fused projections, fused attention, every video in
+channels-last memory, so that frames and sequences are views, and without gradients the
+autoencoder's sums and activations in place. A test copies weights over from mg_jax and compares the
+outputs.
 tokens (B, L, D); video (B, 3, T, H, W) and latent (B, C, T, H, W) in channels_last_3d memory.
 """
 
@@ -70,17 +69,16 @@ class Conv25(nn.Module):
     if self.up:
       y = F.interpolate(y, scale_factor=2.0, mode="nearest")
     if self.down:
-      y = F.pad(y, (0, 1, 0, 1))  # behind only, as published autoencoders do
+      y = F.pad(y, (0, 1, 0, 1))  # at the end only, as in published autoencoders
     y = _video(self.spatial(y), x.shape[0]).movedim(1, -1)
     if self.up:
       y = y.repeat_interleave(2, dim=1)
-    # Joined in the order of memory: the result of a cat of channels-first views would not be
-    # channels-last.
+    # Concatenated in memory order: a cat of channels-first views would not be channels-last.
     return self.temporal(torch.cat([y[:, :1], y, y[:, -1:]], dim=1).movedim(-1, 1))
 
 
 class GroupNorm(nn.GroupNorm):
-  """Of every frame on its own."""
+  """Normalises every frame separately."""
 
   def __init__(self, groups: int, channels: int):
     super().__init__(groups, channels, eps=1e-6)
@@ -90,7 +88,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class SiLU(nn.Module):
-  """In place where no gradient has to come back."""
+  """In place unless gradients are needed."""
 
   def forward(self, x):
     return F.silu(x, inplace=not torch.is_grad_enabled())

@@ -6,18 +6,18 @@ from typing import Any
 from launch.bench_suites.driver import OURS, Row
 
 _HEAD = ("", "median ms", "min", "max", "GFLOP", "GFLOP/s", "rate", "first s", "x ours")
-_NOISE = 0.05  # share of the machine used by others from which a sample is called noisy
+_NOISE = 0.05  # fraction of the machine used by others above which a sample counts as noisy
 
 
 def _done(rows: Sequence[Row], suite: str) -> tuple[Row | None, list[Row]]:
-  """Our row of a suite, None when it failed, and those of the peers that were measured."""
+  """Our row of a suite, None if it failed, and those of the measured peers."""
   done = [row for row in rows if row.suite == suite and not row.note and row.samples]
   ours = next((row for row in done if row.name == OURS), None)
   return ours, [row for row in done if row.name != OURS]
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-  """Per suite, the median of the fastest peer that does the same work over our median."""
+  """Per suite, the median of the fastest peer with the same work over our median."""
   out = {}
   for suite in dict.fromkeys(row.suite for row in rows):
     ours, peers = _done(rows, suite)
@@ -28,7 +28,7 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def beside(row: Row, ours: Row) -> dict[str, float]:
-  """A peer that does other work, per unit and over ours: {"time", "work", "time_for_work"}."""
+  """A peer with other work, per unit and relative to ours: {"time", "work", "time_for_work"}."""
   time = ours.rate / row.rate
   work = row.flop / row.units / (ours.flop / ours.units)
   return {"time": time, "work": work, "time_for_work": time / work}
@@ -46,8 +46,8 @@ def _cells(row: Row, ours: Row | None) -> tuple[str, ...]:
 def table(rows: Sequence[Row]) -> str:
   """The rows, suite by suite; "x ours" is a peer's median over ours, for the same work only.
 
-  GFLOP are those of one call. Of peers that do other work a line says how long they take per unit,
-  and for how many multiply-adds.
+  GFLOP are per call. For peers with other work a line gives their time per unit and their
+  multiply-adds.
   """
   lines, notes = [], []
   for suite in dict.fromkeys(row.suite for row in rows):
@@ -63,10 +63,10 @@ def table(rows: Sequence[Row]) -> str:
     lines.append("")
     for row in peers if ours else ():
       if not row.same_work:
-        found = beside(row, ours)
+        ratio = beside(row, ours)
         notes.append(
-          f"{suite}: of {row.unit}, {row.name} at widths {row.widths} takes {found['time']:.2f} "
-          f"times our time for {found['work']:.2f} times our multiply-adds"
+          f"{suite}: of {row.unit}, {row.name} at widths {row.widths} takes {ratio['time']:.2f} "
+          f"times our time for {ratio['work']:.2f} times our multiply-adds"
         )
   for suite, ratio in ratios(rows).items():
     lines.append(f"{suite}: the fastest torch takes {ratio:.2f} times as long as mg_jax")
@@ -81,13 +81,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def values(rows: Sequence[Row]) -> dict[str, Any]:
-  """Everything that was measured: {suite: {program: numbers}}, and "fastest_torch" of a suite.
+  """All measurements: {suite: {program: numbers}}, and "fastest_torch" of a suite.
 
-  A program's numbers are "ms" (the median), "samples", "gflop" of one call, "gflops" a second,
-  "rate" in units a second, "widths", "foreign", "first_s", "note", and of peers that do other work
-  those of `beside`. Numbers that are not known are left out.
+  A program's numbers are "ms" (the median), "samples", "gflop" per call, "gflops" per second,
+  "rate" in units per second, "widths", "foreign", "first_s", "note", and for peers with other work
+  those of `beside`. Unknown numbers are left out.
   """
-  found: dict[str, Any] = {}
+  by_suite: dict[str, Any] = {}
   for row in rows:
     ours, _ = _done(rows, row.suite)
     about = {"samples": row.samples, "foreign": row.foreign, "first_s": row.first_s}
@@ -98,7 +98,7 @@ def values(rows: Sequence[Row]) -> dict[str, Any]:
       if ours and ours is not row and not row.same_work:
         about |= beside(row, ours)
     about |= {name: text for name in ("widths", "note") if (text := getattr(row, name))}
-    found.setdefault(row.suite, {})[row.name.replace(" ", "_")] = about
+    by_suite.setdefault(row.suite, {})[row.name.replace(" ", "_")] = about
   for suite, ratio in ratios(rows).items():
-    found[suite]["fastest_torch"] = ratio
-  return found
+    by_suite[suite]["fastest_torch"] = ratio
+  return by_suite

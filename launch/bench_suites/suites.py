@@ -1,9 +1,9 @@
-"""What is measured: the shapes of every suite at every size, read by both sides.
+"""The suites: the shapes of each at every size, read by both sides.
 
 A suite is one piece of work. The same-work peers ("eager", "compiled") compute the same function,
-for text encoders and the audio codec by transformers. The others are the layouts of published
-autoencoders, shrunk to the widths that are named beside them: other work per frame than ours, so
-that their times are read beside their multiply-adds and say nothing of the published networks.
+for text encoders and the audio codec by transformers. The others have the layouts of published
+autoencoders, shrunk to the widths printed with them: other work per frame than ours, so their times
+are compared along with their multiply-adds and say nothing about the published networks.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ class Published:
   """An autoencoder of diffusers, 8 x 8 in space with 16 channels, shrunk.
 
   Attributes:
-    time: frames of a latent frame.
-    widths: of its levels, in words.
-    fields: what makes it so; the rest is as published.
+    time: frames per latent frame.
+    widths: widths of its levels, as text.
+    fields: fields that shrink it; the rest is as published.
   """
 
   time: int
@@ -56,8 +56,8 @@ _BLOCK = {
   },
 }  # fmt: skip
 
-# One layer of the 5B and of the 30B generator under 16 K tokens and under the paper's 73,728, with
-# its three streams of text, for accelerators alone; and a product to know their matrix unit by.
+# One layer of the 5B and of the 30B generator with 16 K tokens and with the paper's 73,728, with
+# its three text streams, for accelerators only; and a product to measure their matrix unit.
 _TINY_LAYER = _BLOCK["tiny"] | {"dtype": "bfloat16"}
 _5B = {"width": 3072, "heads": 24, "mlp_dim": 8192}
 _30B = {"width": 6144, "heads": 48, "mlp_dim": 16384}
@@ -122,7 +122,7 @@ _CLIP = {
 }  # fmt: skip
 _CLIP["large"] = _CLIP["default"] | {"batch": 128}
 
-# The published audio codec at 25 latents a second.
+# The published audio codec at 25 latents per second.
 _CODEC = {
   "tiny": {
     "batch": 1, "seconds": 1, "latents": 5,
@@ -152,11 +152,11 @@ class Suite:
   """One piece of work.
 
   Attributes:
-    name: what `--suites` calls it.
-    kind: which builder of `ours` and `peers` makes it.
-    sizes: size -> shapes; what is for accelerators alone has no default size.
+    name: its name in `--suites`.
+    kind: the builder of `ours` and `peers`.
+    sizes: size -> shapes; suites for accelerators only have no default size.
     peers: variants of the torch side.
-    unit: what a call makes or handles, counted for a rate; the shapes hold how many.
+    unit: unit of the rate; the shapes hold the number of units per call.
   """
 
   name: str
@@ -189,7 +189,7 @@ SUITES = {
 
 
 def widths(variant: str, shapes: dict[str, Any]) -> str:
-  """Channels of the levels of an autoencoder of video, ours or a peer; "" for other work."""
+  """Channels of the levels of a video autoencoder, ours or a peer; "" for other work."""
   if variant in PUBLISHED:
     return PUBLISHED[variant].widths
   model = shapes.get("model", {})
@@ -198,13 +198,13 @@ def widths(variant: str, shapes: dict[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """Something ready to be timed.
+  """A program to time.
 
   Attributes:
     call: runs it once and waits for the result.
-    first_s: seconds that tracing, compiling and, for torch, the first call took.
-    flop: of the multiplications and additions of one call, as this program does them; 0: unknown.
-    units: how many of the suite's unit one call makes.
+    first_s: seconds of tracing, compiling and, for torch, the first call.
+    flop: FLOPs of one call as implemented by this program; 0: unknown.
+    units: number of the suite's units per call.
   """
 
   call: Any

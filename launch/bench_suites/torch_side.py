@@ -14,7 +14,7 @@ from launch.bench_suites import peers
 from launch.bench_suites.suites import PUBLISHED, Program
 from mg_jax.evaluation import figures
 
-# Memory order of a video and of the kernels that read it.
+# Memory format of a video and of its kernels.
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -193,8 +193,8 @@ def _published(name, kind, shapes):
 
     def step():
       module.zero_grad()
-      made = module.decode(module.encode(x).latent_dist.mode()).sample
-      (made - x).abs().mean().backward()
+      decoded = module.decode(module.encode(x).latent_dist.mode()).sample
+      (decoded - x).abs().mean().backward()
 
     return step, frames
   side = shapes["side"] // 8
@@ -203,12 +203,12 @@ def _published(name, kind, shapes):
 
 
 def about() -> dict[str, Any]:
-  """Versions of what this side runs on."""
+  """Versions of this side."""
   return {"versions": figures.versions(("torch", "diffusers", "transformers"))}
 
 
 def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
-  """The program of a suite by one peer.
+  """A peer's program of a suite.
 
   Raises:
     Exception: whatever the peer raises, such as inductor without a C++ compiler.
@@ -216,7 +216,7 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
   torch.manual_seed(0)
   device = _device()
   torch.set_default_device(device)
-  # Texts are counted by the prompt, videos by the frame, sound by the second.
+  # Units are prompts for texts, frames for videos, seconds for sound.
   per_row = shapes.get("frames", "tokens" in shapes and "model" in shapes)
   units = shapes["batch"] * shapes.get("seconds", per_row)
   if variant in PUBLISHED:
@@ -227,7 +227,7 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
   if not kind.endswith("_step"):
     call = torch.inference_mode()(call)
   if device == "cuda":
-    torch.cuda.empty_cache()  # of the program before
+    torch.cuda.empty_cache()  # of the previous program
     call = _waited(call)
   start = time.perf_counter()
   call()
@@ -241,16 +241,16 @@ def build(kind: str, shapes: dict[str, Any], variant: str) -> Program:
 
 
 def _device() -> str:
-  """Where our side runs, which asks for the CPU unless it is told otherwise."""
+  """The device of our side, which uses the CPU by default."""
   on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
   return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
 
 
 def _waited(call):
-  """A call on a GPU that ends with its result, and has the choice of every fused attention."""
+  """A call that waits for its result on a GPU, with every fused attention available."""
   from torch.nn.attention import SDPBackend, sdpa_kernel
 
-  # The fastest of Hopper cards first.
+  # Fastest first on Hopper.
   order = [getattr(SDPBackend, f"{name}_ATTENTION") for name in ("CUDNN", "FLASH", "EFFICIENT")]
 
   def waited():

@@ -1,9 +1,9 @@
-"""One side of the comparison in a process of its own: builds programs and times them on request.
+"""One side of the comparison in its own process: builds programs and times them on request.
 
 python -m launch.bench_suites.worker SIDE THREADS
 
-Requests are lines of JSON on stdin, answers lines of JSON on stdout; whatever libraries print goes
-to stderr. An answer with "error" says why a program could not be built or run.
+Requests are lines of JSON on stdin, answers lines of JSON on stdout; output of libraries goes to
+stderr. An answer with "error" says why a program could not be built or run.
 """
 
 import importlib
@@ -17,13 +17,13 @@ SIDES = {"ours": "launch.bench_suites.ours", "torch": "launch.bench_suites.torch
 
 
 def pin(threads: int) -> None:
-  """Restricts this process to its first cores, which both frameworks size their pools by."""
+  """Restricts this process to its first cores, from which both frameworks size their pools."""
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def _busy() -> float | None:
-  """CPU seconds that all processes of the machine have used; None where that cannot be read."""
+  """CPU seconds used by all processes of the machine; None if that cannot be read."""
   try:
     with open("/proc/stat") as f:
       ticks = [int(n) for n in f.readline().split()[1:]]
@@ -36,8 +36,8 @@ def _busy() -> float | None:
 def sample(call: Callable[[], object], seconds: float) -> dict[str, float | int | None]:
   """Milliseconds of one call, averaged over as many calls as fill `seconds`.
 
-  One untimed call comes first: the other side has just had the caches. `foreign` is the share of
-  the machine's cores that other processes kept busy meanwhile.
+  One untimed call comes first, as the other side just used the caches. `foreign` is the fraction of
+  the machine's cores that other processes used meanwhile.
   """
   call()
   busy, own, calls = _busy(), time.process_time(), 0
@@ -60,7 +60,7 @@ class Worker:
     self._programs = {}
 
   def answer(self, request: dict) -> dict:
-    """Does one request: "about", "build", "sample" or "drop"."""
+    """Handles one request: "about", "build", "sample" or "drop"."""
     if request["do"] == "about":
       return self._about()
     name = request["name"]
@@ -75,7 +75,7 @@ class Worker:
 
 
 def main(side: str, threads: int) -> None:
-  """Answers until stdin ends."""
+  """Handles requests until stdin ends."""
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
   pin(threads)

@@ -1,1 +1,1 @@
-"""What the launchers of clusters send: manifests and environments."""
+"""Manifests and environments that the cluster launchers submit."""

@@ -1,4 +1,4 @@
-"""The Kubernetes manifest of a training on TPU slices of GKE: a JobSet, one pod a host."""
+"""The Kubernetes manifest of a training on TPU slices of GKE: a JobSet with one pod per host."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from mg_jax.core import flags
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import parse_topology
 
-# What node pools of a chip are labelled with.
+# Labels of the node pools of a chip.
 ACCELERATORS = {
   "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice", "tpu7x": "tpu7x",
 }  # fmt: skip
-STOPPED = 75  # exit code of a run that saved and is to be started again
-GRACE = 300  # seconds between SIGTERM and SIGKILL, in which a run saves
+STOPPED = 75  # exit code of a run that saved and should be restarted
+GRACE = 300  # seconds between SIGTERM and SIGKILL, for a run to save
 
 
 def manifest(
@@ -27,30 +27,30 @@ def manifest(
   restarts: int = 20,
   service_account: str = "",
 ) -> dict[str, Any]:
-  """A JobSet that trains, and starts all pods again when one ends before the run does.
+  """A JobSet that trains, and restarts all pods if one ends before the run does.
 
   Args:
-    name: of the JobSet; lower case, digits and dashes.
+    name: name of the JobSet; lower case, digits and dashes.
     image: container with a checkout as its working directory and mg_jax[tpu] installed.
-    topology: of a slice, such as "v5p:4x4x4".
-    arguments: of launch/train.py.
-    slices: copies of the topology, joined by the data-centre network.
-    host_chips: chips of a host; a slice with fewer is one host.
-    restarts: how often all pods may start again.
-    service_account: whose rights the pods have, "" for the namespace's default.
+    topology: topology of a slice, such as "v5p:4x4x4".
+    arguments: flags of launch/train.py.
+    slices: number of slices, joined by the data-centre network.
+    host_chips: chips per host; a slice with fewer is one host.
+    restarts: maximal restarts of all pods.
+    service_account: Kubernetes service account of the pods, "" for the namespace's default.
 
   Raises:
-    UserError: on a name, topology or count that cannot be, and where config or workdir is missing.
+    UserError: on an invalid name, topology or count, and if config or workdir is missing.
   """
   chip, sides = parse_topology(topology)
   chips = 1
   for side in sides:
     chips *= side
-  # The names of pods come on top of it, and of all 63 characters are allowed.
+  # Pod names append to it, and all 63 characters are the limit.
   if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
-    raise UserError(f"name {name!r} is none; give up to 40 of a-z, 0-9 and -, a letter first")
+    raise UserError(f"name {name!r} is invalid; give up to 40 of a-z, 0-9 and -, a letter first")
   if min(slices, host_chips) < 1 or restarts < 0:
-    raise UserError("slices and host_chips are at least 1, restarts at least 0")
+    raise UserError("give slices and host_chips of at least 1, restarts of at least 0")
   held = min(host_chips, chips)
   if chips % held:
     raise UserError(f"{chips} chips of {topology} do not divide over hosts of {host_chips}")
@@ -74,7 +74,7 @@ def manifest(
       "cloud.google.com/gke-tpu-topology": "x".join(map(str, sides)),
     },
     "containers": [container],
-    # The data workers pass batches through it; a container's own has 64 MB.
+    # The data workers pass batches through shared memory; a container's default is 64 MB.
     "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
   }
   if service_account:
@@ -82,7 +82,7 @@ def manifest(
   hosts = chips // held
   job = {
     "parallelism": hosts, "completions": hosts, "completionMode": "Indexed",
-    # A pod alone cannot come back into a run, so none is replaced: the set starts again.
+    # A single pod cannot rejoin a run, so none is replaced: the set restarts.
     "backoffLimit": 0, "template": {"spec": pod},
   }  # fmt: skip
   return {

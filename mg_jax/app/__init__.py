@@ -1,1 +1,1 @@
-"""What a user asks of trained models, from flags and files to files."""
+"""User-facing tasks on trained models, from flags and files to files."""

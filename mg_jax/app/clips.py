@@ -43,12 +43,12 @@ def generate(
   overwrite: bool = False,
   **changes: Any,
 ) -> None:
-  """Generates a clip for each prompt, and a sheet of them where there are several; logs the paths.
+  """Generates a clip per prompt, and a contact sheet if there are several; logs the paths.
 
   Args:
-    workdir: of a trained text-to-video run.
+    workdir: workdir of a trained text-to-video run.
     texts: prompts.
-    file: of more prompts, see `prompts.read`.
+    file: file of more prompts, see `prompts.read`.
     out: folder, or for one prompt a file; by default `<workdir>/generated`.
     seed: of the first prompt; the next ones count up.
     image: one frame each.
@@ -63,7 +63,7 @@ def generate(
     **changes: settings other than the run's own.
 
   Raises:
-    UserError: without a prompt, or when a run, a file or a setting is not usable.
+    UserError: without a prompt, or if a run, a file or a setting is unusable.
   """
   entries = [(text, None) for text in texts] + (prompts.read(file) if file else [])
   if not entries:
@@ -95,7 +95,7 @@ def generate(
     new += 1
     _log.info("%s", outputs.clip_path(folder, prompt, settings))
   if new < len(planned):
-    _log.info("%d of %d clips were there already", len(planned) - new, len(planned))
+    _log.info("%d of %d clips existed already", len(planned) - new, len(planned))
   if len(planned) > 1:
     _log.info("%s", outputs.write_sheet(folder, planned, settings))
 

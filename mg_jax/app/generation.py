@@ -1,4 +1,4 @@
-"""From the flags of `launch/generate.py` to the task that they ask for."""
+"""Dispatches the flags of `launch/generate.py` to their task."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from mg_jax.sampling import guidance
 _log = logging.getLogger(__name__)
 _SOUND = ("guidance", "steps", "method", "candidates", "window_s", "hop_s", "long_form")
 _VIDEO = ("guidance", "steps", "method", "frames", "fps", "height", "width", "schedule")
-# What a task takes beside its settings, workdir, prompt, out, seed and overwrite.
+# Options of a task besides its settings, workdir, prompt, out, seed and overwrite.
 _TAKEN: dict[str, tuple[str, ...]] = {
   "video": (
     *_VIDEO, "prompts", "image", "tiles", "first_frame", "video", "extend", "mesh", "dtype",
@@ -23,10 +23,10 @@ _ALL = ("task", "workdir", "prompt", "out", "seed", "overwrite")
 
 
 def generate(options: Mapping[str, Any]) -> None:
-  """Runs the task of `options`, name of a flag -> value; None and empty values are not given.
+  """Runs the task of `options`, flag name -> value; None and empty values count as not given.
 
   Raises:
-    UserError: for a flag of another task, and as the tasks do.
+    UserError: on a flag of another task, and as the tasks do.
   """
   task = options["task"]
   # Zero is a value: --guidance=0.
@@ -55,7 +55,7 @@ def generate(options: Mapping[str, Any]) -> None:
     )
     return
   if task == "soundtrack" and not (options["video"] or options["sound"]):
-    raise UserError("give --video, the file that gets a soundtrack; from text alone: --task=sound")
+    raise UserError("give --video, the file to add sound to; from text alone: --task=sound")
   if not options["out"]:
     end = ".mp4" if options["video"] else ".wav"
     raise UserError(f"--out is missing; give a file such as out{end}")

@@ -1,10 +1,10 @@
-"""Sound for a video file, from text, or around sound that is given, as files [MG 6.2].
+"""Sound for a video file, from text, or around known sound, as files [MG 6.2].
 
-A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is out.wav. Beside it
-lie out.wav, out.json (what was asked and made, with the scores of all candidates and the loudness
-of the result) and, where matplotlib is installed, out.png, waveform and spectrogram. All of them
-appear together when all is done, or none does. Frames are read window by window, so memory does not
-grow with the picture.
+A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is out.wav. Next to it
+are out.wav, out.json (request and result, with the scores of all candidates and the loudness of the
+result) and, with matplotlib installed, out.png, waveform and spectrogram. All of them appear
+together when all is done, or none does. Frames are read window by window, so memory does not grow
+with the video.
 """
 
 import contextlib
@@ -30,25 +30,25 @@ from mg_jax.sampling import prompts, sound_plots
 from mg_jax.sampling.soundtrack import Request, Video
 
 _log = logging.getLogger(__name__)
-SHOWN_S = 30.0  # of the sound, in the picture
-MAX_FPS = 50.0  # twice as many frames as there are latents: more would be read for nothing
+SHOWN_S = 30.0  # length of the sound in the plot
+MAX_FPS = 50.0  # twice the latents per second: more frames would not be used
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """What a user asks for; `checked` raises where it makes no sense.
+  """A user's request; `checked` validates it.
 
   Attributes:
     out: the file, .mp4 with a video, else .wav.
-    video: that gets the sound.
-    sound: that is extended or filled; by default the video's own.
-    prompts: what is heard but music, one for the whole or one for each window; none is no text.
-    music: the music in it, likewise; none, or "", is no music.
-    seconds: length of a sound that neither follows a video nor another sound.
-    extend: seconds made after the known sound, negative: before it.
-    infill: spans START:END in s that are replaced.
-    seed: of the sound, 0..2**32-1.
-    overwrite: replaces files that are there already.
+    video: the video to add sound to.
+    sound: the sound to extend or fill; by default the video's own.
+    prompts: sound other than music, one for the whole or one per window; empty is no text.
+    music: its music, likewise; empty, or "", is no music.
+    seconds: length of a sound that follows neither a video nor another sound.
+    extend: seconds to generate after the known sound, negative: before it.
+    infill: spans START:END in s to replace.
+    seed: seed of the sound, 0..2**32-1.
+    overwrite: replaces existing files.
   """
 
   out: str
@@ -64,7 +64,7 @@ class Order:
 
   @property
   def files(self) -> dict[str, pathlib.Path]:
-    """Kind -> path of every file that is written."""
+    """Kind -> path of every output file."""
     out = pathlib.Path(self.out)
     kinds = ("mp4", "wav", "png", "json") if self.video else ("wav", "png", "json")
     return {kind: out.with_suffix(f".{kind}") for kind in kinds}
@@ -73,7 +73,7 @@ class Order:
     """The order itself.
 
     Raises:
-      UserError: when its parts do not go together, or a file would be overwritten or cannot be
+      UserError: if its fields contradict each other, or a file would be overwritten or cannot be
         written.
     """
     out, wanted = pathlib.Path(self.out), ".mp4" if self.video else ".wav"
@@ -86,10 +86,10 @@ class Order:
           raise UserError(f"{source} would be overwritten; choose another --out")
       atomic.check_writable(path)
       if path.exists() and not self.overwrite:
-        raise UserError(f"{path} is there already; pass --overwrite or another --out")
+        raise UserError(f"{path} exists already; pass --overwrite or another --out")
     around = bool(self.extend or self.infill)
     if self.sound and not around:
-      raise UserError(f"--sound={self.sound} is to be kept whole; give --extend or --infill")
+      raise UserError(f"--sound={self.sound} is kept whole; give --extend or --infill")
     if around and not (self.video or self.sound):
       raise UserError("--extend and --infill need a sound; give --sound, or a --video with sound")
     if self.seconds is not None and (self.video or self.sound):
@@ -98,18 +98,18 @@ class Order:
       if self.seconds is None:
         raise UserError("--seconds is missing; give the length of the sound")
       if not 0 < self.seconds < math.inf:
-        raise UserError(f"--seconds={self.seconds:g} is no length of a sound; give a positive one")
+        raise UserError(f"--seconds={self.seconds:g} is not a valid length; give a positive one")
       if not any(text.strip() for text in (*self.prompts, *self.music)):
-        raise UserError("there is no prompt; describe the sound with --prompt or --music")
+        raise UserError("no prompt given; describe the sound with --prompt or --music")
     known_sound.parse_extend(self.extend), known_sound.parse_infill(self.infill)
     self.captions()
     return self
 
   def captions(self) -> tuple[tuple[str, ...], list[str]]:
-    """Captions for `Request`, and sentences about what in the prompts is not as it seems.
+    """Captions for `Request`, and warnings about the prompts.
 
     Raises:
-      UserError: as many prompts as music, or one of either, are needed.
+      UserError: unless there are as many prompts as music, or one of either.
     """
     notices, sounds = [], []
     for text in self.prompts:
@@ -126,7 +126,7 @@ class Order:
     if voices := sound_text.voices(" ".join((*sounds, *self.music))):
       notices.append(
         f"The prompt asks for a voice ({', '.join(voices)}), but neither speech nor singing can be "
-        "made; the sound is made without."
+        "generated; the sound has neither."
       )
     count, captions = max(counts), []
     for i in range(count):
@@ -141,15 +141,15 @@ class Order:
 
 
 def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.Path]:
-  """Makes and writes what is asked for; returns the paths of all files.
+  """Generates and writes a request; returns the paths of all files.
 
   Args:
-    order: what is asked for.
-    load: gives the soundtrack pipeline; called when all that can be checked without it was.
-    **changes: settings other than its own.
+    order: the request.
+    load: returns the soundtrack pipeline; called after all other checks.
+    **changes: settings that differ from the pipeline's.
 
   Raises:
-    UserError: when a file cannot be used or written, or the order makes no sense.
+    UserError: if a file cannot be used or written, or the request is invalid.
   """
   order = order.checked()
   info = video.probe(order.video) if order.video else None
@@ -159,12 +159,12 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
   captions, notices = order.captions()
   with _files(order.files) as parts:
     if info:
-      # A rehearsal with silence: a damaged picture fails now rather than when all is made.
+      # A dry run with silence: a damaged video fails now rather than after generation.
       muxing.add_sound(order.video, np.zeros(1, np.float32), out=parts["mp4"])
     for notice in notices:
       _log.warning("%s", notice)
     pipeline = load()
-    given = source and known_sound.place(
+    known = source and known_sound.place(
       source,
       rate=pipeline.rate,
       picture_s=info.duration_s if info else None,
@@ -172,41 +172,41 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       extend=known_sound.parse_extend(order.extend),
       infill=known_sound.parse_infill(order.infill),
     )
-    seconds = given.seconds if given else info.duration_s if info else order.seconds
+    seconds = known.seconds if known else info.duration_s if info else order.seconds
     request = Request(
       seconds=seconds,
       captions=captions,
       video=frames_of(order.video, info, size=pipeline.size) if info else None,
-      known=given.wave if given else None,
-      keep=given.keep if given else (),
+      known=known.wave if known else None,
+      keep=known.keep if known else (),
       seed=order.seed,
     )
-    made = pipeline(request, **changes)
-    audio.write_wav(parts["wav"], made.wave, rate=pipeline.rate)
+    result = pipeline(request, **changes)
+    audio.write_wav(parts["wav"], result.wave, rate=pipeline.rate)
     if info:
-      muxing.add_sound(order.video, made.wave, out=parts["mp4"], rate=pipeline.rate)
+      muxing.add_sound(order.video, result.wave, out=parts["mp4"], rate=pipeline.rate)
     try:
-      shown = made.wave[: round(SHOWN_S * pipeline.rate)]
+      shown = result.wave[: round(SHOWN_S * pipeline.rate)]
       sound_plots.plot(parts["png"], shown, rate=pipeline.rate, title=captions[0])
     except UserError as e:
-      _log.warning("no picture: %s", e)
-    level = loudness(made.wave, rate=pipeline.rate)
+      _log.warning("no plot: %s", e)
+    level = loudness(result.wave, rate=pipeline.rate)
     record = {
       "origin": pipeline.origin,
       "settings": dataclasses.asdict(dataclasses.replace(pipeline.settings, **changes)),
       "video": order.video,
       "sound": order.sound,
       "seconds": seconds,
-      # None, as JSON has no infinity: silence, or less than the 0.4 s it is defined for.
+      # None, as JSON has no infinity: silence, or shorter than the 0.4 s of a block.
       "loudness_lufs": level if math.isfinite(level) else None,
       "seed": order.seed,
       "captions": list(captions),
-      "made": given.made if given else [(0.0, seconds)],
-      "scores": np.asarray(made.scores, np.float64).tolist(),
-      "chosen": int(made.chosen),
+      "made": known.generated if known else [(0.0, seconds)],
+      "scores": np.asarray(result.scores, np.float64).tolist(),
+      "chosen": int(result.chosen),
       "notices": notices,
     }
-    # Through JSON, so that a caption of any characters can be written.
+    # Through JSON, so that a caption with any characters can be written.
     text = json.dumps(record).encode("utf-8", errors="replace").decode("utf-8")
     atomic.write_json(parts["json"], json.loads(text))
   return [path for path in order.files.values() if path.exists()]
@@ -215,9 +215,9 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
 def frames_of(
   path: str | os.PathLike[str], info: video.VideoInfo, *, size: tuple[int, int]
 ) -> Video:
-  """A reader of spans of a video, as `Request.video` asks for it; nothing of it is kept.
+  """A reader of spans of a video, as `Request.video`; keeps no frames.
 
-  Frames are those shown at k / fps, with the rate of the file but at most MAX_FPS.
+  Frames are those shown at k / fps, at the file's frame rate but at most MAX_FPS.
   """
   fps = min(info.fps, MAX_FPS)
   count = max(1, math.ceil(info.duration_s * fps - 1e-3))
@@ -235,10 +235,10 @@ def frames_of(
 
 @contextlib.contextmanager
 def _files(targets: dict[str, pathlib.Path]) -> Iterator[dict[str, pathlib.Path]]:
-  """Yields temporary paths; what is there in the end is renamed to the targets, all together.
+  """Yields temporary paths; those written are renamed to the targets, all together.
 
   Raises:
-    UserError: when the folder cannot be written.
+    UserError: if the folder cannot be written.
   """
   folder = next(iter(targets.values())).parent
   try:
@@ -249,7 +249,7 @@ def _files(targets: dict[str, pathlib.Path]) -> Iterator[dict[str, pathlib.Path]
   with held as name:
     parts = {kind: pathlib.Path(name) / path.name for kind, path in targets.items()}
     yield parts
-    # The record last: an old one must not vouch for new files.
+    # The record last: an old one must not describe new files.
     targets["json"].unlink(missing_ok=True)
     for kind, part in parts.items():
       if part.exists():

@@ -1,1 +1,1 @@
-"""Foundations every other package stands on: shapes, meshes, sharding, randomness, config."""
+"""Foundations of every other package: shapes, meshes, sharding, randomness, config."""

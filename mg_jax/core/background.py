@@ -1,9 +1,8 @@
-"""Errors of libraries and of their threads: told in a line each, kept whole for a bug.
+"""Errors of libraries and their threads: one line each, kept in full for the traceback of a bug.
 
 A failed write makes the threads of a library print hundreds of tracebacks, some of them after the
-sentence that says what to do. The error itself comes back to the main thread, which tells it. So
-a library has one line for what goes wrong at a time, and `Held.text` has everything, for the
-traceback of a bug.
+sentence that says what to do. The error itself reaches the main thread, which reports it. So each
+library prints one line per period, and `Held.text` keeps everything, for the traceback of a bug.
 """
 
 import collections
@@ -16,36 +15,37 @@ import traceback
 
 from mg_jax.core.errors import first_line, refusal
 
-_MOST = 100  # errors that are kept
-_PAUSE = 60.0  # seconds in which a library has one line: an error is followed by what it led to
-# asyncio repeats what tasks raised that nobody waits for any more: another one has failed before.
+_MOST = 100  # errors kept
+_PAUSE = 60.0  # seconds between two lines of one library: an error is followed by its consequences
+# asyncio repeats errors of tasks that nobody awaits any more: another error came first.
 _REPEATING = ("asyncio",)
 _LIBRARY = re.compile(r"(?:site|dist)-packages/(\w+)")
 
 
 class Held(logging.Handler):
-  """Keeps errors; `silent` also keeps it from telling them."""
+  """Keeps errors and prints a line of each; `silent` stops the printing."""
 
   def __init__(self):
     super().__init__(logging.ERROR)
     self.silent = False
     self._kept: collections.deque[str] = collections.deque(maxlen=_MOST)
-    self._told: dict[str, float] = {}
+    self._printed: dict[str, float] = {}
 
   @property
   def text(self) -> str:
-    """All that was kept, "" for nothing."""
+    """Everything kept, "" if nothing."""
     return "\n".join(self._kept)
 
   def emit(self, record: logging.LogRecord) -> None:
-    """Keeps a record, and shows its first line if its library has shown none just now."""
+    """Keeps a record, and prints its first line unless its library printed one just now."""
     self._kept.append(self.format(record))
     if record.name in _REPEATING:
       return
-    found = _LIBRARY.search(record.pathname)
-    told = refusal(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
-    line = told.reason if told else record.getMessage().partition("\n")[0][:200]
-    self._tell(found.group(1) if found else record.name, line)
+
+    library = _LIBRARY.search(record.pathname)
+    refused = refusal(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
+    line = refused.reason if refused else record.getMessage().partition("\n")[0][:200]
+    self._print(library.group(1) if library else record.name, line)
 
   def keep(self, error: BaseException | None) -> None:
     """Keeps what a thread raised."""
@@ -53,7 +53,7 @@ class Held(logging.Handler):
       self._kept.append("".join(traceback.format_exception(error)).rstrip())
 
   def listen(self) -> None:
-    """Takes over the log of libraries and the hooks of threads, for the rest of the process."""
+    """Replaces the log handler of libraries and the error hooks of threads, for good."""
     logging.getLogger().handlers = [self]
     main, shown = threading.main_thread(), sys.excepthook
 
@@ -72,10 +72,10 @@ class Held(logging.Handler):
     self.keep(args.exc_value)
     name = "a thread" if args.thread is None else f"thread {args.thread.name}"
     reason = args.exc_type.__name__ if args.exc_value is None else first_line(args.exc_value)
-    self._tell(name, f"ended by {reason}")
+    self._print(name, f"ended by {reason}")
 
-  def _tell(self, source: str, line: str) -> None:
+  def _print(self, source: str, line: str) -> None:
     now = time.monotonic()
-    if not self.silent and now - self._told.get(source, -_PAUSE) >= _PAUSE:
-      self._told[source] = now
+    if not self.silent and now - self._printed.get(source, -_PAUSE) >= _PAUSE:
+      self._printed[source] = now
       print(f"{source}: {line}", file=sys.stderr, flush=True)

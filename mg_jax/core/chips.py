@@ -1,8 +1,8 @@
 """The one table of accelerator chips: peak rates, memory, networks, and how jax names them.
 
-TPUs: cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets of the SXM cards, whose links count both
-directions together: half of that is here. Between GPU hosts runs one ConnectX-7 adapter of 400
-Gbit/s for each card, as in NVIDIA's DGX and the paper's servers [MG 3.1.6].
+TPUs: cloud.google.com/tpu/docs. GPUs: NVIDIA's data sheets of the SXM cards; they count both
+directions of a link together, so the table has half. GPU hosts are joined by one ConnectX-7 adapter
+of 400 Gbit/s per card, as in NVIDIA's DGX and the paper's servers [MG 3.1.6].
 """
 
 import dataclasses
@@ -15,17 +15,17 @@ class Chip:
   """Published numbers of one chip.
 
   Attributes:
-    tflops: bfloat16, dense, 1e12 / s.
-    kinds: parts of jax's `device_kind` in lower case that name it; the first chip of `CHIPS` with
-      a match counts.
-    memory_gib: of one jax device, as its runtime shows it.
+    tflops: dense bfloat16, 1e12 / s.
+    kinds: lower-case substrings of jax's `device_kind`; the first chip of `CHIPS` with a match
+      wins.
+    memory_gib: memory of one jax device, as its runtime reports it.
     usable: fraction of that memory that a program may use; `core.flags` gives it to jax on GPUs.
-    hbm_gb_s: of the memory of the chip, 1e9 bytes / s.
-    ici_gb_s: sent over all links of ICI or NVLink together, one direction, 1e9 bytes / s.
-    dcn_gb_s: sent to other slices or GPU hosts, this chip's share of its host, 1e9 bytes / s.
-    devices: what jax counts for one chip.
-    largest: of a TPU, side and chips of the largest slice.
-    sides: of a TPU, dimensions of its torus.
+    hbm_gb_s: bandwidth of the chip's memory, 1e9 bytes / s.
+    ici_gb_s: over all ICI or NVLink links together, one direction, 1e9 bytes / s.
+    dcn_gb_s: to other slices or GPU hosts, this chip's share of its host, 1e9 bytes / s.
+    devices: jax devices per chip.
+    largest: TPUs only, side and number of chips of the largest slice.
+    sides: TPUs only, dimensions of the torus.
   """
 
   tflops: float
@@ -62,17 +62,17 @@ CHIPS: dict[str, Chip] = {
   ),
   "h100": _hopper("h100", 80.0, 3350),
   "h200": _hopper("h200", 141.0, 4800),
-  # To train on, not to compile for from elsewhere.
+  # To train on, not for ahead-of-time compilation.
   "v4": Chip(275, ("v4",)),
   "b200": Chip(2250, ("b200",)),
   "a100": Chip(312, ("a100",)),
 }  # fmt: skip
-# Those that programs can be compiled for ahead of time.
+# Chips that programs can be compiled for ahead of time.
 TPUS = tuple(name for name, chip in CHIPS.items() if chip.largest[0])
 GPUS = tuple(name for name, chip in CHIPS.items() if chip.memory_gib and name not in TPUS)
 
 
 def find_chip(device_kind: str) -> Chip | None:
-  """The chip that jax's `device_kind` names, None for one that is not in the table."""
+  """The chip that jax's `device_kind` names, None if it is not in the table."""
   kind = device_kind.lower()
   return next((c for c in CHIPS.values() if any(part in kind for part in c.kinds)), None)

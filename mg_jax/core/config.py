@@ -32,12 +32,12 @@ from mg_jax.core.errors import UserError, refusal
 _CONFIG = "config"  # the flag --config=FILE[:ARG], with overrides --config.SECTION.FIELD=VALUE
 _CONFIG_FLAG = re.compile(r"--?(?:no)?config(?:\.([^=]*))?(?:=(.*))?", re.DOTALL)
 _FLAG_VALUE = re.compile(r"flag --config\.([\w.]+)=(.*?): ", re.DOTALL)
-# What a user's path is to blame for; but for what disks refuse, other system errors are bugs.
+# OS errors caused by a user's path; apart from refusals of a disk, other OS errors are bugs.
 _PATH_ERRORS = {
   errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
   errno.ELOOP,
 }
-_PATIENCE = 10.0  # seconds that threads have to end when a command has failed
+_PATIENCE = 10.0  # seconds that threads may take to end after a command has failed
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -62,7 +62,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
 
 
 def split_arg(arg: str | None, **defaults: Any) -> tuple[ConfigDict, str]:
-  """A recipe's own arguments, and what is left of the string for the recipe it derives from.
+  """Splits off a recipe's own arguments; returns them and the rest, for its parent recipe.
 
   Raises:
     UserError: as `parse_arg`, on own arguments.
@@ -74,7 +74,7 @@ def split_arg(arg: str | None, **defaults: Any) -> tuple[ConfigDict, str]:
 
 
 def is_tiny(arg: str | None) -> bool:
-  """Whether the argument of a recipe asks for its tiny form."""
+  """Whether the argument of a recipe selects its tiny form."""
   return split_arg(arg, tiny=False)[0].tiny
 
 
@@ -91,7 +91,7 @@ def _hint(key: str, known) -> str:
 
 
 def _accepts(annotation: Any, value: Any) -> bool:
-  """Whether a plain config value fits a field's annotation; only plain types are judged."""
+  """Whether a plain config value fits a field's annotation; only plain types are checked."""
   origin = typing.get_origin(annotation)
   if annotation is Any or isinstance(annotation, str):
     return True
@@ -119,7 +119,7 @@ def _accepts(annotation: Any, value: Any) -> bool:
 
 
 def _accept_items(annotations: tuple, values: Sequence) -> bool:
-  """Whether items fit what stands in the brackets of tuple[...] or list[...]."""
+  """Whether items fit the type arguments of tuple[...] or list[...]."""
   if not annotations:
     return True
   if len(annotations) == 1 or annotations[1] is ...:
@@ -138,7 +138,7 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
     **extra: fields that do not come from the config.
 
   Raises:
-    UserError: on a key that is no field, and on a value of another type.
+    UserError: on an unknown key or a value of another type.
   """
   where = where or cls.__name__
   fields = _fields(cls)
@@ -169,9 +169,9 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
 
 
 def module_fields(cls: Callable, **overrides: Any) -> dict[str, Any]:
-  """Every field of a Linen module by its default or override, so that a flag can set any of them.
+  """Every field of a Linen module at its default or override, so that flags can set any of them.
 
-  Types go by their names, as flags give them.
+  Types are given by name, as flags give them.
   """
   defaults = {name: f.default for name, f in _fields(cls).items()}
   return defaults | {"dtype": "float32"} | overrides
@@ -184,22 +184,22 @@ def _fields(cls: Callable) -> dict[str, dataclasses.Field]:
 
 
 def section(cls: Callable, *, without: Sequence[str] = (), **overrides: Any) -> ConfigDict:
-  """A config section with every field of a dataclass at its default, so that flags can reach all.
+  """A config section with every field of a dataclass at its default, so that flags can set it.
 
   Args:
-    cls: a dataclass whose fields have defaults, but for those of `without`.
+    cls: a dataclass whose fields all have defaults, except those of `without`.
     without: fields that do not come from a config.
-    **overrides: the values this experiment states itself.
+    **overrides: values that this experiment sets.
 
   Raises:
-    UserError: on an override that is no field.
+    UserError: on an override of an unknown field.
   """
   values = dataclasses.asdict(build(cls, overrides, **dict.fromkeys(without)))
   result = ConfigDict()
   for key, value in values.items():
     if key in without:
       continue
-    # None has no type to hold a later override to.
+    # None carries no type to check a later override against.
     result[key] = placeholder(object) if value is None else _plain(value)
   return result
 
@@ -225,18 +225,18 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle_flags() -> None:
-  """Lets libraries read absl's flags at their defaults where no command parses them: a notebook."""
+  """Lets libraries read absl's flags at their defaults if no command parses them (a notebook)."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 
 def run(main: Callable[[list[str]], Any]) -> None:
-  """Runs an absl main; a mistake of the user becomes one line on stderr and exit code 2.
+  """Runs an absl main; a user's mistake becomes one line on stderr and exit code 2.
 
-  Mistakes are UserErrors, whatever is wrong with the command line, and what a path cannot do (a
-  missing permission, a full disk). Ctrl-C ends with code 130, SIGTERM with 143, both after the
-  removal of unfinished files; what trains saves instead. Anything else is a bug and shows its
-  traceback. The project's own log is shown as plain lines; libraries speak up from errors on.
+  Mistakes are UserErrors, any error on the command line, and OS errors caused by a path (a missing
+  permission, a full disk). Ctrl-C exits with code 130, SIGTERM with 143, both after removing
+  unfinished files; training saves a checkpoint instead. Anything else is a bug and shows its
+  traceback. The project's own log is printed as plain lines; libraries only log errors.
   """
 
   held = background.Held()
@@ -261,22 +261,22 @@ def run(main: Callable[[list[str]], Any]) -> None:
   except termination.Terminated:
     _leave(termination.SENTENCE, termination.CODE, held)
   except Exception as e:
-    if told := _refused(e):
-      _leave(f"error: {told}", 2, held)
+    if reason := _refused(e):
+      _leave(f"error: {reason}", 2, held)
     if held.text:
       print(f"Errors in the background:\n{held.text}\n", file=sys.stderr)
     raise
 
 
 def _terminate() -> None:
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the tidying up
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleanup
   raise termination.Terminated
 
 
 def _refused(error: Exception) -> str | None:
-  """A sentence for an error that a path or a disk is to blame for."""
-  if told := refusal(error):
-    return str(told)
+  """A sentence for an error caused by a path or a disk."""
+  if refused := refusal(error):
+    return str(refused)
   if isinstance(error, OSError) and error.errno in _PATH_ERRORS:
     return f"{error.filename or 'a file'}: {os.strerror(error.errno)}"
   return None
@@ -284,7 +284,7 @@ def _refused(error: Exception) -> str | None:
 
 def _leave(sentence: str, code: int, held: background.Held) -> None:
   held.silent = True  # threads may still be failing
-  # A path or prompt may hold what the terminal's encoding does not.
+  # A path or prompt may hold characters that the terminal's encoding lacks.
   encoding = sys.stderr.encoding or "utf-8"
   text = sentence.encode(encoding, errors="backslashreplace").decode(encoding)
   print(text, file=sys.stderr, flush=True)
@@ -293,7 +293,7 @@ def _leave(sentence: str, code: int, held: background.Held) -> None:
 
 
 def _wait_for_threads(code: int) -> None:
-  """Ends the process by force if threads would keep it: one may wait for another that failed."""
+  """Forces the process to end if threads keep it alive: one may wait for another that failed."""
   deadline = time.monotonic() + _PATIENCE
   for thread in threading.enumerate():
     if thread is not threading.current_thread() and not thread.daemon:
@@ -310,15 +310,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as e:
     raise UserError(_flag_mistake(str(e), config)) from e
-  except SystemExit as e:  # absl ends --help with 1
+  except SystemExit as e:  # absl exits with 1 after --help
     raise SystemExit(0) from e
 
 
 def _load_config(argv: list[str]) -> ConfigDict | None:
-  """The config that --config names, with every override's field found in it; None without one.
+  """The config that --config names, after checking every overridden field; None without --config.
 
-  The flag itself reports a missing file at its first use, and a missing field as whatever error
-  the look-up ends in; so both are looked at here before it is parsed.
+  The flag itself reports a missing file only at its first use, and a missing field as whatever
+  error the look-up raises; so both are checked here before parsing.
   """
   named, overrides = None, []
   for position, item in enumerate(argv[1:], 1):
@@ -344,14 +344,14 @@ def _load_config(argv: list[str]) -> ConfigDict | None:
   except Exception as e:
     raise UserError(_config_mistake(e, path)) from e
   if not isinstance(config, ConfigDict):
-    raise UserError(f"{path} gives no ConfigDict; its get_config has to return one")
+    raise UserError(f"{path} returns no ConfigDict; make its get_config return one")
   for field in overrides:
     _find(config, field)
   return config
 
 
 def _find(config: ConfigDict, field: str) -> Any:
-  """The value of a dotted field. Raises UserError where there is none."""
+  """The value of a dotted field. Raises UserError if there is none."""
   node, done = config, "the config"
   for key in field.split("."):
     known = list(node) if isinstance(node, (ConfigDict, Mapping)) else []
@@ -363,7 +363,7 @@ def _find(config: ConfigDict, field: str) -> Any:
 
 
 def _config_mistake(error: Exception, path: str) -> str:
-  """A sentence that places an error in the config file it was raised in."""
+  """A sentence that locates an error in the config file that raised it."""
   line, link = getattr(error, "lineno", None), error
   # The flag wraps some errors in others, which have no frame in the file.
   while link is not None:

@@ -1,7 +1,7 @@
-"""Devices of hosts with NVIDIA GPUs to compile for, on a machine without them.
+"""Compile-only devices of hosts with NVIDIA GPUs.
 
-XLA takes a description of the card instead of asking one. It needs jax's CUDA plugin, and fused
-attention is lowered only where cuDNN is installed too; neither needs a GPU or its driver.
+XLA takes a description of the card instead of querying one. It needs jax's CUDA plugin, and lowers
+fused attention only if cuDNN is installed too; neither needs a GPU or its driver.
 """
 
 import importlib.util
@@ -35,13 +35,13 @@ device_description_str: "{name}"
 
 _INSTALL = "compiling for a GPU needs its compiler: pip install mg_jax[aot-cuda]"
 _CUDNN = (
-  "fused attention for a GPU is lowered only where cuDNN is installed: pip install "
-  "nvidia-cudnn-cu13, which mg_jax[aot-cuda] brings"
+  "fused attention for a GPU needs cuDNN: pip install "
+  "nvidia-cudnn-cu13, part of mg_jax[aot-cuda]"
 )
 
 
 def description(target: str) -> str:
-  """What XLA needs to know of a card, as the text of its protocol buffer."""
+  """XLA's description of a card, as a text protocol buffer."""
   chip = CHIPS[target]
   return _DESCRIPTION.format(
     name=f"NVIDIA {target.upper()}", memory=round(chip.memory_gib * GIB),
@@ -54,8 +54,8 @@ def gpu_devices(target: str, *, gpus: int, hosts: int) -> Sequence[jax.Device]:
 
   Args:
     target: a card, "h100" or "h200".
-    gpus: of all hosts together.
-    hosts: joined by InfiniBand; the cards of one by NVLink.
+    gpus: on all hosts together.
+    hosts: joined by InfiniBand; the cards of one host are joined by NVLink.
 
   Raises:
     UserError: on an unknown card, on hosts that do not share the cards evenly, and without the
@@ -71,7 +71,7 @@ def gpu_devices(target: str, *, gpus: int, hosts: int) -> Sequence[jax.Device]:
     )
   if gpus // hosts > 8:
     raise UserError(
-      f"{gpus // hosts} GPUs on a host are more than NVLink joins there; give at least "
+      f"{gpus // hosts} GPUs on a host are more than NVLink joins; give at least "
       f"--hosts={-(-gpus // 8)}"
     )
   if not _installed("jax_plugins.xla_cuda13") or not _installed("jax_cuda13_plugin"):
@@ -95,5 +95,5 @@ def installed() -> bool:
 def _installed(module: str) -> bool:
   try:
     return importlib.util.find_spec(module) is not None
-  except ModuleNotFoundError:  # of the package around it
+  except ModuleNotFoundError:  # the parent package
     return False

@@ -1,4 +1,4 @@
-"""Errors that are not bugs: a user's mistake, and what a disk or a store refuses."""
+"""Errors that are not bugs: a user's mistake, and refusals of a disk or a store."""
 
 import dataclasses
 import errno
@@ -15,13 +15,13 @@ class UserError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-  """What a disk or a store refuses.
+  """A request that a disk or a store refused.
 
   Attributes:
     code: an errno.
-    file: what could not be written or read, "" where the error does not say.
+    file: the file that could not be written or read, "" if unknown.
     reason: why, as half a sentence.
-    remedy: what to do about it, as an order.
+    remedy: what to do about it, in the imperative.
   """
 
   code: int
@@ -41,14 +41,14 @@ _REFUSALS = {
   errno.EDQUOT: ("the disk quota is used up", "free some space"),
   errno.EFBIG: ("the file is larger than allowed here", "raise the limit (ulimit -f)"),
   errno.EROFS: ("the file system is read-only", "mount it for writing"),
-  errno.EIO: ("the disk fails", "check the disk"),
+  errno.EIO: ("the disk reports an error", "check the disk"),
 }
 
 
 def refusal(error: BaseException) -> Refusal | None:
-  """What a disk or store refused, if that is why an error was raised; None for any other reason.
+  """The refusal of a disk or store that caused an error; None for any other cause.
 
-  Libraries written in C++ and Rust give it as text, so that of the errors it was raised from counts
+  Libraries written in C++ and Rust give it only as text, so the text of chained errors is searched
   too.
   """
   for link in _chain(error):
@@ -63,13 +63,13 @@ def refusal(error: BaseException) -> Refusal | None:
 
 
 def first_line(error: BaseException, *, most: int = 200) -> str:
-  """The first line of an error's text, or what kind it is where it has none."""
+  """The first line of an error's text, or its type if it has none."""
   return next(iter(str(error).splitlines()), type(error).__name__)[:most]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-  seen = set()
-  while error is not None and id(error) not in seen:
-    seen.add(id(error))
+  visited = set()
+  while error is not None and id(error) not in visited:
+    visited.add(id(error))
     yield error
     error = error.__cause__ or error.__context__

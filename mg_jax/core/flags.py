@@ -1,16 +1,16 @@
 """Compiler flags per accelerator: one table, and the environment variables it becomes.
 
-The compilers read their flags once, when jax starts its backend, so a launcher puts them into the
-environment of the process that it starts. A flag that a compiler does not know ends the process, so
-the tests check every flag of this table with the installed compilers. TPU flags are those of
-published training set-ups; what each chip gains from them has not been measured here.
+Compilers read their flags once, when jax starts its backend, so a launcher sets them in the
+environment of the process that it starts. A flag that a compiler does not know aborts the process,
+so the tests check every flag of this table with the installed compilers. TPU flags are those of
+published training set-ups; their effect on each chip has not been measured here.
 """
 
 import jax
 
 from mg_jax.core.errors import UserError
 
-# Collectives run beside compute, and so do copies of offloaded activations.
+# Overlap collectives with compute, and copies of offloaded activations too.
 _TPU = {
   "xla_tpu_enable_latency_hiding_scheduler": "true",
   "xla_tpu_enable_async_collective_fusion": "true",
@@ -20,14 +20,14 @@ _TPU = {
   "xla_enable_async_all_gather": "true",
   "xla_tpu_enable_async_all_to_all": "true",
 }
-_DATA_PARALLEL = {  # of slices: their all-reduce goes over the data-centre network
+_DATA_PARALLEL = {  # over slices: their all-reduce uses the data-centre network
   "xla_tpu_enable_data_parallel_all_reduce_opt": "true",
   "xla_tpu_data_parallel_opt_different_sized_ops": "true",
 }
-# libtpu 0.0.52 refuses all-gathers within fusions on v5p: it names v5e as the chip for them.
+# libtpu 0.0.52 rejects fused all-gathers on v5p: it supports them on v5e.
 _NO_FUSED_GATHER = {"xla_tpu_enable_async_collective_fusion_fuse_all_gather": "false"}
 # These chips have SparseCores, which then run collectives instead of the TensorCore. All-reduces
-# stay, which tpu7x has to be told: with them there too, libtpu 0.0.42 ends its process at the
+# stay on it, which tpu7x needs a flag for: offloading them too, libtpu 0.0.42 crashes on the
 # paper's model on both chips.
 _SPARSE_CORE = {
   **_TPU,
@@ -51,10 +51,10 @@ _HOPPER = {
   "xla_gpu_all_gather_combine_threshold_bytes": _GIB,
   "xla_gpu_reduce_scatter_combine_threshold_bytes": _GIB,
   "xla_gpu_enable_while_loop_double_buffering": "true",
-  # One over NVLink beside one over InfiniBand: with one at a time, weights came late.
+  # One over NVLink and one over InfiniBand at a time: with only one in all, weights came late.
   "xla_gpu_experimental_parallel_collective_overlap_limit": "2",
 }
-# As options of a compilation the compiler of jax 0.11 no longer knows them.
+# The compiler of jax 0.11 no longer accepts these as compilation options.
 if jax.__version_info__ < (0, 11):
   _HOPPER |= {
     f"xla_gpu_enable_pipelined_{name}": "true"
@@ -70,7 +70,7 @@ def environment(chip: str) -> dict[str, str]:
     UserError: on a chip that is not in the table.
   """
   if chip in TPU_FLAGS:
-    # Without the platform named, jax would train on the CPU where the TPU does not start.
+    # Without the platform set, jax would train on the CPU if the TPU fails to start.
     return {"JAX_PLATFORMS": "tpu,cpu", "LIBTPU_INIT_ARGS": _line(TPU_FLAGS[chip])}
   if chip in GPU_FLAGS:
     return {
@@ -82,9 +82,9 @@ def environment(chip: str) -> dict[str, str]:
 
 
 def compiler_options(chip: str) -> dict[str, str | bool | int]:
-  """The same flags as arguments of one compilation.
+  """The same flags as options of one compilation.
 
-  The compiler for GPUs wants values of the right type, that for TPUs text.
+  The GPU compiler wants values of the right type, the TPU compiler wants text.
   """
   table = {**TPU_FLAGS, **GPU_FLAGS}[chip]
   if chip in TPU_FLAGS:

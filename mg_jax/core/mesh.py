@@ -1,7 +1,7 @@
 """The device mesh: four named axes, always all four, always with automatic sharding propagation.
 
 `jax.make_mesh` defaults to Explicit axis types, under which Linen's partitioning fails, and the
-old `with mesh:` context silently drops every Linen constraint. So meshes are made and entered here.
+old `with mesh:` context silently drops every Linen constraint. So create and enter meshes here.
 """
 
 import contextlib
@@ -24,20 +24,20 @@ def make_mesh(
   """A mesh over (data, fsdp, context, tensor).
 
   Args:
-    shape: sizes of the four axes; one entry may be -1 and takes what is left. None puts every
-      device on "data".
+    shape: sizes of the four axes; one entry may be -1, which takes the remaining devices. None
+      puts every device on "data".
     devices: defaults to all devices; the first prod(shape) of them are used.
 
   Raises:
-    UserError: when the shape needs more devices than there are, or does not divide them, and when
-      one of several processes would be left without a device.
+    UserError: if the shape needs more devices than there are or does not divide them, and if one of
+      several processes would be left without a device.
   """
   devices = list(jax.devices() if devices is None else devices)
   sizes = list(shape) if shape is not None else [-1, 1, 1, 1]
   if len(sizes) != len(AXES):
     raise UserError(f"a mesh shape has the {len(AXES)} sizes {AXES}, got {tuple(sizes)}")
   if sizes.count(-1) > 1:
-    raise UserError(f"mesh {tuple(sizes)} has more than one -1; only one size can be what is left")
+    raise UserError(f"mesh {tuple(sizes)} has more than one -1; only one size can be inferred")
   fixed = [size for size in sizes if size != -1]
   count, total = math.prod(fixed), len(devices)
   if min(fixed) < 1 or count > total or (-1 in sizes and total % count):
@@ -74,7 +74,7 @@ def parse_mesh(values: Sequence[str]) -> Mesh | None:
 
 
 def _nearest(sizes: Sequence[int], count: int) -> tuple[int, ...]:
-  """The mesh over all `count` devices that changes but one size, the first and least possible."""
+  """The mesh over all `count` devices that changes one size only, the first and least possible."""
   for axis, size in enumerate(sizes):
     rest = [s for i, s in enumerate(sizes) if i != axis and s != -1]
     if size == -1 or min(rest) < 1:
@@ -87,9 +87,9 @@ def _nearest(sizes: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-  """Devices in the order that suits their network. Slices of TPUs are joined along "data"."""
+  """Devices in an order that suits their network. Slices of TPUs are joined along "data"."""
   slices = len({getattr(device, "slice_index", 0) for device in devices})
-  # Without splitting, a group of 8 finds no place in a torus whose sides are all 16.
+  # Without splitting, a group of 8 cannot be mapped onto a torus whose sides are all 16.
   if slices == 1:
     return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
   if sizes[0] % slices:
@@ -116,13 +116,13 @@ def batch_axes(mesh: Mesh) -> int:
 
 
 def batch_share(mesh: Mesh) -> tuple[int, int]:
-  """Which piece of every batch this process reads, and how many pieces there are.
+  """The shard of every batch that this process reads, and the number of shards.
 
-  Processes whose devices hold the same rows read the same piece: where the axes context or tensor
-  reach over several hosts, there are fewer pieces than processes.
+  Processes whose devices hold the same rows read the same shard: if the axes context or tensor span
+  several hosts, there are fewer shards than processes.
 
   Raises:
-    UserError: when some rows, but not all, are held by two processes in common.
+    UserError: if two processes share some of their rows, but not all.
   """
   held: dict[int, set[int]] = {}
   for rows, group in enumerate(mesh.devices.reshape(batch_axes(mesh), -1)):

@@ -1,4 +1,4 @@
-"""matplotlib, imported when the first picture is drawn."""
+"""matplotlib, imported lazily."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ _POLICIES = {
 
 
 def name(x: jax.Array, label: str) -> jax.Array:
-  """Marks a value that policies can choose to keep."""
+  """Names a value that policies can choose to keep."""
   if label not in NAMES:
     raise ValueError(f"unknown checkpoint name {label!r}; core/remat.py knows {NAMES}")
   return checkpoint_name(x, label)
@@ -46,5 +46,5 @@ def remat(module: type[nn.Module], policy: Policy) -> type[nn.Module]:
     return module
   if policy not in _POLICIES:
     raise ValueError(f"unknown remat policy {policy!r}; known are none, {', '.join(_POLICIES)}")
-  # The layers are scanned, so the loop itself already prevents merging of the two computations.
+  # The layers are scanned, and the scan already prevents CSE.
   return nn.remat(module, policy=_POLICIES[policy](), prevent_cse=False)

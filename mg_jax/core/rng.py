@@ -1,4 +1,4 @@
-"""Named random streams: a key for a purpose at a step, independent of the order of use."""
+"""Named random streams: one key per purpose and step, independent of the order of use."""
 
 import zlib
 
@@ -8,7 +8,7 @@ from mg_jax.core.typing import Array
 
 
 def stream(key: Array, name: str, *ints: int | Array) -> Array:
-  """The key of one named purpose, folded with any integers (a step, a sample's index)."""
+  """The key of a named purpose, folded with any integers (a step, a sample's index)."""
   key = jax.random.fold_in(key, zlib.crc32(name.encode()))
   for value in ints:
     key = jax.random.fold_in(key, value)

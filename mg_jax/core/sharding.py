@@ -1,8 +1,8 @@
 """Logical axis names for parameters and activations, and their mapping to the mesh.
 
-Models name dimensions by what they are; only this table says where they live. A name missing
-from the table is an error at the line that used it, because Linen itself would leave a misspelt
-name silently unsharded. [MG 3.1.6]
+Models name dimensions by what they are; only this table maps them to the mesh. A name missing from
+the table raises at the line that used it, because Linen itself would silently leave a misspelt name
+unsharded. [MG 3.1.6]
 """
 
 import logging
@@ -21,8 +21,8 @@ LOGICAL: dict[str, str | tuple[str, ...] | None] = {
   # activations
   "batch": ("data", "fsdp"),
   "length": "context",
-  # The residual stream and what acts on each of its tokens alone: sequence parallel on the tensor
-  # group, whose linear layers gather it and scatter their sums [MG 3.1.6].
+  # The residual stream and per-token layers: sequence parallel on the tensor group, with an
+  # all-gather before and a reduce-scatter after linear layers [MG 3.1.6].
   "stream": ("context", "tensor"),
   "text_length": None,
   "time": None,
@@ -67,9 +67,9 @@ def _axis_size(mesh, axes: str | tuple[str, ...] | None) -> int:
 
 
 def _fit(spec: PartitionSpec, shape: tuple[int, ...], mesh, what: str) -> PartitionSpec:
-  """Replicates the dimensions that the mesh does not divide, and says so once.
+  """Replicates the dimensions that the mesh does not divide, and logs it once.
 
-  A stream that context and tensor together do not divide is still split over context alone.
+  If context and tensor together do not divide a stream, it is still split over context alone.
   """
   kept = []
   for dim, axes in zip(shape, tuple(spec) + (None,) * (len(shape) - len(spec)), strict=True):
@@ -91,8 +91,8 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
   """Constrains an activation to its logical axes; the identity when no mesh is in use.
 
   Raises:
-    ValueError: on an unknown name, on a rank mismatch, and when a mesh was entered with a plain
-      `with mesh:`, under which constraints would be dropped in silence.
+    ValueError: on an unknown name, on a rank mismatch, and if a mesh was entered with a plain
+      `with mesh:`, under which constraints would be silently dropped.
   """
   spec = _spec(names)
   if len(names) != x.ndim:
@@ -108,7 +108,7 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def _in_plain_mesh(x: jax.Array) -> bool:
-  """Whether the mesh in use was entered by `with mesh:`, for which jax has no function."""
+  """Whether the mesh in use was entered by `with mesh:`; jax has no query for that."""
   try:
     jax.lax.with_sharding_constraint(x, PartitionSpec())
   except RuntimeError:  # it needs a mesh, and there is none of any kind
@@ -123,7 +123,7 @@ def partitioned(init: Callable, *names: str | None) -> Callable:
 
 
 def unbox(tree):
-  """The tree of plain arrays behind logically partitioned parameters."""
+  """Strips the logical partitioning off parameters: a tree of plain arrays."""
   return meta.unbox(tree)
 
 
@@ -190,5 +190,5 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of something every device holds whole."""
+  """The sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())

@@ -1,8 +1,8 @@
-"""SIGTERM, for a main thread that may be deep inside a compilation when it comes.
+"""SIGTERM handling for a main thread that may be deep inside a compilation.
 
-Python calls a signal's handler between two of its own instructions, which may be minutes away, and
-whoever sent the signal kills the process after some tens of seconds. A thread that the kernel wakes
-at once sees to it that the process ends in time, if nothing would be lost.
+Python runs signal handlers between two bytecodes of its own, which may be minutes away, and whoever
+sent the signal kills the process after some tens of seconds. A thread that the kernel wakes at once
+ends the process in time, if no work would be lost.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-GRACE = 20.0  # seconds that the main thread has, of the 30 that most schedulers give
-CODE = 128 + signal.SIGTERM  # what a shell says of a process that SIGTERM ended
+GRACE = 20.0  # seconds for the main thread, of the 30 that most schedulers give
+CODE = 128 + signal.SIGTERM  # the shell's exit code of a process that SIGTERM ended
 SENTENCE = "stopped by SIGTERM; the same command starts again"
 
 
 class Terminated(BaseException):
-  """SIGTERM came; raised through everything, so that unfinished files are removed."""
+  """Raised on SIGTERM, through everything, so that unfinished files are removed."""
 
 
 @contextlib.contextmanager
@@ -29,14 +29,14 @@ def on_sigterm(
   may_end: Callable[[], bool] = lambda: True,
   sentence: str = SENTENCE,
 ) -> Iterator[None]:
-  """Within, SIGTERM calls `handle`; a body that takes longer than GRACE after it is cut off.
+  """Inside, SIGTERM calls `handle`; a body still running GRACE seconds later is cut off.
 
-  Only the main thread can do this; in another one, nothing is changed.
+  Only works in the main thread; in another one it does nothing.
 
   Args:
-    handle: called by the main thread, when it gets to it.
-    may_end: whether the process may then be ended; otherwise the body has all the time it needs.
-    sentence: printed before that, with exit code CODE.
+    handle: called in the main thread at its next bytecode.
+    may_end: whether the process may then be ended; otherwise the body takes as long as it needs.
+    sentence: printed before ending the process with exit code CODE.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -47,7 +47,7 @@ def on_sigterm(
 
   def receive(number: int, frame) -> None:
     del frame
-    if os.getpid() != owner:  # a child that was forked has nothing of ours to save
+    if os.getpid() != owner:  # a forked child has nothing to save
       signal.signal(number, signal.SIG_DFL)
       os.kill(os.getpid(), number)
     handle()
@@ -73,7 +73,7 @@ def on_sigterm(
     reading.close()
 
 
-# Else a signal to a forked child would wake the thread of its parent.
+# Otherwise a signal to a forked child would wake the thread of its parent.
 os.register_at_fork(after_in_child=lambda: _forget())
 
 

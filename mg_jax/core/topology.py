@@ -1,8 +1,8 @@
-"""Devices of a named TPU topology or of GPU hosts to compile for, on a machine without them.
+"""Compile-only device topologies: a named TPU topology, or hosts of GPUs.
 
-The TPU compiler comes with `libtpu` (`pip install mg_jax[aot]`) and needs no TPU, that of GPUs with
-jax's CUDA plugin (`mg_jax[aot-cuda]`) and needs no GPU. Programs compiled for these devices cannot
-run, but tell whether they fit and what they communicate.
+The TPU compiler comes with `libtpu` (`pip install mg_jax[aot]`) and needs no TPU, the GPU compiler
+with jax's CUDA plugin (`mg_jax[aot-cuda]`) and needs no GPU. Programs compiled for these devices
+cannot run, but show whether they fit and what they communicate.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ class Pod:
   Attributes:
     name: "v5p:8x8x8" or "h200:256".
     chip: a key of `core.chips.CHIPS`.
-    platform: "tpu" or "cuda", as `kernels.platform` has them.
-    devices: that jax counts.
-    slices: of a TPU, joined by the data-centre network.
-    memory_gib: what a program may use of one device.
-    networks: names of the fast network inside an island and of the slow one between them.
+    platform: "tpu" or "cuda", as in `kernels.platform`.
+    devices: the jax devices.
+    slices: TPUs only, slices joined by the data-centre network.
+    memory_gib: memory of one device that a program may use.
+    networks: names of the fast network inside an island and of the slow one between islands.
   """
 
   name: str
@@ -42,29 +42,29 @@ class Pod:
   networks: tuple[str, str]
 
   def island(self, device: jax.Device) -> int:
-    """Number of the slice, or of the GPU host, which the fast network joins."""
-    # Devices of a single slice have no number of it.
+    """Index of the slice or GPU host, inside which the fast network runs."""
+    # Devices of a single slice have no index.
     return getattr(device, "slice_index", 0) if self.platform == "tpu" else device.process_index
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
-  """The chip and the sides of a topology's name, such as ("v6e", (4, 8)); it need not exist.
+  """The chip and shape of a topology's name, such as ("v6e", (4, 8)); it need not exist.
 
   Raises:
-    UserError: on a name that is none.
+    UserError: on a malformed name.
   """
   chip, _, shape = name.partition(":")
   sides = CHIPS[chip].sides if chip in TPUS else 0
   if not sides or not re.fullmatch(r"x".join([r"[1-9]\d{0,4}"] * sides), shape):
     raise UserError(
-      f"topology {name!r} is none; write a chip ({', '.join(TPUS)}) and its shape, as in "
+      f"topology {name!r} is malformed; write a chip ({', '.join(TPUS)}) and its shape, as in "
       "v5p:4x4x4 or v6e:4x4"
     )
   return chip, tuple(map(int, shape.split("x")))
 
 
 def shapes(chip: str) -> list[tuple[int, ...]]:
-  """The shapes that slices of a TPU come in, of whole hosts with four chips."""
+  """The shapes of TPU slices, made of whole hosts with four chips."""
   side, chips = CHIPS[chip].largest
   if CHIPS[chip].sides == 2:
     powers = [2**n for n in range(1, side.bit_length())]
@@ -75,7 +75,7 @@ def shapes(chip: str) -> list[tuple[int, ...]]:
 
 
 def check_exists(name: str) -> None:
-  """Raises UserError with the nearest topology that there is, where there is none of this name."""
+  """Raises UserError, with the nearest existing topology, unless the topology exists."""
   chip, sides = parse_topology(name)
   known = shapes(chip)
   if sides in known:
@@ -99,7 +99,7 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     slices: copies of it, joined by the data-centre network.
 
   Raises:
-    UserError: on a name that is none, a topology that does not exist, and without libtpu.
+    UserError: on a malformed name, a topology that does not exist, and without libtpu.
   """
   check_exists(name)
   if slices < 1:
@@ -110,12 +110,12 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
     raise UserError("compiling for a TPU needs its compiler: pip install mg_jax[aot]") from e
   from jax.experimental import topologies
 
-  # Without these the library asks a metadata server, which only a TPU's host has.
+  # Without these the library queries a metadata server, which only a TPU host has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-  # Of this host, which need not be that of the topology; without one the library warns.
+  # The accelerator of this host, which may differ from the topology; without it the library warns.
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
-  # Compiling holds no device, so several processes may do it at once.
+  # Compiling holds no device, so several processes may compile at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   topology = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices)
   return topology.devices
@@ -141,7 +141,7 @@ def _usable_gib(chip: str) -> float:
 def find_pod(
   platform: str, *, topology: str | None, slices: int, target: str, gpus: int, hosts: int
 ) -> Pod:
-  """The pod that the flags of a command name; the others of them count only on their platform.
+  """The pod that a command's flags name; flags of the other platform must be unset.
 
   Raises:
     UserError: as `tpu_pod` and `gpu_pod`, and on flags of both platforms at once.
@@ -149,7 +149,7 @@ def find_pod(
   if platform == "cuda":
     if topology or slices != 1:
       raise UserError(
-        "--topology and --slices are those of TPUs; with --platform=cuda give --target=h200 "
+        "--topology and --slices are for TPUs; with --platform=cuda give --target=h200 "
         "--gpus=256 --hosts=32"
       )
     return gpu_pod(target, gpus=gpus, hosts=hosts)

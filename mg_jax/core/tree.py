@@ -1,4 +1,4 @@
-"""Trees of arrays seen as flat tables of slash-separated paths."""
+"""Trees of arrays as flat tables of slash-separated paths."""
 
 import hashlib
 from collections.abc import Callable

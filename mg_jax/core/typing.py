@@ -10,7 +10,7 @@ Names and jaxtyping annotations carry shapes: `x_BLD`, `v_BTHWC`, `q_BLNK`.
 | C | channels | F | width of the MLP |
 | L | video tokens, T*H*W after patchify | E | width of a conditioning feature |
 | S | context (text) tokens | P | values in one patch |
-| G | rows of a context, each shared by B / G rows that follow each other | | |
+| G | rows of a context, each shared by B / G consecutive rows | | |
 
 Video is uint8 in 0..255 on disk and in `data/`, float32 in [-1, 1] inside models. Flow time runs
 from t = 0 (noise) to t = 1 (data).

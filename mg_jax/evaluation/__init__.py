@@ -1,1 +1,1 @@
-"""What is measured of trained models: the toy world by oracles, reconstructions, latents."""
+"""Evaluation of trained models: the toy world by oracles, reconstructions, latents."""

@@ -1,4 +1,4 @@
-"""Curves of runs: what their metrics.jsonl holds, over steps, as a picture and as numbers."""
+"""Curves of runs: the metrics in their metrics.jsonl, over steps, as a picture and as numbers."""
 
 import os
 import pathlib
@@ -11,30 +11,30 @@ from mg_jax.evaluation import figures
 from mg_jax.train.runs import saved_config
 from mg_jax.train.writer import read_metrics
 
-DIGITS = 5  # of the numbers that are kept
+DIGITS = 5  # significant digits kept
 
 
 def read(workdir: str | os.PathLike[str], name: str) -> tuple[list[int], list[float]]:
-  """Steps and values of one metric of a run, without those that were not finite.
+  """Steps and values of one metric of a run, without non-finite values.
 
   Raises:
-    UserError: when the run has no metrics, or none of that name.
+    UserError: if the run has no metrics, or none of that name.
   """
   rows = _rows(workdir)
-  # What was not finite is written as text.
-  found = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
-  if not found:
+  # Non-finite values are stored as text.
+  by_step = {row["step"]: row[name] for row in rows if isinstance(row.get(name), int | float)}
+  if not by_step:
     names = ", ".join(sorted({key for row in rows for key in row} - {"step"})) or "none"
-    raise UserError(f"{os.fspath(workdir)} has no metric {name!r}; those of the run are: {names}")
-  steps = sorted(found)
-  return steps, [found[step] for step in steps]
+    raise UserError(f"{os.fspath(workdir)} has no metric {name!r}; it has {names}")
+  steps = sorted(by_step)
+  return steps, [by_step[step] for step in steps]
 
 
 def ends(workdir: str | os.PathLike[str]) -> dict[str, Any]:
   """The first and the last value of every metric of a run: {"first", "last"}, "last" with "step".
 
   Raises:
-    UserError: when the run has no metrics.
+    UserError: if the run has no metrics.
   """
   rows = _rows(workdir)
   first, last = {}, {}
@@ -47,10 +47,10 @@ def ends(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 def plot(
   workdirs: Sequence[str | os.PathLike[str]], names: Sequence[str], out: str | os.PathLike[str]
 ) -> None:
-  """Writes a picture with a panel per metric and a line per run, and beside it the numbers.
+  """Writes a picture with a panel per metric and a line per run, and the numbers next to it.
 
-  For `out.png` there is `out.json`, as `figures.record` writes it: of each run its config, None
-  where it has kept no checkpoint yet, and of each metric {"steps", "values"}.
+  For `out.png` there is `out.json`, written by `figures.record`: for each run its config, None if
+  it has no checkpoint yet, and for each metric {"steps", "values"}.
 
   Raises:
     UserError: as `read`, and without matplotlib.

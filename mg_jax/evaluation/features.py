@@ -1,9 +1,9 @@
 """Features of a folder of images and videos by a frozen vision tower, for `metrics.frechet`.
 
-An image gives one row. A video gives as many as asked for, or as it has frames: it is divided into
-that many equal parts, and the frame shown at the middle of each is taken, so rows of one video are
-not independent. Pictures are scaled to cover the square that the tower takes and cut at the centre;
-rows have unit length (`models.encoders.vision`). A contact sheet among generated clips is left out.
+An image gives one row. A video gives `frames` rows, or fewer if it is shorter: it is divided into
+equal parts, and the middle frame of each is taken, so rows of one video are not independent. Images
+are scaled to cover the tower's square input and centre-cropped; rows are unit-norm
+(`models.encoders.vision`). Contact sheets among generated clips are skipped.
 
 a folder -> NAME.npy, float32 (N, E), and NAME.json {"network", "source", "files", "frames"}
 """
@@ -22,7 +22,7 @@ from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.sampling.outputs import SHEET
 
 FRAMES = 8
-_HELD = 256  # pictures that are in memory at once, about
+_HELD = 256  # approximate number of images in memory at once
 
 
 def write_features(
@@ -35,16 +35,16 @@ def write_features(
   """Computes the features of all images and videos of a folder; returns the file of features.
 
   Args:
-    source: the folder; what lies in folders below it is not read.
-    target: the .npy, replaced if it exists, as is the .json beside it.
-    tower: what computes them.
-    frames: rows of a video.
+    source: the folder; subfolders are not read.
+    target: the .npy, overwritten along with its .json.
+    tower: the network.
+    frames: rows per video.
 
   Raises:
-    UserError: when the folder holds no images or videos, or one of them cannot be read.
+    UserError: if the folder holds no images or videos, or one of them cannot be read.
   """
   if frames < 1:
-    raise UserError(f"{frames} frames of a video give no features; take at least 1")
+    raise UserError(f"{frames} frames per video give no features; take at least 1")
   target, paths = pathlib.Path(target), _files(source)
   if target.suffix != ".npy":
     raise UserError(f"{target} cannot be written: features are saved as .npy")
@@ -57,7 +57,7 @@ def write_features(
   if held:
     rows.append(tower(np.concatenate(held)))
   record = target.with_suffix(".json")
-  record.unlink(missing_ok=True)  # an old one must not vouch for new features
+  record.unlink(missing_ok=True)  # an old one must not describe new features
   with atomic.replacing(target) as partial, open(partial, "wb") as file:
     np.save(file, np.concatenate(rows).astype(np.float32))
   network = f"CLIP vision tower {tower.identity()[:16]}"
@@ -67,7 +67,7 @@ def write_features(
 
 
 def pictures(path: str | os.PathLike[str], *, frames: int, size: tuple[int, int]) -> np.ndarray:
-  """The pictures uint8 (N, H, W, 3) of a file: one of an image, at most `frames` of a video."""
+  """The frames uint8 (N, H, W, 3) of a file: one of an image, at most `frames` of a video."""
   if mediafiles.is_still(os.fspath(path)):
     return stills.read(path, size=size)[None]
   info = video.probe(path)
@@ -79,12 +79,12 @@ def pictures(path: str | os.PathLike[str], *, frames: int, size: tuple[int, int]
 def _files(source: str | os.PathLike[str]) -> list[pathlib.Path]:
   ends = (*stills.SUFFIXES, *mediafiles.VIDEO_SUFFIXES)
   try:
-    found = sorted(
+    paths = sorted(
       path for path in pathlib.Path(source).iterdir()
       if path.name.lower().endswith(ends) and not path.name.startswith(".") and path.name != SHEET
     )  # fmt: skip
   except OSError as error:
     raise UserError(f"{source} cannot be read ({error.strerror}); give another folder") from error
-  if not found:
+  if not paths:
     raise UserError(f"{source} holds no images or videos; give files ending in {', '.join(ends)}")
-  return found
+  return paths

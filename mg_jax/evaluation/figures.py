@@ -1,7 +1,7 @@
-"""Figures: what a command measured, in a JSON file with all that made it.
+"""Figures: the measurements of a command, in a JSON file with everything that produced them.
 
 A number in README.md or docs/ is a link to its value, `[27.1 dB](docs/figures/NAME.json#KEY)`, and
-`tests/docs_test.py` holds the number, and the command printed beside it, against the file.
+`tests/docs_test.py` checks the number, and the command printed next to it, against the file.
 """
 
 import datetime
@@ -26,53 +26,53 @@ import mg_jax
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
 
-flags.disclaim_key_flags()  # a flag defined here belongs to the command that asked for it
+flags.disclaim_key_flags()  # a flag defined here belongs to the command that defines it
 
 _log = logging.getLogger(__name__)
 LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
-CODE = ("mg_jax", "experiments", "launch")  # what decides a result, beside the libraries
+CODE = ("mg_jax", "experiments", "launch")  # what determines a result, besides the libraries
 _ROOT = pathlib.Path(mg_jax.__file__).resolve().parent.parent
 _OWN = re.compile(r"--?figure(=.*)?", re.DOTALL)
 _ABSOLUTE = re.compile(r"(?:^|[=,])[/~]")
 
 
 def measured(main: Callable[[list[str]], Any]) -> Callable[[list[str]], None]:
-  """Gives a command the flag `--figure=FILE.json`, which keeps what its main returns.
+  """Gives a command the flag `--figure=FILE.json`, which saves what its main returns.
 
-  A main returns its measurements as `record` takes them; with them, as a pair, its `about`, where
-  another process has measured; or None where it did not come to its end.
+  A main returns its measurements as `record` takes them; or a pair of them and `about`, if another
+  process measured; or None if it did not finish.
   """
-  flag = flags.DEFINE_string("figure", None, "Also keep what was measured in this JSON file.")
+  flag = flags.DEFINE_string("figure", None, "Also save the measurements to this JSON file.")
 
   @functools.wraps(main)
   def run(argv: list[str]) -> None:
     if flag.value:
       check(flag.value)
-    found = main(argv)
-    if flag.value and found is not None:
-      values, about = found if isinstance(found, tuple) else (found, None)
+    result = main(argv)
+    if flag.value and result is not None:
+      values, about = result if isinstance(result, tuple) else (result, None)
       record(flag.value, values, about=about)
 
   return run
 
 
 def check(path: str | os.PathLike[str]) -> None:
-  """Finds out before anything is measured whether it can become a figure; remembers the commit.
+  """Checks, before measuring, whether the run can become a figure; remembers the commit.
 
   Raises:
-    UserError: when the file is no .json, or the command names a path of this machine alone.
+    UserError: if the file is not a .json, or the command names an absolute path.
   """
   if pathlib.Path(path).suffix != ".json":
-    raise UserError(f"--figure={os.fspath(path)} is no .json file; give docs/figures/NAME.json")
+    raise UserError(f"--figure={os.fspath(path)} is not a .json file; give docs/figures/NAME.json")
   for word in _arguments():
     if _ABSOLUTE.search(word):
       raise UserError(
-        f"a figure is for every machine, and {word!r} is a path of this one; "
+        f"a figure must be reproducible on any machine, but {word!r} is an absolute path; "
         "give paths relative to the repository"
       )
-  if (found := commit()) and found["dirty"]:
+  if (head := commit()) and head["dirty"]:
     _log.warning(
-      "the code differs from its commit, so %s can be no figure of README or docs/", os.fspath(path)
+      "the code differs from its commit, so %s cannot be a figure of the docs", os.fspath(path)
     )
 
 
@@ -82,15 +82,15 @@ def record(
   *,
   about: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes measurements with the command, versions, machine, commit and date that made them.
+  """Writes measurements with the command, versions, machine, commit and date that produced them.
 
-  On processes other than the first it does nothing. What is not finite becomes null.
+  Does nothing on processes other than the first. Non-finite values become null.
 
   Args:
-    path: the JSON file; its folder is made.
-    values: nested dictionaries of numbers, lists and text, or a function that reads them, which
-      only the process that writes calls. A link names one by its keys with slashes between them.
-    about: "versions" and "machine", where another process has measured; default `describe()`.
+    path: the JSON file; its folder is created.
+    values: nested dictionaries of numbers, lists and text, or a function that returns them, only
+      called by the process that writes. A link names a value by its keys joined with slashes.
+    about: "versions" and "machine", if another process measured; default `describe()`.
   """
   if about is None:
     import jax
@@ -109,7 +109,7 @@ def record(
 
 
 def command() -> str:
-  """The command line as it was typed, without --figure."""
+  """The command line as typed, without --figure."""
   program = pathlib.Path(sys.argv[0])
   if program.is_absolute() and program.is_relative_to(_ROOT):
     program = program.relative_to(_ROOT)
@@ -137,18 +137,18 @@ def describe() -> dict[str, Any]:
 
 
 def versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
-  """Of Python, mg_jax and those of the libraries that are installed."""
-  found = {"python": platform.python_version(), "mg_jax": mg_jax.__version__}
+  """Versions of Python, mg_jax and those of the libraries that are installed."""
+  installed = {"python": platform.python_version(), "mg_jax": mg_jax.__version__}
   for name in libraries:
     try:
-      found[name] = importlib.metadata.version(name)
+      installed[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
-  return found
+  return installed
 
 
 def machine() -> dict[str, Any]:
-  """Model of the processor, how many of its cores this process may use, flags of XLA."""
+  """Processor model, number of cores available to this process, XLA flags."""
   model = platform.processor() or platform.machine()
   try:
     with open("/proc/cpuinfo") as f:
@@ -162,9 +162,9 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> dict[str, Any] | None:
-  """{"id", "dirty"} of the checkout, "dirty" when its code differs; None where git knows of none.
+  """{"id", "dirty"} of the checkout, "dirty" if its code differs; None outside a git checkout.
 
-  Remembered from the first call, as code may change while a training runs.
+  Cached at the first call, as code may change while a training runs.
   """
   try:
     if pathlib.Path(_git("rev-parse", "--show-toplevel").strip()) != _ROOT:

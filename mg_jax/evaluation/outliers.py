@@ -1,8 +1,8 @@
-"""The outlier study: what the outlier penalty does, by weight, threshold and reduction [MG 3.1.1].
+"""The outlier study: effect of the outlier penalty by weight, threshold and reduction [MG 3.1.1].
 
-One autoencoder is trained from the same start for the same steps in every cell of a grid, and
-measured on the same held-out clips: quality (PSNR), the share of latent positions further than
-3 |Std| from the mean of their frame, and the spots that such positions leave in decoded frames.
+Every cell of a grid trains one autoencoder from the same initialisation for the same steps, and
+measures it on the same held-out clips: quality (PSNR), the fraction of latent positions further
+than 3 |Std| from the mean of their frame, and the spots that these leave in decoded frames.
 """
 
 import copy
@@ -31,8 +31,8 @@ from mg_jax.train.evals import Evaluator
 
 _log = logging.getLogger(__name__)
 FILE, PLOT = "outliers.json", "outliers.png"
-SPOT_FLOOR = 8.0  # levels of 255: smaller errors are not seen
-SPOT_RATIO = 3.0  # of a block's error to the mean of its eight neighbours
+SPOT_FLOOR = 8.0  # levels of 255: smaller errors are invisible
+SPOT_RATIO = 3.0  # ratio of a block's error to the mean of its eight neighbours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,19 +51,19 @@ class Cell:
 def grid(
   weights: Sequence[float], radii: Sequence[float], reductions: Sequence[str]
 ) -> list[Cell]:
-  """All combinations; without a weight the threshold does not matter, and stands once."""
-  found = [Cell(w, r, how) for how, w, r in itertools.product(reductions, weights, radii)]
-  return [cell for cell in found if cell.weight or cell.radius == radii[0]]
+  """All combinations; a zero weight appears once, as the threshold does not matter."""
+  cells = [Cell(w, r, how) for how, w, r in itertools.product(reductions, weights, radii)]
+  return [cell for cell in cells if cell.weight or cell.radius == radii[0]]
 
 
 def study(
   config: Mapping[str, Any], workdir: str, cells: Sequence[Cell]
 ) -> list[dict[str, Any]]:
-  """Trains and measures every cell; those that are done already are read.
+  """Trains and measures every cell; completed cells are read from disk.
 
   Args:
-    config: of an autoencoder's experiment.
-    workdir: gets a run for each cell, and the rows of all of them as `outliers.json`.
+    config: config of an autoencoder's experiment.
+    workdir: gets a run per cell, and the rows of all cells as `outliers.json`.
     cells: the settings, in the order of the rows.
 
   Raises:
@@ -85,7 +85,7 @@ def study(
 
 
 def _measure_cell(config: Mapping[str, Any], folder: pathlib.Path, cell: Cell):
-  """The row of a cell; None when its training was interrupted."""
+  """The row of a cell; None if its training was interrupted."""
   config = copy.deepcopy(configs.to_dict(config))
   config["objective"] |= {
     "outlier": cell.weight, "radius": cell.radius, "reduction": cell.reduction,
@@ -121,13 +121,13 @@ def _measure_cell(config: Mapping[str, Any], folder: pathlib.Path, cell: Cell):
 def spots_in(video: np.ndarray, decoded: np.ndarray, side: int) -> np.ndarray:
   """Spots per frame of each clip, (B,).
 
-  A spot is a block of the size of one latent position whose mean absolute error is over SPOT_FLOOR
-  and over SPOT_RATIO times that of the blocks around it: it is wrong where they are right.
+  A spot is a block of the size of one latent position whose mean absolute error exceeds SPOT_FLOOR
+  and SPOT_RATIO times that of its neighbouring blocks: a local error.
 
   Args:
     video: uint8 (B, T, H, W, 3).
-    decoded: the same shape and type.
-    side: of a block, in pixels; divides H and W.
+    decoded: the same shape and dtype.
+    side: side of a block, in pixels; divides H and W.
   """
   b, t, h, w, _ = video.shape
   error = np.abs(video.astype(np.float32) - decoded).mean(-1)
@@ -151,7 +151,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: str | pathlib.Path) -> None:
-  """A PNG: outlier rate, PSNR and spots over the weight, and how far positions lie.
+  """A PNG: outlier rate, PSNR and spots over the weight, and the distances of positions.
 
   Raises:
     UserError: without matplotlib.

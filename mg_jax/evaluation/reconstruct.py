@@ -1,4 +1,4 @@
-"""A video through an autoencoder and back, measured and shown beside the original [MG 3.1.1].
+"""A video encoded and decoded by an autoencoder, measured next to the original [MG 3.1.1].
 
 Everything is a stream: memory does not grow with the length of the video.
 """
@@ -22,8 +22,8 @@ from mg_jax.models.codecs.tiling import TiledAutoencoder
 from mg_jax.train import profile
 
 _log = logging.getLogger(__name__)
-GAIN = 4  # of the difference that is shown, which a good reconstruction leaves too dark to see
-MARKS = 128  # of the curve of memory, at most
+GAIN = 4  # amplifies the shown difference, otherwise too dark to see for a good reconstruction
+MARKS = 128  # maximal number of points of the memory curve
 
 
 def reconstruct(
@@ -35,23 +35,23 @@ def reconstruct(
   fps: float | int | None = None,
   seconds: float | int | None = None,
 ) -> dict[str, Any]:
-  """Writes original, reconstruction and their difference side by side, and a `.json` beside it.
+  """Writes original, reconstruction and their difference side by side, and a `.json` next to it.
 
-  Where matplotlib is installed there is a `.png` as well: the process's peak memory over the video.
+  With matplotlib installed also a `.png`: the process's peak memory over the video.
 
   Args:
-    autoencoder: what reconstructs.
+    autoencoder: the autoencoder.
     path: the video.
-    out: an mp4. The difference is absolute, four times as strong as it is.
+    out: an mp4. The difference is absolute, amplified four times.
     size, fps: as in `data.media.fitting.fit`.
     seconds: stops after this time.
 
   Returns:
-    What the JSON holds: {"video", "frames", "fps", "height", "width", "psnr", "ssim", "notice",
-    "memory": pairs of frames that were done and GiB of the process at most until then}.
+    The contents of the JSON: {"video", "frames", "fps", "height", "width", "psnr", "ssim",
+    "notice", "memory": pairs of frames done and the process's peak GiB until then}.
 
   Raises:
-    UserError: when the video cannot be read or `out` not be written.
+    UserError: if the video cannot be read or `out` cannot be written.
   """
   out, path = pathlib.Path(out), pathlib.Path(path)
   if out.suffix.lower() != ".mp4":
@@ -64,7 +64,7 @@ def reconstruct(
   if min(how.size) < WINDOW:
     raise UserError(
       f"{path}: frames of {how.size[0]}x{how.size[1]} are smaller than the window of SSIM, "
-      f"{WINDOW}x{WINDOW}; ask for a larger size"
+      f"{WINDOW}x{WINDOW}; give a larger size"
     )
   if how.notice:
     _log.warning("%s", how.notice)
@@ -79,12 +79,12 @@ def reconstruct(
   try:
     _plot(report, out.with_suffix(".png"))
   except UserError as e:
-    _log.warning("no picture: %s", e)
+    _log.warning("no plot: %s", e)
   return report
 
 
 class _Memory:
-  """Peak memory of this process while frames pass, at no more than MARKS places."""
+  """Peak memory of this process while frames pass, at no more than MARKS points."""
 
   def __init__(self) -> None:
     self.marks: list[list[float]] = []
@@ -105,7 +105,7 @@ def _plot(report: dict[str, Any], path: pathlib.Path) -> None:
   figure, axis = pyplot.subplots(figsize=(6, 3), layout="constrained")
   frames, gib = zip(*report["memory"], strict=True)
   axis.plot([frame / report["fps"] for frame in frames], gib, marker=".")
-  title = f"{report['height']}x{report['width']} at {report['fps']:g} frames a second"
+  title = f"{report['height']}x{report['width']} at {report['fps']:g} frames per second"
   axis.set(xlabel="seconds of video", ylabel="peak memory, GiB", title=title)
   axis.set_ylim(bottom=0)
   axis.grid(alpha=0.3)
@@ -116,25 +116,25 @@ def _plot(report: dict[str, Any], path: pathlib.Path) -> None:
 def _pairs(
   autoencoder: TiledAutoencoder, frames: Iterator[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """(original, reconstruction) of every frame; originals wait for no more than two tiles."""
+  """(original, reconstruction) of every frame; buffers at most two tiles of originals."""
   waiting: collections.deque[np.ndarray] = collections.deque()
 
-  def kept() -> Iterator[np.ndarray]:
+  def buffered() -> Iterator[np.ndarray]:
     for frame in frames:
       waiting.append(frame)
       yield frame[None]
 
-  for part in autoencoder.pixel_stream(autoencoder.encode_stream(kept())):
-    # The last latent may decode to more frames than it was made of.
-    for made in part[: len(waiting)]:
-      yield waiting.popleft(), made
+  for part in autoencoder.pixel_stream(autoencoder.encode_stream(buffered())):
+    # The last latent may decode to more frames than were encoded into it.
+    for decoded in part[: len(waiting)]:
+      yield waiting.popleft(), decoded
 
 
 def _rows(
   pairs: Iterator[tuple[np.ndarray, np.ndarray]], fidelity: Fidelity
 ) -> Iterator[np.ndarray]:
-  for original, made in pairs:
-    fidelity.add(made[None], original[None])
-    difference = np.abs(original.astype(np.int16) - made)
+  for original, decoded in pairs:
+    fidelity.add(decoded[None], original[None])
+    difference = np.abs(original.astype(np.int16) - decoded)
     shown = np.minimum(GAIN * difference, 255).astype(np.uint8)
-    yield np.concatenate([original, made, shown], axis=1)
+    yield np.concatenate([original, decoded, shown], axis=1)

@@ -1,8 +1,7 @@
-"""Sound of any file through a codec and back, measured and shown beside the original [MG 6.2].
+"""Sound of any file encoded and decoded by a codec, measured next to the original [MG 6.2].
 
-Everything but the picture is a stream: memory does not grow with the length of the sound. What the
-codec is given is what is written as the original: one channel, 16 bits, at its rate, louder samples
-clipped.
+Everything but the plot is a stream: memory does not grow with the length of the sound. The original
+is written as the codec gets it: one channel, 16 bits, at the codec's rate, louder samples clipped.
 """
 
 import logging
@@ -22,7 +21,7 @@ from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.stages import plots
 
 _log = logging.getLogger(__name__)
-SHOWN_S = 30.0  # of the sound, in the picture
+SHOWN_S = 30.0  # length of the sound in the plot
 
 
 def reconstruct_sound(
@@ -32,21 +31,21 @@ def reconstruct_sound(
   *,
   seconds: float | int | None = None,
 ) -> dict[str, Any]:
-  """Writes the reconstruction of a sound, and beside it the original, measures and spectrograms.
+  """Writes the reconstruction of a sound, and next to it the original, measures and spectrograms.
 
   Args:
-    codec: what reconstructs.
+    codec: the codec.
     path: the file, sound or video.
-    out: a wav. For `out.wav` there are also `out-original.wav`, `out.json`, and, where matplotlib
-      is installed, `out.png` of the first 30 s.
+    out: a wav. For `out.wav` also writes `out-original.wav`, `out.json`, and, with matplotlib
+      installed, `out.png` of the first 30 s.
     seconds: stops after this time.
 
   Returns:
-    What the JSON holds: {"sound", "rate", "seconds", "mel", "stft", "si_sdr", "latents"}. SI-SDR of
-    a silent original is far below zero and says nothing.
+    The contents of the JSON: {"sound", "rate", "seconds", "mel", "stft", "si_sdr", "latents"}.
+    SI-SDR of a silent original is far below zero and meaningless.
 
   Raises:
-    UserError: when the sound cannot be read or `out` not be written.
+    UserError: if the sound cannot be read or `out` cannot be written.
   """
   out, path, rate = pathlib.Path(out), pathlib.Path(path), codec.model.sample_rate
   original = out.with_name(f"{out.stem}-original.wav")
@@ -60,7 +59,7 @@ def reconstruct_sound(
     atomic.check_writable(written)
   length = write_blocks(original, read_blocks(path, rate=rate, seconds=seconds), rate=rate)
   fidelity = SoundFidelity(rate=rate)
-  # One read for the codec, one to compare with: latents wait for sound that lies ahead.
+  # One read for the codec, one to compare with: latents depend on later sound.
   latents = codec.encode_stream(read_blocks(original, rate=rate))
   decoded = codec.decode_stream(latents, length=length)
   write_blocks(out, _measured(decoded, read_blocks(original, rate=rate), fidelity), rate=rate)
@@ -74,14 +73,14 @@ def reconstruct_sound(
     shown = [[read_audio(p, rate=rate, seconds=SHOWN_S) for p in (original, out)]]
     plots.spectrograms(shown, ("original", "reconstruction"), out.with_suffix(".png"), rate=rate)
   except UserError as e:
-    _log.warning("no picture: %s", e)
+    _log.warning("no plot: %s", e)
   return report
 
 
 def _measured(
   decoded: Iterator[np.ndarray], original: Iterator[np.ndarray], fidelity: SoundFidelity
 ) -> Iterator[np.ndarray]:
-  """The decoded sound as it comes, compared with as many samples of the original."""
+  """The decoded sound as a stream, compared with the same samples of the original."""
   held = np.zeros(0, np.float32)
   for wave in decoded:
     parts = [held]

@@ -1,6 +1,6 @@
-"""Scores what a generator of sound makes around given sound, and where its windows meet [MG 6.2].
+"""Scores sound generated around known sound, and the seams between its windows [MG 6.2].
 
-Both need no oracle, so runs on folders of files are scored as those on the toy world are.
+Neither needs an oracle, so runs on folders of files are scored like those on the toy world.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
 from mg_jax.sampling.soundtrack import Request, Soundtrack
 
-LEAST_SIDE_S = 0.5  # of given sound, on each side of a gap
+LEAST_SIDE_S = 0.5  # of known sound, on each side of a gap
 
 
 def held_out(data: SoundtrackConfig, *, rate: int) -> list[Callable[[], Sample]]:
@@ -47,21 +47,21 @@ def score_infill(
   gap_s: float = 1.0,
   **changes: Any,
 ) -> SoundReport:
-  """Fills a gap in the middle of held-out sounds, and compares it with what was there.
+  """Fills a gap in the middle of held-out sounds, and compares it with the true sound.
 
-  The columns are "made"; "silence", and "repetition" of what precedes the gap, which it has to
-  beat; and "codec", the true sound coded, the most that can be reached. Distances are those of
-  `SoundFidelity`, over the gaps alone. Writes infill.json and the first few filled sounds.
+  The columns are "made"; the baselines "silence" and "repetition" (of what precedes the gap); and
+  "codec", the true sound encoded and decoded, the upper bound. Distances are those of
+  `SoundFidelity`, over the gaps only. Writes infill.json and the first few filled sounds.
 
   Args:
     pipeline, folder, seed, **changes: as `toy_sound.score_sound`.
-    data: of the run, on toys or on files.
-    count: held-out sounds; those that are too short or silent are skipped.
-    condition: what the model is given beside the sound around the gap.
+    data: data of the run, toy world or files.
+    count: held-out sounds; too short or silent ones are skipped.
+    condition: what the model is conditioned on besides the sound around the gap.
     gap_s: length of the gap.
 
   Raises:
-    UserError: when no held-out sound is long enough, or the folder cannot be written.
+    UserError: if no held-out sound is long enough, or the folder cannot be written.
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
   check_writable(folder / "infill.json")
@@ -88,8 +88,8 @@ def score_infill(
       "made": wave[begin:end], "silence": np.zeros_like(true), "codec": coded[begin:end],
       "repetition": np.resize(before, gap),
     }  # fmt: skip
-    for name, found in tries.items():
-      rows[name].add(np.asarray(found, np.float32), true)
+    for name, fill in tries.items():
+      rows[name].add(np.asarray(fill, np.float32), true)
       rows[name].end()
     if used < SHOWN:
       audio.write_wav(folder / f"infill_{used:02d}.wav", wave, rate=rate)
@@ -99,8 +99,8 @@ def score_infill(
       f"every held-out sound is silent in, or too short for, a gap of {gap_s:g} s with "
       f"{LEAST_SIDE_S:g} s around it; train on longer sounds"
     )
-  found = {name: row.compute() for name, row in rows.items()}
-  kept = {name: {k: row[k] for k in ("mel", "stft", "si_sdr")} for name, row in found.items()}
+  scores = {name: row.compute() for name, row in rows.items()}
+  kept = {name: {k: row[k] for k in ("mel", "stft", "si_sdr")} for name, row in scores.items()}
   about = {"gap_s": gap_s, "condition": condition, "count": used}
   return _report(folder / "infill.json", kept, about | {"origin": pipeline.origin})
 
@@ -115,9 +115,9 @@ def score_seams(
   seconds: float = 30.0,
   **changes: Any,
 ) -> SoundReport:
-  """Makes long sounds from held-out captions alone, in windows, and looks for the seams.
+  """Generates long sounds from held-out captions only, in windows, and detects the seams.
 
-  The columns are shares of places where the detector of `metrics.seams` raises an alarm: at
+  The columns are fractions of places where the detector of `metrics.seams` raises an alarm: at
   "seams", where windows begin and end; "elsewhere" in the same sounds; in the "true" sounds of the
   samples. "low" and "high" are the 95 % interval. Writes seams.json and the first few sounds.
 
@@ -127,7 +127,7 @@ def score_seams(
     seconds: length of each.
 
   Raises:
-    UserError: when the sounds have no seams, being of one window, or as `score_infill`.
+    UserError: if the sounds have no seams, being one window each, or as `score_infill`.
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
   check_writable(folder / "seams.json")
@@ -149,8 +149,8 @@ def score_seams(
     if index < SHOWN:
       audio.write_wav(folder / f"seams_{index:02d}.wav", wave, rate=rate)
   rows = {}
-  for name, found in at.items():
-    share = seams.rate_of(found)
+  for name, alarms in at.items():
+    share = seams.rate_of(alarms)
     rows[name] = {"alarms": share.rate, "low": share.low, "high": share.high}
   about = {"seconds": seconds, "seams_s": ends, "count": min(count, len(samples))}
   return _report(folder / "seams.json", rows, about | {"origin": pipeline.origin})

@@ -1,9 +1,9 @@
 """Scores a generator of sound on the toy world: sounds of held-out clips, measured by the oracles.
 
-Four rows: "made" are the generated sounds, "codec" the true ones after the codec, which is the most
-that can be reached, "truth" the true ones themselves, which tells what the oracles miss, and
-"shuffled" the generated ones against the facts of the next clip: what a model would reach that
-ignores its own video. All but the last have their loudness beside the rates.
+Four rows: "made" are the generated sounds; "codec" the true ones after the codec, the upper bound;
+"truth" the true ones themselves, which show the oracles' errors; "shuffled" the generated ones
+against the facts of the next clip, the score of a model that ignores its video. All but the last
+also have their loudness.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ from mg_jax.world.sound import facts as sound_facts
 
 Condition = Literal["both", "video", "text"]
 TOLERANCE_S = 0.08
-SHOWN = 8  # clips written as mp4 and plot
+SHOWN = 8  # clips written as mp4 with a plot
 _UNITS = {"_ms": ("ms", ".0f"), "_lufs": ("LUFS", ".1f"), "_dbfs": ("dBFS", ".1f")}
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundReport:
-  """Rows of rates, as a table for people and as data."""
+  """Rows of rates, as text and as data."""
 
   table: str
   rows: dict[str, dict[str, float]]
@@ -55,16 +55,16 @@ def score_sound(
   """Generates and scores sounds; writes scores.json, and the first few as mp4 and plot.
 
   Args:
-    pipeline: what generates.
-    data: of its run, on the toy world.
-    folder: for the results, made if missing.
+    pipeline: the generator.
+    data: data of its run, on the toy world.
+    folder: for the results, created if missing.
     count: held-out clips.
-    condition: what the model is given of each: its video, its caption, or both.
-    seed: of the first sound; the next ones count up.
-    **changes: settings other than the pipeline's own.
+    condition: what the model is conditioned on: the clip's video, its caption, or both.
+    seed: seed of the first sound; the next ones count up.
+    **changes: settings that differ from the pipeline's.
 
   Raises:
-    UserError: for a run that did not learn the toy world, or a folder that cannot be written.
+    UserError: on a run that was not trained on the toy world, or an unwritable folder.
   """
   if data.source != "toy":
     raise UserError(
@@ -76,7 +76,7 @@ def score_sound(
   recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
   scenes = toy.ToySource(recipe, "validation")
   facts: list[dict[str, Any]] = []
-  found: dict[str, list[Measured]] = {"made": [], "codec": [], "truth": []}
+  measurements: dict[str, list[Measured]] = {"made": [], "codec": [], "truth": []}
   for index in tqdm(range(count), "sounds", leave=False, disable=None):
     sample = scenes[index]
     facts.append(sound_facts.sound_facts(scenes.scene(index)))
@@ -85,7 +85,7 @@ def score_sound(
     latent = pipeline.codec.encode(sample.wave)
     coded = pipeline.codec.decode(latent, length=len(sample.wave))
     for name, sound in (("made", wave), ("codec", coded), ("truth", sample.wave)):
-      found[name].append(measure(sound, sample.wave, rate=pipeline.rate))
+      measurements[name].append(measure(sound, sample.wave, rate=pipeline.rate))
     if index < SHOWN:
       muxing.write_clip(folder / f"{index:02d}.mp4", sample.video, wave, fps=sample.fps)
       if pictured:
@@ -93,18 +93,18 @@ def score_sound(
           events = sound_facts.impacts(scenes.scene(index))
           sound_plots.plot(
             folder / f"{index:02d}.png", wave, events=events, title=sample.sound_caption,
-            heard=found["made"][-1].oracle.impacts,
+            heard=measurements["made"][-1].oracle.impacts,
           )
         except UserError:  # without matplotlib
           pictured = False
   rows = {
     name: rates([one.oracle for one in measured], facts) | levels(measured)
-    for name, measured in found.items()
+    for name, measured in measurements.items()
   }
   shuffled = facts[1:] + facts[:1]
-  rows["shuffled"] = rates([one.oracle for one in found["made"]], shuffled)
+  rows["shuffled"] = rates([one.oracle for one in measurements["made"]], shuffled)
   about = {"origin": pipeline.origin, "condition": condition, "count": count}
-  # JSON has no number for what is not defined, such as the loudness of silence.
+  # JSON has no number for undefined values, such as the loudness of silence.
   plain = {
     name: {key: value if math.isfinite(value) else None for key, value in row.items()}
     for name, row in rows.items()
@@ -115,12 +115,12 @@ def score_sound(
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """What is measured of one sound.
+  """Measurements of one sound.
 
   Attributes:
-    oracle: its impacts, effects and music.
+    oracle: impacts, effects and music.
     loudness_lufs: as `metrics.audio.loudness`.
-    leakage_dbfs: as `oracles_sound.leakage_db`, its level where the true sound is quiet.
+    leakage_dbfs: as `oracles_sound.leakage_db`, the level where the true sound is quiet.
   """
 
   oracle: oracles_sound.SoundMeasurement
@@ -129,7 +129,7 @@ class Measured:
 
 
 def measure(wave: np.ndarray, truth: np.ndarray, *, rate: int) -> Measured:
-  """Measures a sound (T,) of the toy world, at `rate` Hz, beside the true one."""
+  """Measures a sound (T,) of the toy world, at `rate` Hz, given the true one."""
   return Measured(
     oracles_sound.measure(wave), loudness(wave, rate=rate), oracles_sound.leakage_db(wave, truth)
   )
@@ -137,7 +137,7 @@ def measure(wave: np.ndarray, truth: np.ndarray, *, rate: int) -> Measured:
 
 def levels(measured: list[Measured]) -> dict[str, float]:
   """Medians over sounds: "loudness_lufs", -inf for silence, and "leakage_dbfs" over those that have
-  one, nan where none has."""
+  one, nan if none has."""
   leakages = [one.leakage_dbfs for one in measured if one.leakage_dbfs is not None]
   return {
     "loudness_lufs": float(np.median([one.loudness_lufs for one in measured])),
@@ -146,23 +146,23 @@ def levels(measured: list[Measured]) -> dict[str, float]:
 
 
 def rates(
-  heard: list[oracles_sound.SoundMeasurement], facts: list[dict[str, Any]]
+  measured: list[oracles_sound.SoundMeasurement], facts: list[dict[str, Any]]
 ) -> dict[str, float]:
-  """What share is right, by attribute, and how impacts agree in time, within 80 ms.
+  """Accuracy by attribute, and agreement of impacts in time, within 80 ms.
 
-  Keys: those of `oracles_sound.compare` but "onsets"; "f1", "precision", "recall" of impacts, over
-  all sounds; "late_ms", the median of their signed error, and "off_ms", that of its size.
+  Keys: those of `oracles_sound.compare` except "onsets"; "f1", "precision", "recall" of impacts,
+  over all sounds; "late_ms", the median of their signed error, and "off_ms", of the absolute error.
   """
-  pairs = list(zip(heard, facts, strict=True))
-  found = oracles_sound.average(
+  pairs = list(zip(measured, facts, strict=True))
+  shares = oracles_sound.average(
     [oracles_sound.compare(a, b, tolerance_s=TOLERANCE_S) for a, b in pairs]
   )
-  del found["onsets"], found["all"]
+  del shares["onsets"], shares["all"]
   times = pool([oracles_sound.timing(a, b, tolerance_s=TOLERANCE_S) for a, b in pairs])
   errors = times.errors_ms if len(times.errors_ms) else np.array([math.nan])
   return {
     "f1": times.f1, "precision": times.precision, "recall": times.recall,
-    "late_ms": float(np.median(errors)), "off_ms": float(np.median(np.abs(errors))), **found,
+    "late_ms": float(np.median(errors)), "off_ms": float(np.median(np.abs(errors))), **shares,
   }  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def request_of(sample: Sample, condition: Condition, *, rate: int, seed: int) ->
 
 
 class _Frames:
-  """Spans of frames that are at hand, as `Request.video` wants them."""
+  """Spans of frames in memory, in the form of `Request.video`."""
 
   def __init__(self, frames: np.ndarray, fps: float):
     self._frames, self._fps = frames, fps

@@ -1,7 +1,7 @@
 """Scores a generator on the toy world: clips for held-out prompts, measured by the oracles.
 
-The oracles read colour, shape, count and motion, or the word on a sign, off the pixels of the clips
-as generated, before any compression.
+The oracles measure colour, shape, count and motion, or the word on a sign, from the pixels of the
+clips as generated, before any compression.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from mg_jax.world.scene.prompts import parse_prompt
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Rates by attribute, as a table for people and as data."""
+  """Rates by attribute, as text and as data."""
 
   table: str
   rates: dict[str, Any]
@@ -38,30 +38,30 @@ def score(
   seed: int = 0,
   **changes: Any,
 ) -> Report:
-  """Generates, saves and scores clips; writes scores.json and a contact sheet beside them.
+  """Generates, saves and scores clips; writes scores.json and a contact sheet next to them.
 
   Args:
-    pipeline: what generates.
-    folder: for the clips, made if missing.
-    world: name of a toy world, where held-out prompts come from.
-    count: how many held-out prompts.
+    pipeline: the generator.
+    folder: for the clips, created if missing.
+    world: name of the toy world that held-out prompts come from.
+    count: number of held-out prompts.
     texts: entries of `prompts.read` to use instead.
-    seed: of the first clip; the next ones count up.
-    **changes: settings other than the pipeline's own.
+    seed: seed of the first clip; the next ones count up.
+    **changes: settings that differ from the pipeline's.
   """
   folder = pathlib.Path(folder)
   entries = texts or prompts.held_out(toy.world(world), count)
   planned, _ = prompts.plan(entries, seed=seed)
   settings = pipeline.resolve(**changes)
   scores, clips = Scores(), []
-  # Clips on disk are not reused: a clip is measured as generated and not as compressed.
-  made = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
-  for prompt, video in tqdm(made, total=len(planned), desc="clips", leave=False, disable=None):
-    wanted, seen = parse_prompt(prompt.text), oracles.measure(video)
-    result = oracles.compare(seen, wanted)
+  # Clips on disk are not reused: a clip is measured as generated, not as compressed.
+  generated = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
+  for prompt, video in tqdm(generated, total=len(planned), desc="clips", leave=False, disable=None):
+    wanted, measured = parse_prompt(prompt.text), oracles.measure(video)
+    result = oracles.compare(measured, wanted)
     scores.add(result)
     clip = {"clip": prompt.name, "prompt": prompt.text, "result": result}
-    clips.append(clip | ({"read": seen.word} if wanted["word"] else {}))
+    clips.append(clip | ({"read": measured.word} if wanted["word"] else {}))
   report = Report(scores.table(), scores.to_dict())
   write_json(
     folder / "scores.json", {"origin": pipeline.origin, "rates": report.rates, "clips": clips}

@@ -2,8 +2,8 @@
 
 q_BLNK, k_BSNK, v_BSNK and an optional mask_BS over keys give o_BLNK; self-attention and
 cross-attention are the same call. Every platform has an ordered list of candidates, the reference
-last. The first that supports the call runs, the choice and what was passed over are logged once;
-a kernel asked for by name never falls back to another.
+last. The first that supports the call runs; the choice and the rejected candidates are logged once.
+A kernel requested by name never falls back to another.
 
 To add a kernel: write its file, then name it in `_ORDER`.
 """
@@ -31,11 +31,11 @@ class Candidate:
   """One attention kernel.
 
   Attributes:
-    name: what `attend(kernel=...)` calls it.
+    name: the value of `attend(kernel=...)`.
     supports: (q_shape, k_shape, dtype, masked, platform) -> None, or the reason why not.
     run: (q_BLNK, k_BSNK, v_BSNK, *, mask_BS, scale) -> o_BLNK on one device.
-    ring: the same with keys that travel along mesh axes, `axis`; None where it tells no
-      log-sum-exp by which results could be merged.
+    ring: the same for keys that travel along mesh axes, `axis`; None if it returns no log-sum-exp
+      to merge results by.
   """
 
   name: str
@@ -54,7 +54,7 @@ _BLOCKED = Candidate("blocked", _anything, xla.blocked, ring_of_blocked)
 _SPLASH = Candidate("splash", splash.unsupported, splash.splash)
 _CUDNN = Candidate("cudnn", cudnn.unsupported, cudnn.cudnn)
 
-# The blocked kernel leads where no fused kernel does: its memory does not grow with L * S.
+# The blocked kernel comes first where there is no fused one: its memory does not grow with L * S.
 _ORDER: dict[str, tuple[Candidate, ...]] = {
   "tpu": (_SPLASH, _BLOCKED, _REFERENCE),
   "cuda": (_CUDNN, _BLOCKED, _REFERENCE),
@@ -78,29 +78,29 @@ def _report(line: str) -> None:
 def choose(
   kernel: str, q_shape, k_shape, *, dtype, masked: bool, platform: str, ring: bool = False
 ) -> Candidate:
-  """The candidate that `attend` runs for these shapes, with keys that travel where `ring` is set.
+  """The candidate that `attend` runs for these shapes; `ring` if keys travel along a ring.
 
   Raises:
-    ValueError: when `kernel` is unknown on this platform, or does not support the call.
+    ValueError: if `kernel` is unknown on this platform, or does not support the call.
   """
   order = candidates(platform)
-  refused = []
+  rejected = []
   for candidate in order:
     if kernel not in ("auto", candidate.name):
       continue
     reason = candidate.supports(tuple(q_shape), tuple(k_shape), dtype, masked, platform)
     if ring and candidate.ring is None:
-      reason = "it cannot merge the pieces of a ring"
+      reason = "it cannot merge the results of a ring"
     if reason is None:
-      passed = f" (not {'; not '.join(refused)})" if refused else ""
+      passed = f" (not {'; not '.join(rejected)})" if rejected else ""
       _report(f"attention kernel on {platform}: {candidate.name}{passed}")
       return candidate
     if kernel != "auto":
       raise ValueError(f"attention kernel {kernel!r} cannot run this call: {reason}")
-    refused.append(f"{candidate.name}: {reason}")
+    rejected.append(f"{candidate.name}: {reason}")
   known = ", ".join(c.name for c in order)
-  if refused:
-    raise ValueError(f"no attention kernel on {platform} supports this call: {'; '.join(refused)}")
+  if rejected:
+    raise ValueError(f"no attention kernel on {platform} supports this call: {'; '.join(rejected)}")
   raise ValueError(f"unknown attention kernel {kernel!r}; {platform} knows auto, {known}")
 
 
@@ -135,17 +135,17 @@ def attend(
   """Softmax attention of every query to every unmasked key, split over the mesh in use.
 
   Args:
-    q_BLNK: queries; the result has their type.
+    q_BLNK: queries; the result has their dtype.
     k_BSNK: keys.
     v_BSNK: values.
     mask_BS: True marks real keys. A query without any gets zeros.
     scale: multiplies the scores; None is K ** -0.5.
     kernel: "auto", or the name of a candidate of the platform.
-    context_parallel: how tokens that are split over devices meet, see `kernels.context`.
+    context_parallel: how attention runs over tokens split across devices, see `kernels.context`.
 
   Raises:
     UserError: on heads or tokens that the scheme of `context_parallel` cannot split.
-    ValueError: on shapes that do not fit together, on an unknown kernel, and when the named
+    ValueError: on mismatched shapes, on an unknown kernel, and if the named
       kernel does not support the call.
   """
   _check(q_BLNK.shape, k_BSNK.shape, v_BSNK.shape, None if mask_BS is None else mask_BS.shape)

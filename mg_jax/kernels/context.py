@@ -1,21 +1,20 @@
 """Context parallelism around any attention kernel that runs on one device. [MG 3.1.6]
 
-Queries, keys and values come split over the "context" axis; three schemes bring them together:
-
-- "gather", the paper's: keys and values are gathered, so the backward pass reduce-scatters their
-  gradients. Takes any number of heads and tokens.
+Queries, keys and values are split over the "context" axis. There are three schemes:
+- "gather", the paper's: keys and values are all-gathered, and the backward pass reduce-scatters
+  their gradients. Works with any number of heads and tokens.
 - "ulysses" (arXiv 2309.14509): an all-to-all gives every device all tokens of some of its heads,
-  and another one gives the result back. Heads have to divide over context and tensor together.
-- "ring": keys and values travel from device to device (`kernels.ring`). Only kernels that return
-  the log-sum-exp can do it, and no fused one here does.
+  and another one undoes it on the result. Heads must divide over context and tensor together.
+- "ring": keys and values travel from device to device (`kernels.ring`). Needs a kernel that returns
+  the log-sum-exp; none of the fused ones here does.
 
-On 8 devices of a context, forward and backward of 16 heads of 128 in bfloat16 over 16,384 tokens,
+With 8 devices on context, forward and backward of 16 heads of 128 in bfloat16 over 16,384 tokens,
 compiled for v5e:2x4, send 224, 49 and 464 MiB from each device, and a ring's temporaries are 0.4
 times those of gathering.
 
-Text is whole on every device already, so none of this concerns it. Batch and heads are split as the
-table of logical axes says. Takes and gives what the local kernel does: q_BLNK, k_BSNK, v_BSNK,
-mask_BS -> o_BLNK, all with global shapes.
+Text is replicated, so it needs no exchange. Batch and heads are split as in the table of logical
+axes. Inputs and outputs are those of the local kernel, with global shapes: q_BLNK, k_BSNK, v_BSNK,
+mask_BS -> o_BLNK.
 """
 
 import functools
@@ -35,7 +34,7 @@ Scheme = Literal["gather", "ulysses", "ring"]
 
 
 def mesh_axes(name: str, size: int) -> tuple[str, ...] | None:
-  """Mesh axes of a logical dimension, or None where the mesh in use does not divide its size."""
+  """Mesh axes of a logical dimension, or None if the mesh in use does not divide its size."""
   mesh = jax.sharding.get_abstract_mesh()
   axes = LOGICAL[name]
   axes = (axes,) if isinstance(axes, str) else axes
@@ -45,12 +44,12 @@ def mesh_axes(name: str, size: int) -> tuple[str, ...] | None:
 def parallel(local: Callable[..., Array], scheme: Scheme = "gather") -> Callable[..., Array]:
   """Runs `local(q, k, v, *, mask_BS, scale, ring)` on the shards of the mesh in use.
 
-  Dimensions that the mesh does not divide are computed whole on every device of those axes.
-  Without a mesh, on one device, and inside an outer shard_map, this is `local` itself.
+  Dimensions that the mesh does not divide are replicated over those axes. Without a mesh, on one
+  device, and inside an outer shard_map, this is `local` itself.
 
   Args:
-    local: the kernel; `ring` names the mesh axes that its keys have to travel along, None for none.
-    scheme: how queries and keys of the same tokens meet.
+    local: the kernel; `ring` names the mesh axes along which its keys travel, or is None.
+    scheme: how queries attend to keys on other devices.
 
   Raises:
     UserError: on heads or tokens that the scheme cannot split.
@@ -61,7 +60,7 @@ def parallel(local: Callable[..., Array], scheme: Scheme = "gather") -> Callable
     if not partitioned():
       return local(q_BLNK, k_BSNK, v_BSNK, mask_BS=mask_BS, scale=scale, ring=None)
     b, length, n, _ = q_BLNK.shape
-    # Only keys made from the queries' own tokens, which have their length, arrive in pieces.
+    # Only keys computed from the queries' own tokens, with the same length, are split.
     own = k_BSNK.shape[1] == length
     if own:
       _check(scheme, length, n)
@@ -98,23 +97,23 @@ def _exchange(x: Array, axes: tuple[str, ...], *, split: int, join: int) -> Arra
 
 
 def _check(scheme: Scheme, tokens: int, heads: int) -> None:
-  """Raises UserError where a scheme cannot split the tokens, or the heads, over the mesh in use."""
+  """Raises UserError if a scheme cannot split the tokens, or the heads, over the mesh in use."""
   mesh = jax.sharding.get_abstract_mesh()
   context, tensor = mesh.shape["context"], mesh.shape["tensor"]
 
   def problems(ways: int) -> list[str]:
-    found = []
+    lines = []
     if tokens % ways:
-      found.append(f"{tokens} tokens do not divide over context = {ways}")
+      lines.append(f"{tokens} tokens do not divide over context = {ways}")
     if scheme == "ulysses" and heads % (ways * tensor):
-      found.append(f"{heads} heads do not divide over context x tensor = {ways} x {tensor}")
-    return found
+      lines.append(f"{heads} heads do not divide over context x tensor = {ways} x {tensor}")
+    return lines
 
   if scheme == "gather" or context == 1 or not problems(context):
     return
-  # Without a context axis there is nothing to exchange, so 1 always does.
+  # Without a context axis there is nothing to exchange, so 1 always works.
   near = max(w for w in range(1, context) if context % w == 0 and (w == 1 or not problems(w)))
   raise UserError(
-    f"context_parallel={scheme!r}: {' and '.join(problems(context))}; the nearest that does is "
-    f"context = {near}, and context_parallel='gather' takes any"
+    f"context_parallel={scheme!r}: {' and '.join(problems(context))}; the nearest that works is "
+    f"context = {near}, and context_parallel='gather' works with any"
   )

@@ -1,10 +1,9 @@
 """Spatial and temporal convolutions, plain and behind a nearest-neighbour upsampling. [MG 3.1.1]
 
-Spatial: x_NHWC (frames folded into N) with w_HWIO, zero padding on both sides; where it strides,
-behind the end only, as in the image autoencoders of latent diffusion. Temporal: x_BTHWC with w_TIO,
-every pixel on its own, edge frames replicated on both sides (symmetric, not causal). All have odd
-kernels and hand-written backward passes; results have the type of x, weight gradients accumulate
-in float32.
+Spatial: x_NHWC (frames folded into N) with w_HWIO, zero padding on both sides; if strided, at the
+end only, as in the image autoencoders of latent diffusion. Temporal: x_BTHWC with w_TIO, per pixel,
+edge frames replicated on both sides (symmetric, not causal). All have odd kernels and hand-written
+backward passes; results have the dtype of x, weight gradients accumulate in float32.
 """
 
 import functools
@@ -22,24 +21,23 @@ from mg_jax.kernels.platform import current, partitioned
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Choices below were measured on an AVX-512 Xeon in float32, on shapes of the toy autoencoder:
-# weight gradients written out took, against XLA's own, 0.3 to 0.6 times for 3 x 3 kernels on frames
-# of 8 x 8 x 192 to 128 x 128 x 32 (but 1.7 times on 4 x 4 x 192, hence _SMALL_FRAME); temporal ones
-# frame by frame 0.3 to 0.5 times what all at once takes; folding the nearest-neighbour upsampling
-# into the kernel 0.4 to 0.7 times what repeating first does. bfloat16 gains nothing without matrix
-# units.
+# Choices below were measured on an AVX-512 Xeon in float32, on shapes of the toy autoencoder.
+# Relative to XLA's own, hand-written weight gradients took 0.3 to 0.6 times for 3 x 3 kernels on
+# frames of 8 x 8 x 192 to 128 x 128 x 32 (but 1.7 times on 4 x 4 x 192, hence _SMALL_FRAME);
+# temporal ones frame by frame took 0.3 to 0.5 times those of all frames at once; folding the
+# nearest-neighbour upsampling into the kernel took 0.4 to 0.7 times repeating first. bfloat16 gains
+# nothing without matrix units.
 
-# Frames of up to so many positions leave the weight gradient to XLA, on CPUs too.
+# Frames of up to this many positions leave the weight gradient to XLA, on CPUs too.
 _SMALL_FRAME = 4 * 4
 
 
 def over_batch(fn, *args: Array, whole: int, total: bool = False) -> Array:
-  """fn on the part of the batch that a device holds; the last `whole` arguments are not split.
+  """fn on the shard of the batch that a device holds; the last `whole` arguments are not split.
 
-  Written out because XLA's own partitioner returns wrong gradients, without a word, once the
-  height or the width of a convolution arrives split. `total` sums the result over the devices.
-  Only called below custom derivatives: what a plain transposition of it would communicate is not
-  needed.
+  Needed because XLA's own partitioner silently returns wrong gradients if the height or width of a
+  convolution is sharded. `total` sums the result over the devices. Only called inside custom
+  derivatives, so its transpose is not needed.
   """
   if not partitioned():
     return fn(*args)
@@ -99,16 +97,16 @@ def _weight_gradient(x: Array, w: Array, g: Array, strides, padding: _Padding) -
 def _products(x: Array, g: Array, kernel: tuple[int, int], padding: _Padding) -> Array:
   """The weight gradient (h, w, I, O) of one frame at stride 1, as one matrix product.
 
-  x is (H, W, I), g the gradient (H2, W2, O) of the output. Taps along a row lie side by side in x,
-  taps along a column in g: with as many channels in as out, two thirds of what is written if all
-  nine taps of a 3 x 3 kernel lie side by side in x.
+  x is (H, W, I), g the gradient (H2, W2, O) of the output. Taps along a row are stacked in x, taps
+  along a column in g: with as many channels in as out, this writes two thirds of what stacking all
+  nine taps of a 3 x 3 kernel in x would.
   """
   (rows, columns), ((low, high), sides) = kernel, padding
   x = jnp.pad(x, ((0, 0), sides, (0, 0)))
   g = jnp.pad(g, ((rows - 1 - low, rows - 1 - high), (0, 0), (0, 0)))
   height, width = x.shape[0], g.shape[1]
   along = jnp.concatenate([x[:, j : j + width] for j in range(columns)], axis=-1)
-  # Row r of x met tap i in row r - i + low of the output.
+  # Row r of x is multiplied by tap i in row r - i + low of the output.
   across = jnp.concatenate([g[i : i + height] for i in reversed(range(rows))], axis=-1)
   dw = outer(_flat(across), _flat(along)).reshape(rows, -1, columns, x.shape[-1])
   return dw.transpose(0, 2, 3, 1)
@@ -117,7 +115,7 @@ def _products(x: Array, g: Array, kernel: tuple[int, int], padding: _Padding) ->
 def _strided_products(
   strides: tuple[int, int], x: Array, g: Array, kernel: tuple[int, int], padding: _Padding
 ) -> Array:
-  """As `_products`, at any strides: the values of x that each tap met, side by side."""
+  """As `_products`, at any strides: the values of x under each tap, stacked."""
   (rows, columns), x = g.shape[:2], jnp.pad(x, (*padding, (0, 0)))
   met = [
     x[i : i + (rows - 1) * strides[0] + 1 : strides[0]][
@@ -136,7 +134,7 @@ def _flat(x: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: Array, w: Array, padding: _Padding) -> Array:
-  """Stride 1, any padding smaller than the kernel."""
+  """Stride 1, with any padding smaller than the kernel."""
   return _lax_conv(x, w, (1, 1), padding)
 
 
@@ -156,14 +154,14 @@ def _half_padding(x: Array) -> _Padding:
 
 @jax.custom_vjp
 def _half_conv(x: Array, w: Array) -> Array:
-  """Kernel 3, stride 2, zeros behind the last row and column."""
+  """Kernel 3, stride 2, zero padding after the last row and column."""
   return _lax_conv(x, w, (2, 2), _half_padding(x))
 
 
 def _half_conv_backward(saved, g):
   x, w = saved
-  # Odd rows of x met the middle tap only, even rows the first one and the last one of the output
-  # before; the same for columns. Four small convolutions, instead of one over inserted zeros.
+  # Odd rows of x are under the middle tap only, even rows under the first tap and the last tap of
+  # the previous output; likewise for columns. Four small convolutions replace one over added zeros.
   even, odd = ([2, 0], (1, 0)), ([1], (0, 0))
   w = jnp.swapaxes(w, 2, 3)
   phases = [
@@ -187,11 +185,10 @@ def _interleave(phases: list[list[Array]]) -> Array:
 def spatial_conv(
   x_NHWC: Float[Array, "N H W I"], w_HWIO: Float[Array, "h w I O"], *, stride: int = 1
 ) -> Float[Array, "N H2 W2 O"]:
-  """Convolution of frames with zero padding k // 2, of the same size.
+  """Convolution of frames with zero padding k // 2, which keeps the size.
 
-  Stride 2 gives ceil(H / 2) x ceil(W / 2); output i starts at input 2 i, and what it lacks behind
-  the last row or column is zero.
-
+  Stride 2 gives ceil(H / 2) x ceil(W / 2); output i starts at input 2 i, with zero padding after
+  the last row and column.
   The one even kernel, 4 x 4 of discriminators, has one zero on each side and rounds down: H - 1
   rows at stride 1, H // 2 at stride 2.
 
@@ -214,7 +211,7 @@ def spatial_conv(
 
 
 def _half4(x: Array, w: Array) -> Array:
-  """Kernel 4, stride 2: blocks of 2 x 2 pixels become channels, which a 2 x 2 kernel convolves."""
+  """Kernel 4, stride 2: space-to-depth over 2 x 2 pixels, then a 2 x 2 kernel."""
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   n, h, width, c = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, x.shape[3])
   x = x[:, : 2 * h, : 2 * width].reshape(n, h, 2, width, 2, c)
@@ -228,8 +225,8 @@ def plane_conv(
 ) -> Float[Array, "N H2 W2 O"]:
   """Convolution with an odd kernel of any shape and any strides, zero padding k // 2.
 
-  For the planes that critics of sound look at, whose few channels XLA's own gradients suit best:
-  they took 0.4 to 0.9 times what those of `spatial_conv` took.
+  For the inputs of sound critics, whose few channels suit XLA's own gradients best: they took 0.4
+  to 0.9 times those of `spatial_conv`.
 
   Raises:
     ValueError: on an even kernel.
@@ -271,7 +268,7 @@ def nearest2_spatial_conv(
 ) -> Float[Array, "N H2 W2 O"]:
   """`spatial_conv` of x repeated twice along H and W, without building the repeated frames.
 
-  Every output parity sees only 2 x 2 different pixels, so that 3 x 3 taps fold into 2 x 2: 16
+  Every output parity depends on only 2 x 2 different pixels, so 3 x 3 taps fold into 2 x 2: 16
   products per input pixel instead of 36.
   """
 
@@ -329,13 +326,13 @@ def _temporal_backward(stride, saved, g):
   taps, pad, length = w.shape[0], w.shape[0] // 2, x.shape[1]
   dw = _temporal_weight_gradient(x, g, taps, stride)
   if stride > 1:
-    # Zeros between the output frames turn the strided case into the plain one.
+    # Zeros between the output frames turn the strided case into the unstrided one.
     g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), (0, 0, stride - 1), (0, 0, 0), (0, 0, 0)))
     g = g[:, : length + 2 * pad - taps + 1]
   short = length + 2 * pad - (g.shape[1] + taps - 1)
   back = ((taps - 1, taps - 1 + short), (0, 0))
   dx = _lax_conv(g, jnp.swapaxes(w[::-1], 1, 2)[:, None], (1, 1), back)
-  # Gradients of the replicated frames belong to the frames they are copies of.
+  # Gradients of replicated frames are added to those of their originals.
   head = jnp.sum(dx[:, : pad + 1], axis=1, keepdims=True)
   tail = jnp.sum(dx[:, length + pad - 1 :], axis=1, keepdims=True)
   if length == 1:
@@ -359,7 +356,7 @@ def temporal_conv(
   if w_TIO.shape[0] % 2 == 0:
     raise ValueError(f"temporal_conv() takes odd kernels, got {w_TIO.shape[0]}")
   if x_BTHWC.shape[1] == 1:
-    # An image is a still video: every tap sees the same frame.
+    # An image is a still video: every tap is applied to the same frame.
     return dense(x_BTHWC, jnp.sum(w_TIO, axis=0))
   b, t, h, w, c = x_BTHWC.shape
   y = _temporal(x_BTHWC.reshape(b, t, h * w, c), w_TIO, stride)

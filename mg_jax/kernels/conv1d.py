@@ -1,8 +1,8 @@
 """Convolutions over time of a waveform, and the Snake activation between them. [MG 6.2]
 
-x_BTC with zero padding everywhere. Strided layers have kernels of two strides: input cut in blocks
-of one stride meets the kernel in one matrix product, and each output is the sum of what two
-neighbouring blocks give. Results have the type of x, weight gradients accumulate in float32.
+x_BTC with zero padding everywhere. Strided layers have kernels of two strides: input blocks of one
+stride are multiplied by the kernel in one matrix product, and each output sums the results of two
+neighbouring blocks. Results have the dtype of x, weight gradients accumulate in float32.
 """
 
 import functools
@@ -18,10 +18,10 @@ from mg_jax.kernels.linear import dense
 
 _LAYOUT = ("NWC", "WIO", "NWC")
 
-# pi as a sum of two numbers of float32, of which the first has few enough digits that small
-# multiples of it are exact.
+# pi as a sum of two float32 numbers; the first has so few digits that small multiples of it are
+# exact.
 _PI = (3.140625, math.pi - 3.140625)
-# sin(r) / r in powers of r^2, least maximal error for |r| <= pi / 2: below 1e-8 before rounding.
+# Minimax polynomial of sin(r) / r in r^2, for |r| <= pi / 2: error below 1e-8 before rounding.
 _SINE = (
   0.9999999764737639, -0.16666647559281492, 0.008332898540077013, -0.00019800818496843318,
   2.5903278707869403e-06,
@@ -30,14 +30,14 @@ _ALPHA_FLOOR = 1e-9
 
 
 def sine(z: Array) -> Array:
-  """sin(z) of float32, to 2e-7 for |z| < 1000; beyond as good as z itself, and never above 1.
+  """sin(z) in float32, to 2e-7 for |z| < 1000; beyond, as accurate as z itself, and at most 1.
 
-  By products and sums alone: XLA's own sine is not vectorised on CPUs, where this makes the whole
-  codec twice as fast. Not differentiated: see `snake`.
+  Uses products and sums only: XLA's own sine is not vectorised on CPUs, where this makes the whole
+  codec twice as fast. Not differentiable: see `snake`.
   """
   turns = jnp.round(z * (1 / math.pi))
   r = (z - turns * _PI[0]) - turns * _PI[1]
-  # The remainder of a large z is lost in its rounding, and powers of what is left would overflow.
+  # The remainder of a large z is lost in rounding, and powers of it would overflow.
   r = jnp.clip(r, -math.pi / 2, math.pi / 2)
   square = r * r
   y = functools.reduce(lambda total, c: total * square + c, reversed(_SINE)) * r
@@ -47,7 +47,7 @@ def sine(z: Array) -> Array:
 
 @jax.custom_vjp
 def snake(x_BTC: Float[Array, "B T C"], alpha_C: Float[Array, "C"]) -> Float[Array, "B T C"]:
-  """x + sin(alpha x)^2 / alpha, computed in float32, in the type of x."""
+  """x + sin(alpha x)^2 / alpha, computed in float32, returned in the dtype of x."""
   x, alpha = x_BTC.astype(jnp.float32), alpha_C.astype(jnp.float32)
   return (x + jnp.square(sine(alpha * x)) / (alpha + _ALPHA_FLOOR)).astype(x_BTC.dtype)
 
@@ -89,7 +89,7 @@ def _conv_backward(dilation, saved, g):
   x, w = saved
 
   def weight_gradient(x, g):
-    # XLA's own, which on CPUs took 0.3 to 0.8 times what one product for each tap took.
+    # XLA's own, which on CPUs took 0.3 to 0.8 times as long as one product per tap.
     pad = w.shape[0] // 2 * dilation
     conv = functools.partial(
       lax.conv_general_dilated, window_strides=(1,), padding=((pad, pad),),
@@ -131,7 +131,7 @@ def down_conv(
     w_SIJO: tap j S + s of the kernel is at [s, :, j].
 
   Raises:
-    ValueError: when T or S do not fit.
+    ValueError: if S is odd or does not divide T.
   """
   (b, length, c), stride = x_BTC.shape, w_SIJO.shape[0]
   if length % stride or stride % 2:
@@ -144,7 +144,7 @@ def down_conv(
 def up_conv(
   x_BTC: Float[Array, "B T I"], w_IJSO: Float[Array, "I 2 S O"]
 ) -> Float[Array, "B T2 O"]:
-  """The transposition of `down_conv`: (B, T S, O), of which half a stride is cut at both ends.
+  """The transpose of `down_conv`: (B, T S, O), with half a stride cut off at both ends.
 
   Args:
     x_BTC: any length.

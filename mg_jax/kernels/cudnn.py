@@ -1,7 +1,7 @@
 """Attention on NVIDIA GPUs by cuDNN's fused kernel, through `jax.nn.dot_product_attention`.
 
-Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the type of q.
-It runs in half precision only; scores and softmax are float32 inside.
+Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the dtype of q.
+It only runs in half precision; scores and softmax are float32 inside.
 """
 
 import jax
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from mg_jax.core import remat
 from mg_jax.core.typing import Array, Bool, Float
 
-HEAD_DIMS = 128  # the most it takes on every card from Ampere on
+HEAD_DIMS = 128  # the largest that it supports on every card from Ampere on
 
 
 def unsupported(q_shape, k_shape, dtype, masked, platform) -> str | None:
-  """Why it cannot run a call, or None."""
+  """Why it cannot run a call, or None if it can."""
   del k_shape, masked, platform
   if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
     return f"it takes bfloat16 and float16, not {jnp.dtype(dtype).name}"
@@ -38,12 +38,12 @@ def cudnn(
     q_BLNK, k_BSNK, v_BSNK: queries, keys and values on one device.
     mask_BS: True marks real keys.
     scale: multiplies the scores.
-    implementation: of jax; "xla" runs the same call on any platform, for tests.
+    implementation: jax's; "xla" runs the same call on any platform, for tests.
   """
   length, counts_B = q_BLNK.shape[1], None
   if mask_BS is not None:
-    # The fused kernel takes a mask of every score or how many keys come first; in which order keys
-    # come makes no difference. A length of zero would give it sums over nothing.
+    # The fused kernel takes either a full mask or the number of leading real keys, and the order
+    # of keys does not matter. A length of zero would give it sums over nothing.
     order_BS11 = jnp.argsort(~mask_BS, axis=1, stable=True)[:, :, None, None]
     k_BSNK, v_BSNK = (jnp.take_along_axis(x, order_BS11, axis=1) for x in (k_BSNK, v_BSNK))
     counts_B = jnp.maximum(1, jnp.sum(mask_BS, axis=1, dtype=jnp.int32))
@@ -60,7 +60,7 @@ def cudnn(
 
 
 def _even(x: Array) -> Array:
-  """Appends an empty row to an odd number of them, of which the kernel has no gradient."""
+  """Appends an empty row if their number is odd, for which the kernel has no gradient."""
   pad = [(0, 0)] * x.ndim
   pad[1] = (0, x.shape[1] % 2)
   return jnp.pad(x, pad)

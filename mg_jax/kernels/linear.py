@@ -2,12 +2,12 @@
 
 x (..., D) and w (D, F) give (..., F); more dimensions may be contracted or produced at once, as
 in x_BLD with w_DNK. Products accumulate in float32 whatever the inputs are. Autodiff of
-"accumulate in float32, then cast" would hand float32 cotangents to the two backward products and
-so leave the fast low-precision path; here all three products have operands of the type of x.
+"accumulate in float32, then cast" would pass float32 cotangents to the two backward products and
+so leave the fast low-precision path; here all three products have operands of the dtype of x.
 
-Where devices of a tensor group share a contracted dimension, the compiler adds up what a product
-gives before any cast. Activations are then added in their own type, which sends half the bytes of
-float32 for bfloat16 and is what tensor parallelism elsewhere does; gradients of weights in float32.
+If devices of a tensor group share a contracted dimension, the compiler all-reduces a product before
+any cast. Activations are therefore reduced in their own dtype, which for bfloat16 sends half the
+bytes of float32, as other implementations of tensor parallelism do; weight gradients in float32.
 """
 
 import functools
@@ -30,7 +30,7 @@ def _product(
 
 
 def _activation(a: Array, b: Array, a_dims: tuple[int, ...], b_dims: tuple[int, ...]) -> Array:
-  """A product of the type of `a`, added up in it between devices of a tensor group."""
+  """A product in the dtype of `a`, also reduced in it over a tensor group."""
   dtype = a.dtype if partitioned("tensor") else jnp.float32
   return _product(a, b, a_dims, b_dims, dtype).astype(a.dtype)
 
@@ -50,11 +50,11 @@ def _backward(contract, saved, g):
   lead = x.ndim - contract
   dx = _activation(g, w, tuple(range(lead, g.ndim)), tuple(range(contract, w.ndim)))
   if partitioned():
-    # Flattened, a sharded batch and a sharded length would merge, and be gathered both.
+    # Flattening would merge a sharded batch with a sharded length, and gather both.
     batch = tuple(range(lead))
     dw = _product(x, g, batch, batch)
   else:
-    # One contracted dimension instead of two spares CPUs a transposed copy of x, which takes 10 to
+    # One contracted dimension instead of two saves CPUs a transposed copy of x, which takes 10 to
     # 25 % of the product.
     rows = math.prod(x.shape[:lead])
     dw = _product(x.reshape(rows, -1), g.reshape(rows, -1), (0,), (0,)).reshape(w.shape)
@@ -68,10 +68,10 @@ def dense(x: Float[Array, "..."], w: Float[Array, "..."], *, contract: int = 1) 
   """Contracts the last `contract` dimensions of x with the first `contract` of w.
 
   Returns:
-    Leading dimensions of x followed by the trailing ones of w, in the type of x.
+    Leading dimensions of x followed by the trailing ones of w, in the dtype of x.
 
   Raises:
-    ValueError: when the contracted dimensions differ.
+    ValueError: if the contracted dimensions differ.
   """
   if x.shape[x.ndim - contract :] != w.shape[:contract]:
     raise ValueError(f"dense() cannot contract {x.shape} with {w.shape} over {contract} axes")

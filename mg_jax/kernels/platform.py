@@ -1,7 +1,7 @@
-"""The hardware a program is being traced for, which is not always the hardware it is traced on.
+"""The hardware a program is traced for, which need not be the hardware it is traced on.
 
-Kernels are picked while tracing. By default the target is jax's own backend; a planner that
-compiles for a pod on a laptop names the target with `platform("tpu")`.
+Kernels are chosen during tracing. By default the target is jax's own backend; a planner that
+compiles for a pod on a laptop sets the target with `platform("tpu")`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform",
 def platform(name: str) -> Iterator[None]:
   """Traces the body for `name`, one of PLATFORMS.
 
-  A function that jit has already traced keeps its kernels: enter this before the first call.
+  A function already traced by jit keeps its kernels: enter this before the first call.
 
   Raises:
     ValueError: on an unknown name.
@@ -34,16 +34,16 @@ def platform(name: str) -> Iterator[None]:
 
 
 def current() -> str:
-  """The platform that kernels are chosen for now, one of PLATFORMS."""
+  """The platform that kernels are currently chosen for, one of PLATFORMS."""
   name = _target.get() or jax.default_backend()
   return "cuda" if name == "gpu" else name
 
 
 def partitioned(axis: str | None = None) -> bool:
-  """Whether the compiler will split the operations traced now over several devices.
+  """Whether the compiler will partition the operations now being traced.
 
   Args:
-    axis: along this axis of the mesh; None is any.
+    axis: a mesh axis; None is any.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.are_all_axes_manual:

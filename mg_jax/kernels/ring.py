@@ -1,11 +1,11 @@
-"""Attention whose keys travel: each device holds its own and passes them on round a ring.
+"""Ring attention: each device holds its own keys and passes them on around a ring.
 
-For use inside a shard_map: q_BLNK, k_BSNK, v_BSNK are the pieces of one device, split over tokens
-along the mesh axis, mask_BS marks the real ones of all keys, and o_BLNK is the piece of the result
-(arXiv 2310.01889). A step attends to the keys at hand while they are sent to the next device;
-results are merged by their log-sum-exp. The backward pass is written by hand: it sends keys and
-values round once more, together with their gradients, which are summed in float32. No device ever
-holds more than two pieces of the keys, or a block of the scores.
+For use inside a shard_map: q_BLNK, k_BSNK, v_BSNK are the shards of one device, split over tokens
+along the mesh axis, mask_BS marks the real ones of all keys, and o_BLNK is the shard of the result
+(arXiv 2310.01889). Each step attends to the local keys while sending them to the next device;
+results are merged by their log-sum-exp. The backward pass is hand-written: it sends keys and values
+around once more, together with their gradients, which are summed in float32. No device ever holds
+more than two shards of the keys, or a block of the scores.
 """
 
 import functools
@@ -18,7 +18,7 @@ from mg_jax.core import remat
 from mg_jax.core.typing import Array, Bool, Float
 from mg_jax.kernels import xla
 
-# Log-sum-exp of no keys. Finite, so that merging two of them has no inf - inf in it.
+# Log-sum-exp of no keys. Finite, so that merging two of them does not compute inf - inf.
 _NOTHING = -1e30
 
 
@@ -31,11 +31,11 @@ def ring(
   scale: float,
   axis: tuple[str, ...],
 ) -> Float[Array, "B L N K"]:
-  """Softmax attention of this device's queries to the keys of all; see the module.
+  """Softmax attention of this device's queries to the keys of all devices; see the module.
 
   Args:
-    q_BLNK, k_BSNK, v_BSNK: pieces of this device.
-    mask_BS: True marks real keys, all of the ring in order. A query without any gets zeros.
+    q_BLNK, k_BSNK, v_BSNK: shards of this device.
+    mask_BS: True marks real keys, of the whole ring in order. A query without any gets zeros.
     scale: multiplies the scores.
     axis: mesh axes that the tokens are split over.
   """
@@ -61,7 +61,7 @@ def _forward(q, k, v, mask, scale, axis):
   empty = jnp.zeros(q.shape, jnp.float32), jnp.full((*q.shape[:3], 1), _NOTHING, jnp.float32)
   (last_k, last_v, *merged), _ = lax.scan(turn, (k, v, *empty), jnp.arange(last))
   out, lse = _merge(*merged, *attend(last, last_k, last_v))
-  # exp(s - inf) = 0: a query without any key sends no gradient back.
+  # exp(s - inf) = 0: a query without any key contributes no gradient.
   lse = jnp.where(lse < _NOTHING / 2, jnp.inf, lse)
   out, lse = remat.name(out.astype(q.dtype), "attention"), remat.name(lse, "attention")
   return out, (q, k, v, mask, out, lse)
@@ -86,7 +86,7 @@ def _backward(scale, axis, saved, do):
   zeros = (jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
   (last_k, last_v, *sums), _ = lax.scan(turn, (k, v, *zeros), jnp.arange(last))
   dq, *travelling = add(sums, last, last_k, last_v)
-  # One more step brings the gradients home.
+  # One more step returns the gradients to their own devices.
   dk, dv = _pass_on(tuple(travelling), axis)
   return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
@@ -100,7 +100,7 @@ def _pass_on(pieces, axis):
 
 
 def _mask_at(mask, step, k, axis):
-  """The mask of the keys that are here after so many steps."""
+  """The mask of the keys on this device after `step` steps."""
   if mask is None:
     return None
   length = k.shape[1]

@@ -1,8 +1,8 @@
 """Short-time Fourier transform of waveforms, mel filters over its magnitudes, MDCT. [MG 6.2]
 
-The usual one of audio networks: periodic Hann windows, frames centred on multiples of the hop, the
-ends of the sound reflected, no scaling. Frames are put together from blocks of one hop, so that
-neither they nor their gradient need a gather.
+The usual one of audio networks: periodic Hann windows, frames centred on multiples of the hop,
+reflected ends, no scaling. Frames are assembled from blocks of one hop, so that neither they nor
+their gradient need a gather.
 
 wave (B, T) -> (B, 1 + T // hop, 1 + window // 2, 2), real and imaginary
 """
@@ -14,9 +14,9 @@ import numpy as np
 
 from mg_jax.core.typing import Array, Float
 
-# Below sqrt(_FLOOR) a magnitude has a gradient of nearly none, in place of an infinite one.
+# Below sqrt(_FLOOR) the gradient of a magnitude is almost zero, instead of infinite.
 _FLOOR = 1e-14
-_LINEAR_HZ, _BREAK_HZ = 200 / 3, 1000.0  # a mel of Slaney, and where his scale turns logarithmic
+_LINEAR_HZ, _BREAK_HZ = 200 / 3, 1000.0  # one mel of Slaney; where the scale turns logarithmic
 _LOG_STEP = np.log(6.4) / 27
 
 
@@ -26,7 +26,7 @@ def stft(
   """Spectrum of frames of `window` samples that start a hop apart.
 
   Raises:
-    ValueError: when the window is odd or no multiple of the hop.
+    ValueError: if the window is odd or not a multiple of the hop.
   """
   if window % 2 or hop < 1 or window % hop:
     raise ValueError(f"stft() takes even windows of whole hops, got {window} and {hop}")
@@ -41,28 +41,28 @@ def stft(
 def magnitude(
   wave_BT: Float[Array, "B T"], *, window: int, hop: int
 ) -> Float[Array, "B frames bins"]:
-  """Absolute values of `stft`, with a finite gradient in silence too."""
+  """Absolute values of `stft`, whose gradient is finite in silence too."""
   return jnp.sqrt(jnp.sum(jnp.square(stft(wave_BT, window=window, hop=hop)), axis=-1) + _FLOOR)
 
 
 def mdct(wave_BT: Float[Array, "B T"], *, hop: int) -> Float[Array, "B rows hop"]:
-  """Modified discrete cosine transform: T / hop rows, `imdct` of which is the wave again.
+  """Modified discrete cosine transform: T / hop rows, which `imdct` inverts.
 
-  Frames of two hops under a sine window, each around the hop that its row stands for (Princen and
-  Bradley 1986). Zeros surround the wave, so half a hop at either end comes back fainter.
+  Frames of two hops under a sine window, each centred on the hop of its row (Princen and Bradley
+  1986). The waveform is zero-padded, so half a hop at either end comes back attenuated.
 
   Raises:
-    ValueError: when hop is odd or the wave no multiple of it.
+    ValueError: if hop is odd or does not divide the waveform's length.
   """
   if hop < 2 or hop % 2 or wave_BT.shape[1] % hop:
-    raise ValueError(f"mdct() takes whole hops, even ones; {wave_BT.shape[1]} samples, hop {hop}")
+    raise ValueError(f"mdct() takes whole even hops; got {wave_BT.shape[1]} samples, hop {hop}")
   padded = jnp.pad(wave_BT, ((0, 0), (hop // 2, hop // 2)))
   blocks = padded.reshape(len(wave_BT), -1, hop)
   return jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=-1) @ _cosines(hop)
 
 
 def imdct(rows_BRC: Float[Array, "B rows hop"]) -> Float[Array, "B T"]:
-  """The wave of its `mdct`."""
+  """The inverse of `mdct`."""
   hop = rows_BRC.shape[-1]
   left, right = jnp.split(rows_BRC @ _cosines(hop).T, 2, axis=-1)
   blocks = jnp.pad(left, ((0, 0), (0, 1), (0, 0))) + jnp.pad(right, ((0, 0), (1, 0), (0, 0)))
@@ -71,7 +71,7 @@ def imdct(rows_BRC: Float[Array, "B rows hop"]) -> Float[Array, "B T"]:
 
 @functools.lru_cache(maxsize=8)
 def _cosines(hop: int) -> np.ndarray:
-  """(2 hop, hop): windowed cosines, orthonormal together with those of the frames around."""
+  """(2 hop, hop): windowed cosines, orthonormal together with those of the neighbouring frames."""
   n, k = np.arange(2 * hop)[:, None] + 0.5, np.arange(hop) + 0.5
   cosines = np.cos(np.pi / hop * (n + hop / 2) * k)
   return (np.sqrt(2 / hop) * np.sin(np.pi * n / (2 * hop)) * cosines).astype(np.float32)
@@ -96,9 +96,9 @@ def _mel(hertz: float) -> float:
 
 @functools.lru_cache(maxsize=32)
 def mel_filters(*, rate: int, window: int, bins: int) -> np.ndarray:
-  """Triangles of unit area from 0 Hz to half the rate, evenly spaced in Slaney's mel.
+  """Triangles of unit area from 0 Hz to half the sample rate, evenly spaced on Slaney's mel scale.
 
-  Those of librosa's default. A filter between two bins of the spectrum is all zero.
+  As librosa's default. A filter that falls between two bins of the spectrum is all zero.
 
   Returns:
     float32 (1 + window // 2, bins).

@@ -1,9 +1,9 @@
 """Attention on TPUs by the Pallas kernel "splash": fused, with its own backward pass.
 
-Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the type of q.
-The kernel takes whole blocks, so lengths are filled up to a multiple of the block and head
-dimensions to a multiple of a register's lanes; filled-up keys are masked by segment numbers, as
-padded text is. What it keeps for its backward pass is marked "attention" for rematerialisation.
+Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the dtype of q.
+The kernel takes whole blocks, so lengths are padded to a multiple of the block and head dimensions
+to a multiple of a register's lanes; padding keys are masked by segment ids, like padded text. The
+residuals of its backward pass are marked "attention" for rematerialisation.
 """
 
 import functools
@@ -14,25 +14,25 @@ import jax.numpy as jnp
 from mg_jax.core.typing import Array, Bool, Float
 
 LANES = 128
-# Block sizes that hold for all the shapes here: rows of queries and of keys in vector memory, for
-# heads of up to LANES dimensions. Wider heads get fewer rows: at 512, as an autoencoder has, blocks
-# of 1024 are refused by every TPU's compiler.
+# Block sizes that work for all the shapes here: rows of queries and of keys in vector memory, for
+# heads of up to LANES dimensions. Wider heads get fewer rows: at 512, as in an autoencoder, every
+# TPU's compiler rejects blocks of 1024.
 _BLOCK = 1024
 _BLOCK_COMPUTE = 512
-# A quarter of the smallest block; what is filled up beyond takes more memory than the scores would.
+# A quarter of the smallest block; more padding takes more memory than the scores would.
 _SHORTEST = LANES // 4
 
 
 def unsupported(q_shape, k_shape, dtype, masked, platform) -> str | None:
-  """Why it should not run a call, or None."""
+  """Why it should not run a call, or None if it should."""
   del dtype, masked, platform
   if max(q_shape[1], k_shape[1]) < _SHORTEST:
-    return f"{q_shape[1]} queries and {k_shape[1]} keys would be filled up to {LANES} each"
+    return f"{q_shape[1]} queries and {k_shape[1]} keys would be padded to {LANES} each"
   return None
 
 
 def _blocks(length: int, dim: int) -> tuple[int, int]:
-  """Block size for a length and a head's dimensions, and the length filled up to a multiple."""
+  """Block size for a length and a head dimension, and the length padded to a multiple of it."""
   lanes = -(-length // LANES) * LANES
   count = -(-lanes // max(LANES, _BLOCK * LANES // max(LANES, dim)))
   block = -(-lanes // (count * LANES)) * LANES
@@ -48,7 +48,7 @@ def _fill(x: Array, axis: int, size: int) -> Array:
 def _kernel(heads: int, length: int, keys: int, block_q: int, block_kv: int, *, interpret: bool):
   from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-  # A divisor of the block: the inner loop runs over whole pieces of it.
+  # A divisor of the block: the inner loop runs over whole sub-blocks.
   compute = next(c for c in range(min(block_kv, _BLOCK_COMPUTE), 0, -LANES) if block_kv % c == 0)
   sizes = splash.BlockSizes(
     block_q=block_q, block_kv=block_kv, block_kv_compute=compute,
@@ -77,7 +77,7 @@ def splash(
     q_BLNK, k_BSNK, v_BSNK: queries, keys and values on one device.
     mask_BS: True marks real keys.
     scale: multiplies the scores.
-    interpret: runs the kernel's program step by step on any platform, for tests.
+    interpret: runs the kernel in interpret mode on any platform, for tests.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention
 
@@ -85,7 +85,7 @@ def splash(
   keys = k_BSNK.shape[1]
   lanes = -(-dim // LANES) * LANES
   (block_q, rows), (block_kv, columns) = _blocks(length, lanes), _blocks(keys, lanes)
-  # The kernel does not scale, and wants heads before tokens.
+  # The kernel does not scale, and takes heads before tokens.
   q, k, v = (
     _fill(_fill(jnp.swapaxes(x, 1, 2), 2, size), 3, lanes)
     for x, size in ((q_BLNK * jnp.asarray(scale, q_BLNK.dtype), rows), (k_BSNK, columns),

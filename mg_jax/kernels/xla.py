@@ -1,13 +1,12 @@
 """Attention in plain XLA operations: the reference, and the blocked form that CPUs train with.
 
-Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the type of q.
-Scores, softmax and accumulators are float32. A query whose keys are all masked yields zeros, and
-sends no gradient back.
-
+Shapes: q_BLNK, k_BSNK, v_BSNK, mask_BS (True = real key) or None, giving o_BLNK in the dtype of q.
+Scores, softmax and accumulators are float32. A query whose keys are all masked yields zeros and
+contributes no gradient.
 The blocked form never holds more than a block of the score matrix: its backward pass recomputes
-the probabilities from the saved log-sum-exp of each query. Heads go through batched products as
-long as their scores stay in cache, and one after the other beyond. Forward and backward took, on
-two CPU cores in float32, 0.5 to 0.95 times the reference at 16 to 128 tokens, 0.5 times at 512 and
+the probabilities from the saved log-sum-exp of each query. Heads share batched products as long as
+their scores stay in cache, and run one after the other beyond. Forward and backward took, on two
+CPU cores in float32, 0.5 to 0.95 times the reference at 16 to 128 tokens, 0.5 times at 512 and
 0.28 times at 2048.
 """
 
@@ -20,14 +19,14 @@ from jax import lax
 from mg_jax.core import remat
 from mg_jax.core.typing import Array, Bool, Float
 
-# Scores of masked keys. Finite, so that a row without any real key has no inf - inf in it.
+# Scores of masked keys. Finite, so that a row without any real key does not compute inf - inf.
 _MASKED = -1e30
 
 # Queries per block.
 _CHUNK = 512
 
-# Scores held at once, 1 MiB: as many heads as fit go through batched products together. Between
-# 2^17 and 2^18 is best from 16 to 512 tokens; more loses up to 2 times, one head at a time also.
+# Scores held at once, 1 MiB: as many heads as fit share batched products. Between 2^17 and 2^18 is
+# best from 16 to 512 tokens; more is up to 2 times slower, as is one head at a time.
 _SCORES = 1 << 18
 
 
@@ -39,7 +38,7 @@ def reference(
   mask_BS: Bool[Array, "B S"] | None,
   scale: float,
 ) -> Float[Array, "B L N K"]:
-  """Softmax attention as one writes it down; every other kernel is tested against it."""
+  """Textbook softmax attention; every other kernel is tested against it."""
   f32 = jnp.float32
   s_BNLS = jnp.einsum("blnk,bsnk->bnls", q_BLNK, k_BSNK, preferred_element_type=f32) * scale
   if mask_BS is None:
@@ -72,7 +71,7 @@ def _attend_block(q, k, v, keep, scale):
   if keep is not None:
     some = jnp.any(keep, axis=-1, keepdims=True)
     out = jnp.where(some, out, 0)
-    # exp(s - inf) = 0: the backward pass then sees no probability in such a row.
+    # exp(s - inf) = 0: all probabilities of such a row are zero in the backward pass.
     lse = jnp.where(some, lse, jnp.inf)
   return out.astype(q.dtype), lse
 
@@ -80,8 +79,8 @@ def _attend_block(q, k, v, keep, scale):
 def _gradient_block(q, k, v, keep, scale, do, delta, lse):
   """Gradients of a block of queries; dk and dv in float32, transposed (..., K, S), to be summed.
 
-  The large factors ds and p then come second. First, they would have to be transposed themselves,
-  which made the whole backward pass take 1.5 times as long on CPUs.
+  That puts the large factors ds and p second. First, they would have to be transposed themselves,
+  which made the whole backward pass 1.5 times as slow on CPUs.
   """
   s = _dot(q, k, (-1, -1)) * scale
   if keep is not None:
@@ -104,7 +103,7 @@ def _heads_last(x: Array, like_BLNK: Array) -> Array:
 
 
 def _plan(q_BLNK: Array, k_BSNK: Array) -> tuple[int, int]:
-  """How many groups of heads, one after the other, and how many blocks of queries in each."""
+  """Number of sequential groups of heads, and of blocks of queries in each."""
   b, length, n, _ = q_BLNK.shape
   blocks = -(-length // _CHUNK)
   per_head = length * k_BSNK.shape[1]
@@ -121,7 +120,7 @@ def _keep(mask_BS: Array | None, heads: int, groups: int) -> Array | None:
 
 
 def _split(x_GLK: Array, blocks: int) -> Array:
-  """(G, L, K) as (blocks, G, ceil(L / blocks), K), the end filled up with zeros."""
+  """(G, L, K) as (blocks, G, ceil(L / blocks), K), zero-padded at the end."""
   g, length, k = x_GLK.shape
   size = -(-length // blocks)
   x = jnp.pad(x_GLK, ((0, 0), (0, blocks * size - length), (0, 0)))
@@ -140,7 +139,7 @@ def _blocked(q, k, v, mask, scale):
 
 def _blocked_forward(q, k, v, mask, scale):
   out, lse = _outputs(q, k, v, mask, scale)
-  # A layer that keeps both of these does not run the kernel again in its backward pass.
+  # A layer that saves both of these does not run the kernel again in its backward pass.
   out, lse = remat.name(out, "attention"), remat.name(lse, "attention")
   return out, (q, k, v, mask, out, lse)
 
@@ -185,7 +184,7 @@ def _gradients(q, k, v, mask, out, lse, do, scale):
       return (sums[0] + dk, sums[1] + dv), dq
 
     zeros = jnp.zeros_like(jnp.swapaxes(k_GSK, 1, 2), jnp.float32)
-    # Queries that only fill up the last block have a zero cotangent, and so no effect.
+    # Padding queries of the last block have a zero cotangent, and so no effect.
     queries = tuple(_split(x, blocks) for x in (q_GLK, do_GLK, delta_GL1, lse_GL1))
     (dk, dv), dq = lax.scan(block, (zeros, zeros), queries)
     return _join(dq, length), dk, dv
@@ -197,7 +196,7 @@ def _gradients(q, k, v, mask, out, lse, do, scale):
 
 
 def _over_groups(fn, args, groups: int):
-  """lax.map, without the loop when there is but one group."""
+  """lax.map, without the loop if there is only one group."""
   if groups > 1:
     return lax.map(fn, args)
   return jax.tree.map(lambda x: x[None], fn(jax.tree.map(lambda x: x[0], args)))
@@ -226,9 +225,9 @@ def with_lse(
   mask_BS: Bool[Array, "B S"] | None,
   scale: float,
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N 1"]]:
-  """`blocked`, which is not differentiable here, and the log-sum-exp of every query.
+  """`blocked`, not differentiable here, and the log-sum-exp of every query.
 
-  It is +inf where a query has no key.
+  It is +inf for a query without keys.
   """
   out, lse = _outputs(q_BLNK, k_BSNK, v_BSNK, mask_BS, scale)
   return out, _heads_last(lse, q_BLNK)
@@ -245,11 +244,11 @@ def gradients(
   mask_BS: Bool[Array, "B S"] | None,
   scale: float,
 ) -> tuple[Array, Array, Array]:
-  """What these keys contribute to the gradient of q, and the gradients of k and v; to be summed.
+  """Contribution of these keys to the gradient of q, and the gradients of k and v; to be summed.
 
   Args:
     q_BLNK, k_BSNK, v_BSNK: queries, and some of the keys and values they attend to.
-    out_BLNK, lse_BLN1: results for all their keys, as `with_lse` gives them.
+    out_BLNK, lse_BLN1: results over all keys, from `with_lse`.
     do_BLNK: cotangent of the result.
     mask_BS, scale: as in the forward pass.
   """

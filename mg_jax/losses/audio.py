@@ -1,8 +1,8 @@
-"""How far a waveform is from another, as training and evaluation of codecs measure it [MG 6.2].
+"""Distances between waveforms, as used to train and evaluate codecs [MG 6.2].
 
-The terms and figures of DAC, whose training code the published DACVAE was made with: log-mel
-distances at seven resolutions as the loss; distances of spectra at two, and SI-SDR, as measures.
-Each gives one value per row of (B, T), in [-1, 1]; the sums over resolutions are DAC's own.
+The terms and figures of DAC, whose training code produced the published DACVAE: log-mel distances
+at seven resolutions as the loss; distances of spectra at two, and SI-SDR, as measures. Each gives
+one value per row of (B, T), in [-1, 1]; the sums over resolutions are DAC's own.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mg_jax.kernels.spectrum import magnitude, mel_filters
 # Window in samples, mel bins; the hop is a quarter of the window.
 MEL_SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
 STFT_WINDOWS = (2048, 512)
-CLAMP = 1e-5  # what logarithms are taken of at least
+CLAMP = 1e-5  # lower bound before taking logarithms
 _EPS = 1e-8
 
 
@@ -68,9 +68,9 @@ def stft_distance(
 def si_sdr(
   prediction_BT: Float[Array, "B T"], target_BT: Float[Array, "B T"]
 ) -> Float[Array, "B"]:
-  """Scale-invariant signal-to-distortion ratio in dB, without the mean of either (Le Roux 2019).
+  """Scale-invariant signal-to-distortion ratio in dB, with both means removed (Le Roux 2019).
 
-  Of a constant target there is nothing to scale: it is then far below zero, and never nan.
+  For a constant target it is far below zero, but never nan.
   """
   a, b = (x - jnp.mean(x, axis=1, keepdims=True) for x in (prediction_BT, target_BT))
   dot, power, own = (jnp.sum(x, axis=1) for x in (a * b, b * b, a * a))

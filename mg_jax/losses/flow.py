@@ -11,15 +11,15 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 
-SIGMA_MIN = 1e-5  # [MG 3.1.2] spread of the path around the data point at t = 1
-TIME_MEAN = 0.0  # [MG 3.1.2] of the normal under the logit-normal
+SIGMA_MIN = 1e-5  # [MG 3.1.2] standard deviation of the path around the data point at t = 1
+TIME_MEAN = 0.0  # [MG 3.1.2] mean of the logit-normal's underlying normal
 TIME_STD = 1.0  # [MG 3.1.2]
 STEPS = 50  # [MG 3.4] Euler steps of the final model
-LINEAR_STEPS = 250  # [MG 3.4] the linear schedule those 50 steps emulate
+LINEAR_STEPS = 250  # [MG 3.4] the linear schedule that those 50 steps emulate
 
 
 def _expand(a: jax.Array, x: jax.Array) -> jax.Array:
-  """Appends the axes `a` lacks, so that it broadcasts from the left."""
+  """Appends trailing axes to `a` until it has the rank of `x`."""
   return jnp.reshape(a, a.shape + (1,) * (x.ndim - a.ndim)).astype(x.dtype)
 
 
@@ -51,8 +51,8 @@ def sample_time(
   """Logit-normal times in (0, 1): the sigmoid of N(mean, std) [MG 3.1.2].
 
   "stratified" spaces the quantiles of a batch evenly from one shared random offset, modulo 1 (the
-  low-discrepancy sampler of Kingma et al. 2021, variational diffusion models): every single time
-  keeps the logit-normal distribution, and the batch mean of the loss varies less between steps.
+  low-discrepancy sampler of Kingma et al. 2021, variational diffusion models): each time keeps the
+  logit-normal distribution, and the batch mean of the loss has less variance.
 
   Raises:
     UserError: spacing is neither "random" nor "stratified".
@@ -76,7 +76,7 @@ def linear_schedule(steps: int) -> np.ndarray:
     UserError: fewer than one step.
   """
   if steps < 1:
-    raise UserError(f"a schedule of {steps} steps has no step; ask for at least 1.")
+    raise UserError(f"a schedule of {steps} steps is empty; use at least 1 step.")
   return np.arange(steps + 1) / steps
 
 
@@ -87,16 +87,16 @@ def linear_quadratic_schedule(steps: int = STEPS, n: int = LINEAR_STEPS) -> np.n
 
     t_i = i / n,   t_{h+k} = h / n + k / n + a k^2,   a = (1 - steps / n) / (steps - h)^2,
 
-  which keeps the slope 1 / n at the joint and ends at 1. `n` is how many linear steps are emulated.
-  The paper's ratio is n = 5 * steps (t = 0.1 half-way), and that is the value to pass when `steps`
-  is small: n = 250 at 8 steps is legal, but half of the steps then cover only the first 1.6 % of
-  the path. n = steps is the linear schedule.
+  which keeps the slope 1 / n at the joint and ends at 1. `n` linear steps are emulated.
+  The paper's ratio is n = 5 * steps (t = 0.1 half-way), which is the value to pass if `steps` is
+  small: n = 250 at 8 steps is legal, but half of the steps then cover only the first 1.6 % of the
+  path. n = steps is the linear schedule.
 
   Raises:
     UserError: fewer than one step, or n < steps, where the quadratic half would have to slow down.
   """
   if steps < 1:
-    raise UserError(f"a schedule of {steps} steps has no step; ask for at least 1.")
+    raise UserError(f"a schedule of {steps} steps is empty; use at least 1 step.")
   if n < steps:
     raise UserError(
       f"a linear-quadratic schedule of {steps} steps cannot emulate n = {n}; raise n to {steps}."

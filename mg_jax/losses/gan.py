@@ -1,9 +1,8 @@
 """Adversarial losses of the autoencoders, in the recipes of latent diffusion and of DAC.
 
-Hinge losses on the logits of a patch discriminator, positive for real, and the weight that keeps
-the adversarial gradient as large as that of the reconstruction [MG 3.1.1]. Least squares, and
-features that should match, for the critics of waveforms [MG 6.2]. The paper names discriminators
-and nothing more.
+Hinge losses on the logits of a patch discriminator, positive for real, and the weight that scales
+the adversarial gradient to that of the reconstruction [MG 3.1.1]. Least squares and feature
+matching for the critics of waveforms [MG 6.2]. The paper names discriminators and gives no details.
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from mg_jax.core.tree import global_norm
 from mg_jax.core.typing import Array, Float, PyTree
 from mg_jax.losses.reconstruction import weighted_mean
 
-MAX_WEIGHT = 1e4  # of the adaptive weight, as in latent diffusion
-_EPS = 1e-4  # added to the norm that divides, as there
+MAX_WEIGHT = 1e4  # upper bound of the adaptive weight, as in latent diffusion
+_EPS = 1e-4  # added to the norm in the denominator, as there
 
 
 def generator_hinge(
@@ -38,9 +37,9 @@ def discriminator_hinge(
 
 
 def adaptive_weight(reconstruction: PyTree, adversarial: PyTree) -> Float[Array, ""]:
-  """|g_rec| / (|g_adv| + 1e-4) in [0, 1e4], a constant.
+  """|g_rec| / (|g_adv| + 1e-4) in [0, 1e4], with no gradient.
 
-  The gradients are those in the kernel of the decoder's last layer.
+  The gradients are those with respect to the kernel of the decoder's last layer.
   """
   ratio = global_norm(reconstruction) / (global_norm(adversarial) + _EPS)
   return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, MAX_WEIGHT))
@@ -49,10 +48,10 @@ def adaptive_weight(reconstruction: PyTree, adversarial: PyTree) -> Float[Array,
 def with_gradient(
   value: Float[Array, ""], at: Float[Array, "*S"], gradient: Float[Array, "*S"]
 ) -> Float[Array, ""]:
-  """A scalar that has this value, and whose derivative in `at` is `gradient`.
+  """A scalar of this value whose derivative with respect to `at` is `gradient`.
 
-  A loss of which the gradient is known already, because something else needed it, goes through
-  its network no second time.
+  A loss whose gradient was already computed for another purpose thus needs no second backward pass
+  through its network.
   """
   inner = jnp.sum(jax.lax.stop_gradient(gradient) * (at - jax.lax.stop_gradient(at)))
   return jax.lax.stop_gradient(value) + inner
@@ -74,6 +73,6 @@ def discriminator_squares(
 def feature_matching(
   reals: Sequence[Float[Array, "..."]], fakes: Sequence[Float[Array, "..."]]
 ) -> Float[Array, ""]:
-  """Sum over features of E|difference|, with no gradient into those of the real."""
+  """Sum over features of E|difference|, with no gradient into the real features."""
   pairs = zip(reals, fakes, strict=True)
   return sum(jnp.mean(jnp.abs(fake - jax.lax.stop_gradient(real))) for real, fake in pairs)

@@ -1,7 +1,7 @@
 """Losses of the autoencoders: reconstruction, KL and the outlier penalty; PSNR [MG 3.1.1].
 
-All are means per element, except where said; videos are (B, T, H, W, 3) in [-1, 1], latents
-(B, T, H, W, C). A weight per frame, (B, T), takes frames out that only fill up a clip.
+All are means per element unless stated; videos are (B, T, H, W, 3) in [-1, 1], latents
+(B, T, H, W, C). A weight per frame, (B, T), masks out padding frames.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ OUTLIER_RADIUS = 3.0  # r of the outlier penalty [MG 3.1.1]
 def weighted_mean(
   x_BT: Float[Array, "B T *S"], weight_BT: Float[Array, "B T"] | None = None
 ) -> Float[Array, ""]:
-  """Mean over all elements, each frame counting by its weight; 0 where no frame counts."""
+  """Mean over all elements, weighted per frame; 0 if no frame counts."""
   if weight_BT is None:
     return jnp.mean(x_BT)
   frames_BT = jnp.mean(x_BT, axis=tuple(range(2, x_BT.ndim)))
@@ -56,7 +56,7 @@ def radii(latent_BTHWC: Float[Array, "B T H W C"]) -> tuple[Array, Array]:
   """
   x = latent_BTHWC.astype(jnp.float32)
   mean = jnp.mean(x, axis=(2, 3), keepdims=True)
-  # The floor keeps the gradient of the square roots finite on constant latents.
+  # The floor keeps the gradient of the square root finite on constant latents.
   std = jnp.sqrt(jnp.mean(jnp.square(x - mean), axis=(2, 3)) + 1e-12)
   distance = jnp.sqrt(jnp.sum(jnp.square(x - mean), axis=-1) + 1e-12)
   return distance, jnp.sqrt(jnp.sum(jnp.square(std), axis=-1))[..., None, None]
@@ -80,7 +80,7 @@ def outlier_penalty(
 def outlier_rate(
   latent_BTHWC: Float[Array, "B T H W C"], *, radius: float = OUTLIER_RADIUS
 ) -> Float[Array, "B T"]:
-  """Share of the positions of each frame that the penalty would act on."""
+  """Fraction of the positions of each frame that are penalised."""
   distance, std = radii(latent_BTHWC)
   return jnp.mean((distance > radius * std).astype(jnp.float32), axis=(2, 3))
 

@@ -1,1 +1,1 @@
-"""Metrics of clips, sounds and features; those over many samples accumulate as they come."""
+"""Metrics of clips, sounds and features; those over many samples are streaming accumulators."""

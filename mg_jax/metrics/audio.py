@@ -1,8 +1,8 @@
 """Fidelity of reconstructed sound, and loudness of any sound [MG 6.2].
 
-Distances of log-mel and of linear spectra and SI-SDR as `losses.audio` defines them: the first two
-as means over excerpts of one second, SI-SDR over the whole of each sound. Loudness is that of ITU-R
-BS.1770, by `pyloudnorm`. The Frechet audio distance is `metrics.frechet` of features of VGGish.
+Distances of log-mel and of linear spectra and SI-SDR as defined in `losses.audio`: the first two
+are means over excerpts of one second, SI-SDR covers each whole sound. Loudness is that of ITU-R
+BS.1770, by `pyloudnorm`. For the Frechet audio distance, use `metrics.frechet` on VGGish features.
 """
 
 import functools
@@ -14,7 +14,7 @@ import numpy as np
 from mg_jax.losses import audio as losses
 
 _EPS = 1e-8
-BLOCK_S = 0.4  # of BS.1770
+BLOCK_S = 0.4  # block length of BS.1770
 
 
 @functools.partial(jax.jit, static_argnames="rate")
@@ -24,24 +24,24 @@ def _measure(prediction_T, target_T, rate):
 
 
 class SoundFidelity:
-  """Streaming comparison of sounds with what they should equal; `end` separates them.
+  """Streaming comparison of sounds with their references; `end` separates sounds.
 
-  Distances of several sounds are weighed by their length, SI-SDR is averaged over sounds.
+  Distances are weighted by the length of each sound, SI-SDR is averaged over sounds.
   """
 
   def __init__(self, *, rate: int):
     self.rate = rate
     self._held = np.zeros((2, 0), np.float32)
     self._samples, self._sums = 0, {"mel": 0.0, "stft": 0.0}
-    # Of the sound: count, sums, and the products pp, tt, pt of prediction and target.
+    # Of the current sound: count, sums, and the products pp, tt, pt of prediction and target.
     self._moments = np.zeros(6)
     self._ratios: list[float] = []
 
   def add(self, prediction_T: np.ndarray, target_T: np.ndarray) -> None:
-    """Counts the samples that come next, both (n,) in [-1, 1].
+    """Adds the next samples, both (n,) in [-1, 1].
 
     Raises:
-      ValueError: when the two differ in shape.
+      ValueError: if the two differ in shape.
     """
     if prediction_T.shape != target_T.shape or target_T.ndim != 1:
       raise ValueError(f"sounds of {prediction_T.shape} and {target_T.shape} cannot be compared")
@@ -59,7 +59,7 @@ class SoundFidelity:
     self._samples += pair.shape[1]
 
   def end(self) -> None:
-    """Says that the sound is over: what comes next is another one."""
+    """Ends the current sound; the next samples belong to another one."""
     if self._held.shape[1]:
       self._excerpt(self._held)
       self._held = self._held[:, :0]
@@ -68,7 +68,7 @@ class SoundFidelity:
       self._moments = np.zeros(6)
 
   def compute(self) -> dict[str, float]:
-    """{"mel", "stft", "si_sdr" in dB, "seconds", "sounds"}; ends the sound. Of nothing: nan."""
+    """{"mel", "stft", "si_sdr" in dB, "seconds", "sounds"}; ends the sound. nan if empty."""
     self.end()
     means = {n: s / self._samples if self._samples else math.nan for n, s in self._sums.items()}
     ratio = sum(self._ratios) / len(self._ratios) if self._ratios else math.nan
@@ -77,7 +77,7 @@ class SoundFidelity:
 
 
 def _si_sdr(moments: np.ndarray) -> float:
-  """As `losses.audio.si_sdr`, from the sums of a whole sound."""
+  """As `losses.audio.si_sdr`, from the accumulated sums of a sound."""
   count, p, t, pp, tt, pt = moments
   pp, tt, pt = pp - p * p / count, tt - t * t / count, pt - p * t / count
   signal = pt**2 / (tt + _EPS)
@@ -87,18 +87,18 @@ def _si_sdr(moments: np.ndarray) -> float:
 def loudness(wave: np.ndarray, *, rate: int) -> float:
   """Integrated loudness in LUFS (ITU-R BS.1770-4) of (T,) or, in stereo, (T, 2) in [-1, 1].
 
-  nan when the sound is shorter than the 0.4 s of one block, for which it is not defined; -inf when
-  every block is below the gate of -70 LUFS, as in silence.
+  nan if the sound is shorter than one block of 0.4 s, for which it is undefined; -inf if every
+  block is below the gate of -70 LUFS, as in silence.
 
   Raises:
-    ValueError: for other shapes, and values that are not finite.
+    ValueError: on other shapes, and on non-finite values.
   """
   import pyloudnorm
 
   if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[1] not in (1, 2)):
     raise ValueError(f"loudness of a sound of shape {wave.shape}; give (T,) or (T, 2)")
   if not np.isfinite(wave).all():
-    raise ValueError("loudness of a sound with values that are not finite")
+    raise ValueError("loudness of a sound with non-finite values")
   if len(wave) < BLOCK_S * rate:
     return math.nan
   with np.errstate(divide="ignore", invalid="ignore"):

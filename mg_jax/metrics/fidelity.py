@@ -1,8 +1,8 @@
-"""How faithful reconstructed frames are: PSNR and SSIM, averaged over frames [MG 3.1.1].
+"""Fidelity of reconstructed frames: PSNR and SSIM, averaged over frames [MG 3.1.1].
 
-SSIM is that of Wang et al. 2004, in the form that publications report: a Gaussian window of 11
-pixels with standard deviation 1.5, population covariance, on each colour channel, without the
-border that the window does not fit into.
+SSIM follows Wang et al. 2004 in the form that publications report: a Gaussian window of 11 pixels
+with standard deviation 1.5, population covariance, per colour channel, without the border that the
+window does not fit into.
 """
 
 import math
@@ -22,7 +22,7 @@ K1, K2 = 0.01, 0.03
 
 
 def _blur(x_HWC: Array) -> Array:
-  """Gaussian means at the places where the window fits."""
+  """Gaussian means where the window fits."""
   offset = np.arange(WINDOW) - WINDOW // 2
   taps = np.exp(-0.5 * np.square(offset / SIGMA))
   taps = (taps / taps.sum()).tolist()
@@ -41,11 +41,11 @@ def ssim(
 
   Args:
     prediction: images.
-    target: images of the same values.
-    data_range: distance of the largest possible value from the smallest: 2 for [-1, 1].
+    target: images in the same range.
+    data_range: largest minus smallest possible value: 2 for [-1, 1].
 
   Raises:
-    UserError: when a side is shorter than the window of 11 pixels.
+    UserError: if a side is shorter than the window of 11 pixels.
   """
   height, width = target.shape[1:3]
   if min(height, width) < WINDOW:
@@ -57,7 +57,7 @@ def ssim(
 
   def one(pair):
     x, y = pair
-    # Squares of values far from zero would lose the variance in rounding.
+    # Squares of values far from zero would lose the variance to rounding.
     middle_x, middle_y = jnp.mean(x), jnp.mean(y)
     x, y = x - middle_x, y - middle_y
     mean_x, mean_y = _blur(x), _blur(y)
@@ -73,7 +73,7 @@ def ssim(
 @jax.jit
 def _measure(prediction_HWC: Array, target_HWC: Array) -> tuple[Array, Array]:
   a, b = (from_uint8(x)[None] for x in (prediction_HWC, target_HWC))
-  # The published figures are those of values from zero on.
+  # Published figures use values that start at zero.
   return psnr(a, b)[0], ssim(a + 1, b + 1, data_range=2.0)[0]
 
 
@@ -85,11 +85,11 @@ class Fidelity:
     self._sums = {"psnr": 0.0, "ssim": 0.0}
 
   def add(self, prediction: np.ndarray, target: np.ndarray) -> None:
-    """Counts the frames of uint8 (T, H, W, 3) beside those they should equal.
+    """Adds reconstructed frames, uint8 (T, H, W, 3), and their references.
 
     Raises:
-      ValueError: when the two are not uint8 of one shape.
-      UserError: when frames are smaller than the window of SSIM.
+      ValueError: if the two are not uint8 of one shape.
+      UserError: if frames are smaller than the window of SSIM.
     """
     if prediction.dtype != np.uint8 or target.dtype != np.uint8 or prediction.ndim != 4:
       raise ValueError(f"frames must be uint8 (T, H, W, 3), got {prediction.dtype} {target.dtype}")
@@ -101,6 +101,6 @@ class Fidelity:
       self._frames += 1
 
   def compute(self) -> dict[str, float]:
-    """{"psnr" in dB, "ssim", "frames"}; the means of no frames are nan."""
+    """{"psnr" in dB, "ssim", "frames"}; the means are nan if there are no frames."""
     means = {name: s / self._frames if self._frames else math.nan for name, s in self._sums.items()}
     return means | {"frames": self._frames}

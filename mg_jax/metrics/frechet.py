@@ -1,9 +1,9 @@
-"""Frechet distance between two sets of features, seen as Gaussians (Heusel et al. 2017).
+"""Frechet distance between two sets of features, modelled as Gaussians (Heusel et al. 2017).
 
-Features come from files: float (N, D) as `.npy`, beside it optionally a `.json` of the same name
-with {"network": ...} that says what computed them; `evaluation.features` writes both. The distance
-is called FID, FVD or FAD only where both files say that it was the published network of that
-measure; numbers of other networks cannot be compared with published ones.
+Features come from files: float (N, D) as `.npy`, optionally with a `.json` of the same name next to
+it with {"network": ...}, the network that computed them; `evaluation.features` writes both. The
+distance is called FID, FVD or FAD only if both files name the published network of that measure;
+distances of other networks are not comparable with published ones.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ import numpy as np
 from mg_jax.core.errors import UserError
 
 _log = logging.getLogger(__name__)
-# Network -> the measure that is defined by its features.
+# Network -> the measure that its features define.
 PUBLISHED = {
   "inception-v3-2015-12-05": "FID", "i3d-kinetics-400": "FVD", "vggish-audioset": "FAD",
 }  # fmt: skip
 PLAIN = "Frechet distance"
-_ROWS = 4096  # read at a time
+_ROWS = 4096  # rows read at a time
 
 
 class Moments:
-  """Streaming mean and covariance of rows of D features, in float64; joined by `merge`."""
+  """Streaming mean and covariance of rows of D features, in float64; `merge` combines two."""
 
   def __init__(self, size: int):
     self.count = 0
@@ -35,16 +35,16 @@ class Moments:
     self._scatter = np.zeros((size, size))
 
   def add(self, features_ND: np.ndarray) -> None:
-    """Counts rows.
+    """Adds rows.
 
     Raises:
-      UserError: when a row has another size or a value is not finite.
+      UserError: if a row has another size or a value is not finite.
     """
     x = np.asarray(features_ND, np.float64)
     if x.ndim != 2 or x.shape[1] != len(self.mean):
       raise UserError(f"features of shape {x.shape} are not rows of {len(self.mean)} numbers")
     if not np.isfinite(x).all():
-      raise UserError("the features hold values that are not finite; compute them again")
+      raise UserError("the features hold non-finite values; compute them again")
     if not len(x):
       return
     part = Moments(len(self.mean))
@@ -66,7 +66,7 @@ class Moments:
 
   @property
   def covariance(self) -> np.ndarray:
-    """Sample covariance (D, D), over count - 1 as published distances take it."""
+    """Sample covariance (D, D), divided by count - 1 as in published distances."""
     if self.count < 2:
       raise UserError(f"{self.count} rows of features have no covariance; give at least 2")
     return self._scatter / (self.count - 1)
@@ -75,8 +75,8 @@ class Moments:
 def distance(a: Moments, b: Moments) -> float:
   """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), at least 0, of covariances A and B.
 
-  The trace of (A B)^(1/2) is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: no complex
-  dust where covariances are singular, as those of fewer rows than features are.
+  The trace of (A B)^(1/2) is that of (A^(1/2) B A^(1/2))^(1/2), which is symmetric: no imaginary
+  residue for singular covariances, as those of fewer rows than features are.
   """
   if len(a.mean) != len(b.mean):
     raise UserError(f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be compared")
@@ -106,12 +106,12 @@ class Result:
 
 
 def frechet(features_a: str | os.PathLike[str], features_b: str | os.PathLike[str]) -> Result:
-  """The distance between the features of two files, which are read in parts.
+  """The distance between the features of two files, read in chunks.
 
   Logs a warning when a file has too few rows for a covariance of full rank.
 
   Raises:
-    UserError: a file is missing or holds no features, or the two do not belong together.
+    UserError: if a file is missing or holds no features, or their networks differ.
   """
   networks = [_network(path) for path in (features_a, features_b)]
   if None not in networks and networks[0] != networks[1]:
@@ -136,7 +136,7 @@ def _moments(path: str | os.PathLike[str]) -> Moments:
   try:
     features = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
-    raise UserError(f"{os.fspath(path)} is no readable .npy ({error}); write it again") from error
+    raise UserError(f"{os.fspath(path)} is not a valid .npy ({error}); rewrite it") from error
   if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype.kind not in "fiu":
     raise UserError(f"{os.fspath(path)} holds no features; give numbers of shape (N, D)")
   moments = Moments(features.shape[1])
@@ -146,7 +146,7 @@ def _moments(path: str | os.PathLike[str]) -> Moments:
 
 
 def _network(path: str | os.PathLike[str]) -> Any:
-  """The network of the features of a file; None where nothing says so."""
+  """The network that computed the features of a file; None if unknown."""
   record = pathlib.Path(path).with_suffix(".json")
   if not record.exists():
     return None

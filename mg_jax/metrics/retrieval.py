@@ -1,8 +1,8 @@
-"""Retrieval: how often an image finds its caption among all, and a caption its image.
+"""Retrieval: how often an image retrieves its caption among all, and a caption its image.
 
 In: features (N, E) of images and of their captions in one space, batch by batch, and the captions
-themselves. Out: recall at 1 both ways with its Wilson 95 % interval. Chance is 1 / N. Captions that
-are equal cannot be told apart, so each of them counts as right for every image that has one.
+themselves. Out: recall at 1 in both directions with its Wilson 95 % interval. Chance is 1 / N.
+Equal captions cannot be told apart, so each counts as right for every image that has it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from mg_jax.metrics.scores import Rate, wilson
 
-_ROWS = 1024  # scored at a time: the whole table of similarities may not fit
+_ROWS = 1024  # rows scored at a time: the whole similarity matrix may not fit
 
 
 class Retrieval:
@@ -26,7 +26,7 @@ class Retrieval:
     """Adds pairs; features are compared by direction only.
 
     Raises:
-      ValueError: when the numbers of images, texts and captions differ.
+      ValueError: if the numbers of images, texts and captions differ.
     """
     if not len(image_NE) == len(text_NE) == len(captions):
       raise ValueError(f"{len(image_NE)} images, {len(text_NE)} texts, {len(captions)} captions")

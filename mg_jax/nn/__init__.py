@@ -1,1 +1,1 @@
-"""Linen blocks the models are made of; parameters are float32 and carry logical axis names."""
+"""Linen blocks of the models; parameters are float32 and carry logical axis names."""

@@ -28,7 +28,7 @@ _OUT_OF_HEADS = nn.initializers.variance_scaling(
 
 
 class Attention(nn.Module):
-  """Softmax attention of x to itself, or to a context.
+  """Softmax attention of x to itself or to a context.
 
   Attributes:
     heads: N.
@@ -36,8 +36,8 @@ class Attention(nn.Module):
     qk_norm: RMSNorm of every query and key, with one scale per head dimension.
     kernel_init: initializer of wq, wk and wv.
     out_init: initializer of wo.
-    kernel: attention kernel by name, "auto" for the best one.
-    context_parallel: how the tokens of x meet where they are split, see `kernels.context`.
+    kernel: name of the attention kernel, "auto" for the best one.
+    context_parallel: how attention runs over split tokens, see `kernels.context`.
     dtype: of products and of the result.
   """
 
@@ -61,9 +61,9 @@ class Attention(nn.Module):
     """Attends.
 
     Args:
-      x_BLD: what asks.
-      context: what is attended to, (G, S, E); None is x itself. G divides B: each of its rows
-        serves B / G rows of x that follow each other, and is projected once for all of them.
+      x_BLD: the queries' input.
+      context: the keys' and values' input, (G, S, E); None is x itself. G divides B: each of its
+        rows serves B / G consecutive rows of x, and is projected once for all of them.
       mask_BS: True marks the real tokens of the context. Without any, the result is zero.
     """
     source = x_BLD if context is None else context
@@ -81,8 +81,8 @@ class Attention(nn.Module):
     if self.qk_norm:
       q_BLNK = RMSNorm(dtype=self.dtype, name="q_norm")(q_BLNK)
       k_BSNK = RMSNorm(dtype=self.dtype, name="k_norm")(k_BSNK)
-    # The kernel itself marks what it keeps as "attention" for rematerialisation: its softmax
-    # statistics are needed beside its output, or the backward pass would run it once more.
+    # The kernel itself marks its residuals as "attention" for rematerialisation: its softmax
+    # statistics are needed besides its output, or the backward pass would run it again.
     rows = q_BLNK.shape
     if k_BSNK.shape[0] != rows[0]:
       q_BLNK = q_BLNK.reshape(k_BSNK.shape[0], -1, *rows[2:])
@@ -105,16 +105,16 @@ def biased_attention(
   *,
   scale: float,
 ) -> Float[Array, "B L N K"]:
-  """Softmax attention with something added to every score, for texts: it holds all scores at once.
+  """Softmax attention with a bias on every score, for short texts: materialises all scores.
 
   Args:
-    q_BLNK, k_BSNK, v_BSNK: queries, keys and values; the result has the type of the values.
-    bias: added to the scaled scores; a large negative number hides a key.
+    q_BLNK, k_BSNK, v_BSNK: queries, keys and values; the result has the dtype of the values.
+    bias: added to the scaled scores; a large negative number masks a key.
     scale: multiplies the scores.
   """
   f32 = jnp.float32
   # Heads first, plain matrix products, and one division of the small result instead of all scores:
-  # on a CPU five times as fast as einsum around jax.nn.softmax.
+  # five times as fast on a CPU as einsum around jax.nn.softmax.
   q_BNLK, k_BNSK, v_BNSK = (x.swapaxes(1, 2) for x in (q_BLNK, k_BSNK, v_BSNK))
   s_BNLS = jnp.matmul(q_BNLK, k_BNSK.swapaxes(2, 3), preferred_element_type=f32) * scale + bias
   e_BNLS = jnp.exp(s_BNLS - jax.lax.stop_gradient(s_BNLS.max(axis=-1, keepdims=True)))

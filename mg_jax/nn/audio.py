@@ -1,6 +1,6 @@
 """Layers over the time of a waveform, x_BTC, with biases. [MG 6.2]
 
-With `weight_norm` a kernel is learned as a direction and norms, as DAC does (`nn.weight_norm`).
+With `weight_norm` a kernel is a direction and norms, as in DAC (`nn.weight_norm`).
 """
 
 from collections.abc import Callable
@@ -27,14 +27,14 @@ def _parameters(
 
 
 class WaveConv(nn.Module):
-  """A convolution that keeps the length, padded with zeros.
+  """A length-preserving convolution with zero padding.
 
   Attributes:
     features: output channels.
     kernel: taps, odd.
-    dilation: distance of the taps.
-    gain: of power, from input to output, at the start of training.
-    weight_norm: learns the kernel as directions and norms of output channels.
+    dilation: distance between taps.
+    gain: ratio of output to input power at initialisation.
+    weight_norm: parametrises the kernel as directions and norms of output channels.
   """
 
   features: int
@@ -69,7 +69,7 @@ class WaveDown(nn.Module):
 
 
 class WaveUp(nn.Module):
-  """A transposed convolution of kernel 2 `stride` that makes x longer by an even `stride`."""
+  """A transposed convolution of kernel 2 `stride`; multiplies the length by an even `stride`."""
 
   features: int
   stride: int
@@ -79,7 +79,7 @@ class WaveUp(nn.Module):
   @nn.compact
   def __call__(self, x_BTC: Float[Array, "B T I"]) -> Float[Array, "B T2 O"]:
     shape = (x_BTC.shape[-1], 2, self.stride, self.features)
-    # Each output sees two taps of every channel, whatever the stride.
+    # Each output depends on two taps of every channel, whatever the stride.
     init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=3, batch_axis=2)
     names = ("conv_in", "kernel", "kernel", "conv_out")
     # torch normalises transposed convolutions over input channels, and so does DAC.
@@ -88,7 +88,7 @@ class WaveUp(nn.Module):
 
 
 class Snake(nn.Module):
-  """x + sin(alpha x)^2 / alpha with one frequency alpha for each channel, which starts at 1."""
+  """x + sin(alpha x)^2 / alpha with one frequency alpha per channel, initialised to 1."""
 
   @nn.compact
   def __call__(self, x_BTC: Float[Array, "B T C"]) -> Float[Array, "B T C"]:

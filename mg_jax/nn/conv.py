@@ -16,7 +16,7 @@ from mg_jax.nn.weight_norm import kernel_parameter
 
 
 def _identity(key, shape, dtype=jnp.float32):
-  """The middle tap passes every channel on, the others nothing."""
+  """The middle tap is the identity over channels, the others are zero."""
   del key
   taps, channels, features = shape
   return jnp.zeros(shape, dtype).at[taps // 2].set(jnp.eye(channels, features, dtype=dtype))
@@ -40,7 +40,7 @@ def _parameters(
 
 def _check(module: nn.Module, kernel: int) -> None:
   if module.upsample and (module.stride != 1 or kernel != 3):
-    raise ValueError(f"{module.name}: upsampling goes with kernel 3 and stride 1")
+    raise ValueError(f"{module.name}: upsampling needs kernel 3 and stride 1")
 
 
 class SpatialConv(nn.Module):
@@ -49,10 +49,10 @@ class SpatialConv(nn.Module):
   Attributes:
     features: output channels.
     kernel: side of the kernel, odd or 4, see `kernels.conv.spatial_conv`.
-    stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2) and pads behind the last
-      row and column only, or with kernel 4.
-    upsample: convolves x repeated twice along height and width, at the cost of far fewer
-      products than doing just that. Same parameters.
+    stride: 1, or 2 with kernel 3, which gives ceil(H / 2) x ceil(W / 2) and pads after the last row
+      and column only, or with kernel 4.
+    upsample: convolves x repeated twice along height and width, with far fewer products than doing
+      so literally. Same parameters.
     kernel_init: initializer of the kernel.
   """
 
@@ -79,11 +79,11 @@ class TemporalConv(nn.Module):
 
   Attributes:
     features: output channels.
-    kernel: frames it spans, odd.
+    kernel: number of frames, odd.
     stride: 1 or 2; gives ceil(T / stride) frames.
     upsample: convolves x with every frame repeated twice. Same parameters.
     kernel_init: "identity" leaves frames as they are, so that an image network inflated by such
-      layers acts on each frame as before; "normal" is a random one.
+      layers acts on each frame as before; "normal" is random.
   """
 
   features: int
@@ -111,7 +111,7 @@ class PlaneConv(nn.Module):
     features: output channels.
     kernel: height and width of the kernel, odd.
     strides: of height and width.
-    weight_norm: learns the kernel as directions and norms of output channels (`nn.weight_norm`).
+    weight_norm: directions and norms of output channels as parameters (`nn.weight_norm`).
   """
 
   features: int

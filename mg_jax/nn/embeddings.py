@@ -29,7 +29,7 @@ def timestep_embedding(t_B: Float[Array, "B"], features: int) -> Float[Array, "B
     ValueError: on odd features.
   """
   if features % 2:
-    raise ValueError(f"timestep_embedding() gives pairs, features={features} is odd")
+    raise ValueError(f"timestep_embedding() needs even features, got {features}")
   half = features // 2
   frequencies = jnp.exp(-jnp.log(MAX_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half)
   angles = TIME_SCALE * t_B.astype(jnp.float32)[:, None] * frequencies
@@ -37,7 +37,7 @@ def timestep_embedding(t_B: Float[Array, "B"], features: int) -> Float[Array, "B
 
 
 class TimeEmbedding(nn.Module):
-  """A small network on the sinusoids of t; float32, as everything that modulates.
+  """An MLP on the sinusoids of t; float32, as all modulation.
 
   Attributes:
     features: D.
@@ -75,23 +75,23 @@ class FactorizedPositions(nn.Module):
   def __call__(
     self, grid: tuple[int, int, int], first_frame_B: Int[Array, "B"] | None = None
   ) -> Float[Array, "*B L D"]:
-    """Embeddings of all tokens of a grid, in the order of its flattening.
+    """Embeddings of all tokens of a grid, in flattened order.
 
     Args:
       grid: (T, H, W) in tokens.
-      first_frame_B: per example, the row of the time table that its first frame takes; at most
-        max T - T, larger values are clipped. 0 without it.
+      first_frame_B: per example, the row of the time table for its first frame; larger values than
+        max T - T are clipped. None is 0.
 
     Returns:
       (T * H * W, D), or (B, T * H * W, D) with first_frame_B.
 
     Raises:
-      UserError: when the grid exceeds the tables.
+      UserError: if the grid exceeds the tables.
     """
     if any(size > most for size, most in zip(grid, self.max_thw, strict=True)):
       raise UserError(
-        f"a grid of {grid} tokens exceeds the position tables {self.max_thw}; enlarge max_thw, or "
-        "use fewer frames or smaller ones"
+        f"a grid of {grid} tokens exceeds the position tables {self.max_thw}; increase max_thw, or "
+        "use fewer or smaller frames"
       )
 
     def table(name, size):

@@ -12,12 +12,12 @@ from mg_jax.kernels.linear import dense
 
 
 class Linear(nn.Module):
-  """x @ kernel (+ bias), without bias unless asked for [MG Table 9].
+  """x @ kernel (+ bias), without bias by default [MG Table 9].
 
   Attributes:
     features: size of the last dimension of the result.
-    use_bias: adds a bias that starts at zero.
-    logical: axis names of the kernel; the bias has the second.
+    use_bias: adds a bias initialised to zero.
+    logical: axis names of the kernel; the bias takes the second.
     kernel_init: initializer of the kernel.
     dtype: of the product and of the result.
   """

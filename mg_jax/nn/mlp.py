@@ -1,4 +1,4 @@
-"""Position-wise networks: the gated one of the transformer, and a plain one. (..., D) in."""
+"""Position-wise MLPs over (..., D): the gated one of the transformer, and a plain one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def _gated(gate: Array, value: Array) -> Array:
 
 
 def _gated_backward(saved, g):
-  # Autodiff would also keep the sigmoid and its product with the gate.
+  # Autodiff would also save the sigmoid and its product with the gate.
   gate, value = saved
   sigmoid = jax.nn.sigmoid(gate)
   silu = gate * sigmoid
@@ -49,12 +49,12 @@ class SwiGLU(nn.Module):
       return Linear(features, logical=logical, kernel_init=init, dtype=self.dtype, name=name)
 
     # Two products: one fused (D, 2, F) product took 1.0 to 1.9 times as long, forward and backward,
-    # on the sizes the toy models use.
+    # on the toy models' sizes.
     gate = linear("w1", self.mlp_dim, ("embed", "mlp"), self.kernel_init)(x)
     value = linear("w3", self.mlp_dim, ("embed", "mlp"), self.kernel_init)(x)
     hidden = _gated(gate, value)
     if hidden.ndim == 3:
-      # Split by its features, or the compiler may gather the weights rather than the tokens.
+      # Shard by features, or the compiler may gather the weights rather than the tokens.
       hidden = shard(hidden, "batch", "length", "mlp")
     y = linear("w2", x.shape[-1], ("mlp", "embed"), self.out_init)(hidden)
     return remat.name(y, "mlp")

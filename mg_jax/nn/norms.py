@@ -29,7 +29,7 @@ def _rms_forward(x, scale_D, eps, dtype):
 
 
 def _rms_backward(eps, dtype, saved, g):
-  # Autodiff would keep several arrays of the size of x for this; it needs x and one number a row.
+  # Autodiff would save several arrays of the size of x; this needs x and one number per row.
   x, scale_D, inverse = saved
   x32, g = x.astype(jnp.float32), g.astype(jnp.float32)
   normal = x32 * inverse
@@ -57,7 +57,7 @@ class LayerNorm(nn.Module):
   """(x - mean) / std * scale + bias over the last dimension.
 
   Attributes:
-    scale_init: zeros make the module's output start at zero.
+    scale_init: with zeros, the module's output starts at zero.
   """
 
   eps: float = 1e-5
@@ -75,12 +75,12 @@ class LayerNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-  """Normalises groups of channels over all dimensions but the first and the last.
+  """Normalises groups of channels over all dimensions except the first and the last.
 
-  Frames folded into the first dimension are therefore normalised each on its own.
+  Frames folded into the first dimension are therefore normalised separately.
 
   Raises:
-    UserError: when the groups do not divide the channels.
+    UserError: if the groups do not divide the channels.
   """
 
   groups: int = 32
@@ -104,9 +104,9 @@ class GroupNorm(nn.Module):
       mean = sum_NC.reshape(n, self.groups, -1).sum(axis=-1, keepdims=True) / count
       return jnp.broadcast_to(mean, (n, self.groups, channels // self.groups)).reshape(n, channels)
 
-    # Sums per channel first, groups after: reducing a (group, channel) view of x itself is far
+    # Sums per channel first, then groups: reducing a (group, channel) view of x itself is far
     # slower on CPUs. Both sums in one pass, around a value near the mean, since E[x^2] - E[x]^2
-    # cancels when the mean is large.
+    # cancels if the mean is large.
     first_NC = x.reshape(n, -1, channels)[:, 0].astype(jnp.float32)
     near_NC = jax.lax.stop_gradient(group_mean(first_NC, channels // self.groups))
     y = x.astype(jnp.float32) - wide(near_NC)

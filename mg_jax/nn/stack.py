@@ -1,4 +1,4 @@
-"""A stack of equal layers as one `nn.scan`, whose parameters are stacked on axis 0."""
+"""A stack of identical layers as one `nn.scan`, whose parameters are stacked on axis 0."""
 
 from flax import linen as nn
 
@@ -8,12 +8,12 @@ from mg_jax.core.remat import Policy, remat
 def stacked(
   layer: type[nn.Module], length: int, *, policy: Policy = "none", unroll: int = 1
 ) -> type[nn.Module]:
-  """The class of `length` layers, one after the other, with the fields of `layer`.
+  """A class of `length` sequential layers, with the fields of `layer`.
 
   Args:
     layer: called as (x, *around) -> (x, None); every layer gets the same `around`.
     length: number of layers.
-    policy: what each keeps for its backward pass, see `core.remat`.
+    policy: what each layer saves for its backward pass, see `core.remat`.
     unroll: layers per iteration of the scan; parameters do not depend on it.
   """
   return nn.scan(

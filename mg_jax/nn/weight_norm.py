@@ -1,9 +1,9 @@
 """Weight normalisation: a kernel as a direction and a learned norm (arXiv 1602.07868).
 
-As torch's `weight_norm` has it, with one norm for each index along one axis of the kernel: the
-output channels of a convolution, the input channels of a transposed one. DAC trains with it
-[MG 6.2]. `scale` keeps every axis of `direction`, with size 1 where the norm is taken, so the two
-arrays alone say what the kernel is.
+As torch's `weight_norm`, with one norm for each index along one axis of the kernel: the output
+channels of a convolution, the input channels of a transposed one. DAC trains with it [MG 6.2].
+`scale` keeps every axis of `direction`, with size 1 where the norm is taken, so the two arrays
+alone define the kernel.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ def kernel_parameter(
 ) -> Array:
   """The float32 kernel of a layer: its parameter `kernel`, or with weight norm two parameters.
 
-  Those are `direction`, initialised as the kernel would be, and `scale`, its norm at the start, so
-  that both networks compute the same before training.
+  Those are `direction`, initialised as the kernel would be, and `scale`, its norm, so that both
+  parametrisations compute the same before training.
 
   Args:
-    module: of which the parameters are.
+    module: owner of the parameters.
     init: initializer of the plain kernel.
-    shape: of the kernel.
+    shape: shape of the kernel.
     names: logical axes of the kernel.
-    weight_norm: whether the kernel is learned as two parameters.
-    axis: of the kernel, that keeps norms of its own.
+    weight_norm: whether the kernel is two parameters.
+    axis: axis of the kernel that has separate norms.
   """
   if not weight_norm:
     return module.param("kernel", partitioned(init, *names), shape, jnp.float32)
@@ -48,11 +48,11 @@ def kernel_parameter(
 
 
 def norms(direction: Array, shape: tuple[int, ...]) -> Array:
-  """Euclidean norms over the axes that have size 1 in `shape`, which is that of the result."""
+  """Euclidean norms over the axes that have size 1 in `shape`, the shape of the result."""
   axes = tuple(i for i, size in enumerate(shape) if size == 1)
   return jnp.sqrt(jnp.sum(jnp.square(direction), axis=axes, keepdims=True))
 
 
 def fold(direction: Array, scale: Array) -> Array:
-  """The kernel that a direction and its scale stand for."""
+  """The kernel given by a direction and its scale."""
   return direction * (scale / norms(direction, scale.shape))

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for pods: memory, communication, bounds on time, and their page."""
+"""Ahead-of-time compilation for pods: memory, communication, time bounds, and the page of plans."""

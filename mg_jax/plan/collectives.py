@@ -1,7 +1,7 @@
-"""What a compiled program communicates: read off its optimized and scheduled HLO text.
+"""The communication of a compiled program, from its optimized and scheduled HLO text.
 
-Loops count as often as they run. A collective's mesh axes follow from its groups of devices, which
-are positions in the mesh.
+Loops count as often as they run. The mesh axes of a collective follow from its groups of devices,
+which are positions in the mesh.
 """
 
 import collections
@@ -27,14 +27,14 @@ class Collective:
 
   Attributes:
     kind: one of KINDS.
-    axes: of the mesh, along which the devices of a group differ.
-    count: times one step runs them.
-    result_bytes: of all their results, on one device.
-    sent_bytes: that one device has to send at least, over the fast network.
+    axes: mesh axes along which the devices of a group differ.
+    count: executions per step.
+    result_bytes: bytes of all results on one device.
+    sent_bytes: lower bound of the bytes that one device sends over the fast network.
     outer_bytes: the same over the slow one, between slices or GPU hosts: what an island of the
-      group has to send, shared by its members.
-    network: the slowest that they use.
-    overlapped: part of the bytes that the schedule sends beside matrix products or kernels.
+      group has to send, divided among its members.
+    network: the slowest network in use.
+    overlapped: fraction of the bytes that the schedule sends during matrix products or kernels.
   """
 
   kind: str
@@ -59,8 +59,8 @@ def read(
   Args:
     hlo: text of the optimized and scheduled module.
     mesh_shape: size by axis, in order.
-    islands: of every device of the mesh, in order, the number of its slice or host; None is one.
-    networks: names of the one inside an island and of the one between them.
+    islands: slice or host number of every device of the mesh, in order; None is a single one.
+    networks: names of the networks inside an island and between islands.
 
   Raises:
     ValueError: on a loop around a collective whose trip count is not in the text.
@@ -71,10 +71,10 @@ def read(
   sums: dict[tuple, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0, 0.0, 0.0])
 
   def visit(name: str, times: int) -> None:
-    for found in module.collectives(name):
-      groups = _groups(found.line, devices)
-      kind, size = found.kind, _result_bytes(found.result, paired=found.op in _PAIRED)
-      if found.fused_scatter:
+    for op in module.collectives(name):
+      groups = _groups(op.line, devices)
+      kind, size = op.kind, _result_bytes(op.result, paired=op.op in _PAIRED)
+      if op.fused_scatter:
         kind, size = "reduce-scatter", size // len(groups[0])
       inner, outer = _sent(kind, size, groups, islands)
       slot = sums[kind, _axes(groups[0], mesh_shape), networks[outer > 0]]
@@ -82,7 +82,7 @@ def read(
       slot[1] += times * size
       slot[2] += times * inner
       slot[3] += times * outer
-      slot[4] += times * (inner + outer) * found.beside
+      slot[4] += times * (inner + outer) * op.overlapped
     for line, called in module.loops(name):
       if any(map(module.communicates, called)):
         for inner in called:
@@ -91,15 +91,15 @@ def read(
       visit(called, times)
 
   visit(module.entry, 1)
-  found = [
+  merged = [
     Collective(kind, axes, int(count), int(size), sent, outer, network, beside / (sent + outer))
     for (kind, axes, network), (count, size, sent, outer, beside) in sums.items()
     if axes  # A group of one device sends nothing.
   ]
-  return tuple(sorted(found, key=lambda item: -item.sent_bytes - item.outer_bytes))
+  return tuple(sorted(merged, key=lambda item: -item.sent_bytes - item.outer_bytes))
 
 
-# Their starts give (operands, results, ...).
+# Their starts return (operands, results, ...).
 _PAIRED = (
   "all-gather-start", "collective-permute-start", "reduce-scatter-start", "all-to-all-start",
 )  # fmt: skip
@@ -116,7 +116,7 @@ def _result_bytes(result: str, *, paired: bool) -> int:
 
 
 def _items(text: str) -> list[str]:
-  """Elements of a tuple's type."""
+  """Elements of a tuple type."""
   parts, depth = [""], 0
   for letter in text:
     depth += (letter in "([{") - (letter in ")]}")
@@ -134,7 +134,7 @@ def _width(kind: str) -> int:
 
 
 def _groups(line: str, devices: int) -> list[tuple[int, ...]]:
-  """Groups of a collective, of a permutation its pairs; all devices where none are listed."""
+  """Groups of a collective, or pairs of a permutation; all devices if none are listed."""
   if match := _IOTA.search(line):
     shape, source = (tuple(map(int, match.group(i).split(","))) for i in (1, 2))
     ids = np.arange(math.prod(source)).reshape(source)
@@ -165,9 +165,9 @@ def _axes(group: tuple[int, ...], mesh_shape: Mapping[str, int]) -> tuple[str, .
 def _sent(
   kind: str, size: int, groups: Sequence[tuple[int, ...]], islands: Sequence[int]
 ) -> tuple[float, float]:
-  """Bytes that a device sends at least for a result of `size` bytes on each: (inside, between).
+  """Lower bound of the bytes a device sends for a result of `size` bytes each: (inside, between).
 
-  Between islands each piece travels once, sent by one of the members; the rest is done inside.
+  Between islands each piece travels once, sent by one of the members; the rest stays inside.
   """
   if kind == "collective-permute":
     crosses = [islands[a] != islands[b] for a, b in groups if a != b]

@@ -1,7 +1,7 @@
-"""The text of a compiled module: its computations in the order they run, and what runs beside what.
+"""The text of a compiled module: its computations in schedule order, and what overlaps what.
 
-A collective is beside other work where the schedule starts it, runs a matrix product or a kernel,
-and awaits it after that, or where the TPU compiler has fused the two.
+A collective overlaps if the schedule starts it, runs a matrix product or a kernel, and only then
+awaits it, or if the TPU compiler fused the two.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-# What is worth hiding communication behind; kernels are attention's, and a GPU's matrix products.
+# Work that can hide communication; kernels are attention's, and a GPU's matrix products.
 _WORK = ("convolution", "dot")
 _KERNELS = re.compile(r'custom_call_target="(?:tpu_custom_call|__cu\w+\$|__cublas|__cudnn)')
 
@@ -37,16 +37,16 @@ class Instruction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class CollectiveOp:
   """A collective of a computation.
 
   Attributes:
     kind: one of KINDS.
     op: the operation as written, such as "all-gather-start".
-    result: its type; line: all of it.
+    result: its type; line: the whole line.
     fused_scatter: whether it is the all-reduce of a fusion that keeps one piece, which is how the
       TPU compiler writes a reduce-scatter.
-    beside: whether other work runs beside it.
+    overlapped: whether other work runs at the same time.
   """
 
   kind: str
@@ -54,14 +54,14 @@ class Found:
   result: str
   line: str
   fused_scatter: bool
-  beside: bool
+  overlapped: bool
 
 
 class Module:
-  """A module's text, taken apart.
+  """A parsed module.
 
   Attributes:
-    entry: name of the computation that runs first.
+    entry: name of the entry computation.
   """
 
   def __init__(self, hlo: str):
@@ -77,16 +77,16 @@ class Module:
 
   @functools.cache  # noqa: B019
   def instructions(self, name: str) -> tuple[Instruction, ...]:
-    """Those of a computation, in the order they run."""
-    found = []
+    """Instructions of a computation, in schedule order."""
+    parsed = []
     for line in self._bodies.get(name, ()):
       if match := _INSTRUCTION.match(line):
         branches = [
           item.strip().lstrip("%") for text in _BRANCHES.findall(line) for item in text.split(",")
         ]
         called = (*_CALLED.findall(line), *branches)
-        found.append(Instruction(*match.groups(), called, line))
-    return tuple(found)
+        parsed.append(Instruction(*match.groups(), called, line))
+    return tuple(parsed)
 
   @functools.cache  # noqa: B019
   def communicates(self, name: str) -> bool:
@@ -107,18 +107,18 @@ class Module:
     return any(map(self.works, item.called))
 
   def loops(self, name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(line, computations called) of the loops of a computation."""
+    """(line, called computations) of the loops of a computation."""
     return ((i.line, i.called) for i in self.instructions(name) if i.op == "while")
 
   def branches(self, name: str) -> Iterator[str]:
-    """Computations that run at most once where a computation does, as calls and branches."""
+    """Computations that run at most once per run of a computation, such as calls and branches."""
     return (c for i in self.instructions(name) if i.op in ("call", "conditional") for c in i.called)
 
   def trips(self, line: str) -> int:
-    """How often a loop runs.
+    """Trip count of a loop.
 
     Raises:
-      ValueError: where the trip count is not in the text.
+      ValueError: if the trip count is not in the text.
     """
     if match := _TRIPS.search(line):
       return int(match.group(1))
@@ -129,27 +129,27 @@ class Module:
       raise ValueError(f"a loop with collectives has no known trip count: {line[:200]}")
     return int(limits.pop())
 
-  def collectives(self, name: str) -> list[Found]:
-    """Those of a computation and of its fusions, but not of its loops and branches."""
-    items, found, channels = self.instructions(name), [], {}
+  def collectives(self, name: str) -> list[CollectiveOp]:
+    """Collectives of a computation and of its fusions, but not of its loops and branches."""
+    items, ops, channels = self.instructions(name), [], {}
     for index, item in enumerate(items):
       if item.op in ("while", "call", "conditional") or item.op.endswith(("-done", "-update")):
-        continue  # The start of an asynchronous call has been counted.
+        continue  # The start of the asynchronous call was counted already.
       if item.op.removesuffix("-start") in KINDS:
-        beside = item.op.endswith("-start") and self._covered(items, index)
-        found.append(_found(item, name, beside))
+        overlapped = item.op.endswith("-start") and self._covered(items, index)
+        ops.append(_collective(item, name, overlapped))
       for called in item.called:
         wrapped = item.op.endswith("-start") and self._covered(items, index)
         for inner, within in self._fused(called):
-          one = _found(inner, within, wrapped or self.works(called))
-          # The steps of a fused asynchronous collective repeat it, with one number.
+          one = _collective(inner, within, wrapped or self.works(called))
+          # The steps of a fused asynchronous collective repeat it, with the same channel.
           channel = _CHANNEL.search(inner.line)
           key = channel.group(1) if channel else (within, inner.name)
           channels[key] = _merged(channels.get(key), one)
-    return found + list(channels.values())
+    return ops + list(channels.values())
 
   def _fused(self, name: str) -> Iterator[tuple[Instruction, str]]:
-    """(collective, name of its computation) in a fusion and in what that calls."""
+    """(collective, name of its computation) in a fusion and the computations it calls."""
     for item in self.instructions(name):
       if item.op.removesuffix("-start") in KINDS:
         yield item, name
@@ -171,15 +171,17 @@ class Module:
     return False
 
 
-def _found(item: Instruction, computation: str, beside: bool) -> Found:
+def _collective(item: Instruction, computation: str, overlapped: bool) -> CollectiveOp:
   kind = item.op.removesuffix("-start")
   scatter = kind == "all-reduce" and computation.startswith("all-reduce-scatter")
-  return Found(kind, item.op, item.result, item.line, scatter, beside)
+  return CollectiveOp(kind, item.op, item.result, item.line, scatter, overlapped)
 
 
-def _merged(one: Found | None, other: Found) -> Found:
+def _merged(one: CollectiveOp | None, other: CollectiveOp) -> CollectiveOp:
   if one is None:
     return other
   return dataclasses.replace(
-    one, beside=one.beside or other.beside, fused_scatter=one.fused_scatter or other.fused_scatter
+    one,
+    overlapped=one.overlapped or other.overlapped,
+    fused_scatter=one.fused_scatter or other.fused_scatter,
   )

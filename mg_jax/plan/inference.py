@@ -1,9 +1,9 @@
-"""Programs of inference to plan: a guided solver step of a generator, tiles of an autoencoder.
+"""Inference programs to plan: a guided solver step of a generator, tiles of an autoencoder.
 
 A solver step is planned as sampling runs it: one batched call for all branches of guidance, then
-Euler or midpoint [MG 3.4]. A clip is coded in tiles of `models.codecs.tiling`; here every device
-holds the weights and codes another tile at a time, so that a clip takes as many rounds as it has
-tiles for each device [MG 3.1.1].
+Euler or midpoint [MG 3.4]. A clip is encoded or decoded in tiles of `models.codecs.tiling`; here
+every device holds all weights and processes one tile at a time, so that a clip takes as many rounds
+as tiles per device [MG 3.1.1].
 """
 
 import math
@@ -40,12 +40,12 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   """One guided solver step of one clip.
 
   Args:
-    config: of a generator.
-    mesh: its batch axes take the branches of guidance, its others the clip and the layers.
-    size: frames, height and width where they differ from the config's.
+    config: config of a generator.
+    mesh: its batch axes split the branches of guidance, the others the clip and the layers.
+    size: frames, height and width if they differ from the config's.
 
   Raises:
-    UserError: on a config without a generator, and on what does not divide over the mesh.
+    UserError: on a config without a generator, and on sizes that do not divide over the mesh.
   """
   if config.get("stage") != "flow_matching":
     raise UserError(
@@ -97,14 +97,14 @@ def coding(
   """Tiles of one clip, encoded or decoded, one on each device.
 
   Args:
-    config: of an autoencoder.
-    mesh: tiles are split over its batch axes.
-    size: frames, height and width where they differ from the config's.
+    config: config of an autoencoder.
+    mesh: its batch axes split the tiles.
+    size: frames, height and width if they differ from the config's.
     what: "encode" or "decode".
-    tiling: how the clip is cut.
+    tiling: how the clip is tiled.
 
   Raises:
-    UserError: on a config without an autoencoder, and on sides that it does not take.
+    UserError: on a config without an autoencoder, and on sides that it does not support.
   """
   if config.get("stage") != "autoencoding":
     raise UserError(
@@ -150,7 +150,7 @@ def coding(
 def tiles_of(
   model: TAE, tiling: Tiling, clip: tuple[int, int, int], *, what: str
 ) -> tuple[tuple[int, int, int], int]:
-  """((frames, height, width) of a tile, tiles of a clip), as `models.codecs.tiling` cuts it."""
+  """((frames, height, width) of a tile, tiles of a clip), as in `models.codecs.tiling`."""
   time, *factors = model.factors
   _, *grid, _ = model.latent_shape(*clip)
   cuts = [
@@ -165,13 +165,13 @@ def tiles_of(
 
 
 def _features(entry: Mapping[str, Any], width: int) -> dict[str, Any]:
-  """A text condition as a sampler passes it at every step: encoded once before the first."""
+  """A text condition as passed to every solver step: encoded once before the first."""
   shape = (*entry["mask"].shape, width)
   return {"features": jax.ShapeDtypeStruct(shape, jnp.float32), "mask": entry["mask"]}
 
 
 def _placed(init, mesh: Mesh) -> PyTree:
-  """Shapes of parameters where they live on the mesh."""
+  """Shapes of parameters with their shardings on the mesh."""
   with use_mesh(mesh):
     return placed(jax.eval_shape(init, abstract_key()), mesh)
 

@@ -1,7 +1,7 @@
 """The page of plans, docs/plans.md: every paper-size recipe on TPUs and GPUs.
 
-A row is a name and the arguments of `launch/plan.py`; its plan lies in a folder as JSON, so that
-the page is made of what is there and a stopped run goes on with what is missing.
+A row is a name and the arguments of `launch/plan.py`; its plan is a JSON file in a folder, so the
+page is rendered from the existing plans and an interrupted run continues with the missing ones.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ class Row:
   """A plan of the page.
 
   Attributes:
-    section: its heading.
-    config: file of experiments/, and its argument behind a colon.
+    section: heading.
+    config: file of experiments/, with its argument after a colon.
     where: "v5p:4x4x8", "v5p:16x16x24 x 1", or "h200:64".
     rest: the other arguments.
   """
@@ -32,13 +32,13 @@ class Row:
 
   @property
   def name(self) -> str:
-    """Of its file."""
+    """Name of its file."""
     text = f"{self.config} {self.where} {self.rest}".replace("--", "").replace("config.", "")
     return "".join(c if c.isalnum() or c in ".-" else "_" for c in text).strip("_")
 
   @property
   def arguments(self) -> list[str]:
-    """Of `launch/plan.py`."""
+    """Arguments of `launch/plan.py`."""
     chip, _, shape = self.where.partition(":")
     if chip in ("h100", "h200"):
       hosts = max(1, int(shape) // 8)
@@ -64,13 +64,13 @@ _COMMITTED = "The recipes as committed"
 _AUTOENCODERS = "Autoencoders, a training step"
 _SOUND = "Sound for video, 30 s: 750 tokens"
 
-# Over all of a three-dimensional torus the TPU compiler turns gathers of weights into sums, which
-# send twice as much: without other axes, weights are split over two of its dimensions.
+# Over all of a three-dimensional torus the TPU compiler turns all-gathers of weights into
+# all-reduces, which send twice as much: without other axes, weights are split over two dimensions.
 ROWS: tuple[Row, ...] = (
   *_committed("t2i_256.py", "h200:1536", "v5p:8x12x16"),
   *_committed("t2v_256.py", "h200:3072", "v5p:12x16x16"),
   *_committed("t2v_256.py:phase=2", "h200:6144", "v5p:16x16x24"),
-  # Phase 2 differs from phase 1 in its learning rate alone.
+  # Phase 2 differs from phase 1 only in its learning rate.
   *_committed("t2v_768.py", "h200:6144", "v5p:16x16x24"),
   *_committed("t2v_768.py:phase=3", "h200:6144", "v5p:16x16x24"),
   *_committed("t2v_768.py:phase=4", "h200:4096", "v5p:16x16x16"),
@@ -188,17 +188,17 @@ ROWS: tuple[Row, ...] = (
 
 
 def missing(folder: pathlib.Path, rows: Sequence[Row] = ROWS) -> list[Row]:
-  """Those without a plan in the folder."""
+  """Rows without a plan in the folder."""
   return [row for row in rows if not path(folder, row).is_file()]
 
 
 def path(folder: pathlib.Path, row: Row) -> pathlib.Path:
-  """Of a row's plan."""
+  """Path of a row's plan."""
   return folder / f"{row.name}.json"
 
 
 def render(folder: pathlib.Path, intro: str, rows: Sequence[Row] = ROWS) -> str:
-  """The page, of what plans there are; rows without one are listed at its end."""
+  """The page from the existing plans; rows without one are listed at its end."""
   lines, heading = [intro.rstrip()], ""
   for row in rows:
     file = path(folder, row)

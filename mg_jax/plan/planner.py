@@ -1,9 +1,9 @@
-"""A program planned for a pod that is not here: does it fit, what it sends, how fast at best.
+"""Ahead-of-time compilation for a topology that is not attached: memory, collectives, time bounds.
 
-The training step that a run takes, a solver step of sampling or a tile of an autoencoder is
-compiled for the devices of a pod, from shapes alone and with the flags of its chip: the compiler's
-peak memory, its collectives and its schedule are those of the real run. Nothing is executed, so
-speed is only bounded from above (`plan.roofline`), never measured. [MG 3.1.6]
+The training step, a solver step of sampling or a tile of an autoencoder is compiled for the devices
+of a pod, from shapes only and with the flags of its chip: the compiler's peak memory, collectives
+and schedule are those of the real run. Nothing is executed, so speed is only bounded from above
+(`plan.roofline`), never measured. [MG 3.1.6]
 """
 
 import dataclasses
@@ -30,30 +30,30 @@ from mg_jax.plan.program import Program, plan_mesh, section
 from mg_jax.plan.roofline import Bound, bound, check_price
 from mg_jax.plan.training import training
 
-_QUICK = {"optimization_level": 9}  # O0; jax 0.10 takes the number alone
+_QUICK = {"optimization_level": 9}  # O0; jax 0.10 only takes the number
 _QUICK_TPU = {
   **_QUICK,
-  # With so little effort libtpu 0.0.42 ends its process at some fusions of reduce-scatters.
+  # At this optimization level libtpu 0.0.42 crashes on some fusions of reduce-scatters.
   "xla_tpu_decompose_every_reduce_scatters_hlos": "true",
-  # The more VMEM a fusion may use, the longer libtpu weighs ways to cut its products.
+  # The more VMEM a fusion may use, the longer libtpu searches for tilings.
   "xla_tpu_scoped_vmem_limit_kib": "16384",
 }
-# With a card, XLA measures which products Triton is to compute; without one it guesses, and ends
-# with these words where Triton cannot tile a product (heads split from a length of 750).
+# With a GPU, XLA measures which products to give to Triton; without one it guesses, and fails with
+# this message if Triton cannot tile a product (heads split from a length of 750).
 _UNTILED, _NO_TRITON = "Couldn't find output tile sizes", {"xla_gpu_enable_triton_gemm": False}
 WHAT = ("train", "sample", "encode", "decode")
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """GiB on one device. `peak` and `temporaries` are None where the compiler refused.
+  """GiB on one device. `peak` and `temporaries` are None if the compiler rejected the program.
 
   Attributes:
-    params, optimizer, ema: of the state; frozen roles are among the params.
-    batch: of the step's inputs.
-    temporaries: activations, gradients, gathered weights: what the peak has besides the above.
-    peak: what has to fit.
-    limit: what a program may use.
+    params, optimizer, ema: parts of the training state; frozen roles are among the params.
+    batch: the step's inputs.
+    temporaries: activations, gradients, gathered weights: the peak minus the above.
+    peak: peak memory.
+    limit: memory that a program may use.
   """
 
   params: float
@@ -67,24 +67,24 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is known about one call of a program on one pod.
+  """The plan of one call of a program on one pod.
 
   Attributes:
     what: one of WHAT.
     topology: name of the pod.
-    scheme: how attention is split over "context", where the model has several ways; else "".
-    rows: samples of a call, a batch; calls: solver steps or rounds of tiles that finish a clip.
+    scheme: how attention is split over "context", if the model offers a choice; else "".
+    rows: samples per call, a batch; calls: solver steps or rounds of tiles per clip.
     quick: see `plan`.
     fits: whether the compiler accepts it and its peak is within the limit.
-    refusal: the compiler's own words where it does not accept it, else "".
+    refusal: the compiler's message if it rejects the program, else "".
     clip: (frames, height, width) of the largest bucket, or of a tile.
-    tokens: video tokens of a sample.
-    parameters: all of them; block_parameters: those of the layers alone.
-    model_flops: of a call, recomputation not counted; hardware_flops: counted.
-    formula_flops: 6 N tokens + 12 layers width tokens^2 for each sample, to compare with, or None.
+    tokens: video tokens per sample.
+    parameters: all parameters; block_parameters: those in layers.
+    model_flops: FLOPs per call without recomputation; hardware_flops: with it.
+    formula_flops: 6 N tokens + 12 layers width tokens^2 per sample, for comparison, or None.
     networks: names of the fast and the slow network.
-    compile_s: wall time of tracing, lowering and compiling here.
-    versions: of jax and of the compiler.
+    compile_s: wall time of tracing, lowering and compiling on this machine.
+    versions: versions of jax and of the compiler.
   """
 
   what: str
@@ -135,21 +135,21 @@ def plan(
   """Plans one call of an experiment's program.
 
   Args:
-    config: of the experiment.
+    config: config of the experiment.
     pod: the devices, see `core.topology`.
     what: "train" for a step at the largest bucket, "sample" for a guided solver step, "encode" or
       "decode" for tiles of a clip.
     mesh: sizes of (data, fsdp, context, tensor) instead of the config's.
     remat: policy instead of the config's.
-    size: frames, height and width of a clip that is sampled or coded, instead of the config's.
-    price: of a chip-hour.
-    quick: has the compiler try less hard: about half the time, a quarter on v6e and tpu7x, where
-      fusions are given less VMEM as well. The peak then differs by what overlap takes (15.0 for
-      18.8 GiB in one case) and so may the collectives; TPU schedules overlap nothing, so that part
-      of the bound is left out.
+    size: frames, height and width of the clip to sample or code, instead of the config's.
+    price: price of a chip-hour.
+    quick: compiles with less optimization: about half the time, a quarter on v6e and tpu7x, where
+      fusions also get less VMEM. The peak then differs by the memory of overlap (15.0 instead of
+      18.8 GiB in one case) and the collectives may differ; TPU schedules overlap nothing, so that
+      part of the bound is left out.
 
   Raises:
-    UserError: on what cannot be planned, in a sentence with the nearest valid choice.
+    UserError: on anything that cannot be planned, with the nearest valid choice.
   """
   config, size = configs.to_dict(config), dict(size or {})
   check_price(price)
@@ -188,17 +188,17 @@ def plan(
 def _versions(platform_name: str) -> dict[str, str]:
   compilers = {"tpu": "libtpu", "cuda": "jax-cuda13-pjrt"}
   names = [name for name in ("jax", compilers.get(platform_name)) if name]
-  found = {dist.name: dist.version for dist in metadata.distributions() if dist.name in names}
-  return {name: found.get(name, "unknown") for name in names}
+  installed = {dist.name: dist.version for dist in metadata.distributions() if dist.name in names}
+  return {name: installed.get(name, "unknown") for name in names}
 
 
 def check(
   config: Mapping[str, Any], *, what: str, remat: str = "", size: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-  """The fields of the generator, {} where the model is none.
+  """The config of the generator, {} if the model has none.
 
   Raises:
-    UserError: on what no pod could plan.
+    UserError: on anything that cannot be planned on any pod.
   """
   if what not in WHAT:
     raise UserError(f"--what={what} is unknown; known are {', '.join(WHAT)}")
@@ -206,12 +206,12 @@ def check(
     raise UserError("the config has no model to plan; give one of experiments/")
   if what == "train" and size:
     raise UserError(
-      "frames, height and width are those of a clip to sample or to code; a training step is "
-      "planned at the largest bucket of its data (--config.data.height=N and so on)"
+      "frames, height and width apply to a clip to sample or to code; a training step is planned "
+      "at the largest bucket of its data (--config.data.height=N and so on)"
     )
   for name, value in (size or {}).items():
     if value < 1:
-      raise UserError(f"--{name}={value}: a clip has at least 1")
+      raise UserError(f"--{name}={value}: give at least 1")
   dit = config["model"].get("dit", {})
   known = typing.get_args(Policy)
   if remat and (not dit or remat not in known):
@@ -223,7 +223,7 @@ def check(
 
 
 def _mesh_sizes(config: Mapping[str, Any], what: str) -> Sequence[int]:
-  # A config's mesh is that of training; the tiles of one clip need no split weights.
+  # A config's mesh is for training; the tiles of one clip need no split weights.
   return (-1, 1, 1, 1) if what in ("encode", "decode") else section(config, "mesh")
 
 
@@ -240,7 +240,7 @@ def _program(
 def _compile(
   lowered: jax.stages.Lowered, options: Mapping[str, Any]
 ) -> tuple[jax.stages.Compiled | None, str]:
-  """The program, or the compiler's words on why it does not fit."""
+  """The compiled program, or the compiler's message if it does not fit."""
   try:
     return lowered.compile(compiler_options=dict(options)), ""
   except jax.errors.JaxRuntimeError as e:
@@ -262,7 +262,7 @@ def _memory(program: Program, compiled, limit: float) -> Memory:
 def _bound(program: Program, compiled, sent, pod: Pod, price: float | None) -> Bound:
   memory = compiled.memory_analysis()
   inputs, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
-  # Inputs, outputs, and what lives at the peak in and out.
+  # Inputs and outputs once; temporaries at the peak are written and read.
   traffic = inputs + outputs + 2 * max(0, memory.peak_memory_in_bytes - inputs)
   return bound(
     CHIPS[pod.chip], devices=len(pod.devices), model_flops=program.model_flops,

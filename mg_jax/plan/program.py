@@ -1,4 +1,4 @@
-"""What a plan compiles, and where: a program with its costs, a mesh over the devices of a pod."""
+"""The program of a plan with its costs, and the mesh over the devices of a pod."""
 
 import dataclasses
 import math
@@ -20,14 +20,14 @@ class Program:
 
   Attributes:
     lower: lowers it for the devices of the mesh.
-    held: bytes on one device of what it is given, by the names of `plan.Memory`.
-    clip: (frames, height, width) of one sample as the program sees it.
-    rows: samples of a call.
-    samples: finished when `calls` calls are.
-    calls: solver steps of a clip, rounds of tiles of a clip; 1 of a training step.
-    tokens: of a sample; 0 where it has none.
-    parameters: all of them; block_parameters: those of a generator's layers alone.
-    model_flops: of a call, recomputation not counted; hardware_flops: counted.
+    held: bytes of its inputs on one device, by the field names of `plan.Memory`.
+    clip: (frames, height, width) of one sample as the program gets it.
+    rows: samples per call.
+    samples: samples finished after `calls` calls.
+    calls: solver steps or rounds of tiles per clip; 1 for a training step.
+    tokens: tokens per sample; 0 if it has none.
+    parameters: all parameters; block_parameters: those of a generator's layers.
+    model_flops: FLOPs per call without recomputation; hardware_flops: with it.
     formula_flops: 6 N tokens + 12 layers width tokens^2 of a generator's step, else None.
     accumulate: microbatches of a training step.
   """
@@ -48,7 +48,7 @@ class Program:
 
 
 def plan_mesh(pod: Pod, sizes: Sequence[int]) -> Mesh:
-  """The mesh of a pod. Raises UserError where it does not take every device once."""
+  """The mesh of a pod. Raises UserError unless it uses every device once."""
   sizes, total = list(sizes), len(pod.devices)
   count = math.prod(size for size in sizes if size != -1)
   if len(sizes) == len(AXES) and min(sizes) != 0:
@@ -68,12 +68,12 @@ def check_divides(
   mesh: Mesh, *, rows: int, accumulate: int = 1, tokens: int = 0, heads: int = 0,
   what: str = "data.global_batch",
 ) -> None:
-  """Raises UserError where rows, tokens or heads do not divide over the mesh."""
+  """Raises UserError if rows, tokens or heads do not divide over the mesh."""
   ways = batch_axes(mesh) * accumulate
   if rows % ways:
     raise UserError(
       f"{what} is {rows}, which does not divide over {batch_axes(mesh)} groups of "
-      f"devices times accumulate={accumulate}; the nearest that does is "
+      f"devices times accumulate={accumulate}; the nearest valid one is "
       f"{max(1, round(rows / ways)) * ways}"
     )
   context, tensor = mesh.shape["context"], mesh.shape["tensor"]
@@ -83,13 +83,13 @@ def check_divides(
     if size % count:
       near = max(n for n in range(1, count + 1) if size % n == 0)
       raise UserError(
-        f"{size} {name} do not divide over {axes} = {count}; the nearest smaller that does is "
+        f"{size} {name} do not divide over {axes} = {count}; the nearest smaller valid size is "
         f"{near}"
       )
 
 
 def device_bytes(tree: PyTree) -> int:
-  """Bytes of a tree of placed shapes on one device."""
+  """Bytes of a tree of shapes with shardings on one device."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -103,7 +103,7 @@ def row_bytes(batch: PyTree, mesh: Mesh) -> int:
 
 
 def section(config: Mapping[str, Any], name: str) -> Any:
-  """A part of a config. Raises UserError where there is none."""
+  """A section of a config. Raises UserError if it is missing."""
   if name not in config:
     raise UserError(f"the config has no {name!r}; there are {', '.join(sorted(config))}")
   return config[name]

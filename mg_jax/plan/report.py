@@ -1,18 +1,18 @@
-"""A plan as text: one table for a terminal, and one row of a table for the docs."""
+"""A plan as text: a report for a terminal, and a table row for the docs."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 GB = 1e9
-# Fragmentation, the runtime and a next version of the compiler want some room.
+# Leaves room for fragmentation, the runtime and the next version of the compiler.
 COMFORT = 0.9
-# How XLA's networks are written.
+# Display names of the networks.
 NETWORKS = {"ici": "ICI", "dcn": "DCN", "nvlink": "NVLink", "infiniband": "InfiniBand"}
 
 
 def verdict(plan: Mapping[str, Any]) -> str:
-  """One line: fits, fits with little room, or does not fit, and why; of `Plan.to_dict()`."""
+  """One line: fits, fits with little room, or does not fit, and why; from `Plan.to_dict()`."""
   memory = plan["memory"]
   if plan["fits"]:
     share = memory["peak"] / memory["limit"]
@@ -26,18 +26,18 @@ def verdict(plan: Mapping[str, Any]) -> str:
 
 def _advice(plan: Mapping[str, Any]) -> str:
   if plan["what"] != "train":
-    return "smaller tiles, more tensor or context parallelism, or more devices would take less"
+    return "try smaller tiles, more tensor or context parallelism, or more devices"
   rows = plan["rows"] // plan["accumulate"] // (plan["mesh"]["data"] * plan["mesh"]["fsdp"])
   if rows > 1:
     return (
-      f"--config.train.accumulate={plan['accumulate'] * rows} would take 1 row at a time instead "
+      f"--config.train.accumulate={plan['accumulate'] * rows} processes 1 row at a time instead "
       f"of {rows}"
     )
-  return "--remat=full, more tensor or context parallelism, or more devices would take less"
+  return "try --remat=full, more tensor or context parallelism, or more devices"
 
 
 def text(plan: Mapping[str, Any]) -> str:
-  """Everything that is known, for people; of `Plan.to_dict()`."""
+  """The full report; from `Plan.to_dict()`."""
   return "\n".join([
     *_head(plan), "", verdict(plan), "", *_memory(plan), *_collectives(plan), "", *_flops(plan),
     *_bound(plan),
@@ -55,7 +55,7 @@ def _head(plan) -> list[str]:
     what = "largest bucket"
   else:
     unit = "branches of guidance" if plan["what"] == "sample" else "tiles"
-    notes += [f"{plan['rows']} {unit} at once, {plan['calls']} call(s) for a clip"]
+    notes += [f"{plan['rows']} {unit} at once, {plan['calls']} call(s) per clip"]
     what = "clip" if plan["what"] == "sample" else "tile"
   tokens = f"{plan['tokens']:,} tokens; " if plan["tokens"] else ""
   layers = f", {plan['block_parameters']:,} of them in layers" if plan["block_parameters"] else ""
@@ -73,7 +73,7 @@ def _memory(plan) -> list[str]:
     ("parameters", "params"), ("optimizer state", "optimizer"), ("averaged weights (EMA)", "ema"),
     ("batch", "batch"), ("activations and temporaries", "temporaries"), ("peak", "peak"),
   )  # fmt: skip
-  lines = ["memory of one device                 GiB"]
+  lines = ["memory per device                    GiB"]
   for name, key in rows:
     value = plan["memory"][key]
     lines.append(f"  {name:<32} {'-' if value is None else format(value, '.3f'):>8}")
@@ -84,7 +84,7 @@ def _collectives(plan) -> list[str]:
   if not plan["collectives"]:
     return []
   head = (
-    f"collectives of one {'step' if plan['what'] == 'train' else 'call'}   axes          network"
+    f"collectives per {'step' if plan['what'] == 'train' else 'call'}      axes          network"
     "       count  result GB    sent GB  between GB  overlapped"
   )
   return ["", head] + [
@@ -97,7 +97,7 @@ def _collectives(plan) -> list[str]:
 
 def _flops(plan) -> list[str]:
   line = (
-    f"FLOPs of a {'step' if plan['what'] == 'train' else 'call'}: {plan['model_flops']:.3e} of the "
+    f"FLOPs per {'step' if plan['what'] == 'train' else 'call'}: {plan['model_flops']:.3e} of the "
     f"model, {plan['hardware_flops']:.3e} with recomputation"
   )
   if plan["formula_flops"]:
@@ -114,7 +114,7 @@ def _bound(plan) -> list[str]:
   fast, slow = (NETWORKS[name] for name in plan["networks"])
   times = [("all communication hidden", "overlapped"), ("none hidden", "serial")]
   if not plan["quick"]:
-    times.insert(1, ("what the schedule overlaps hidden", "scheduled"))
+    times.insert(1, ("overlap of the schedule hidden", "scheduled"))
   lines = [
     f"least time: matrix unit {b['matmul_s']:.3f} s, HBM {b['hbm_s']:.3f} s, {fast} "
     f"{b['ici_s']:.3f} s, {slow} {b['dcn_s']:.3f} s",
@@ -127,16 +127,16 @@ def _bound(plan) -> list[str]:
   ]
   if b["cost"] is not None:
     lines.append(
-      f"cost at least {b['cost']:.2f} a step, {b['cost_per_million']:,.0f} a million samples"
+      f"cost at least {b['cost']:.2f} per step, {b['cost_per_million']:,.0f} per million samples"
     )
   return lines + [_CAVEAT]
 
 
-# The page of plans leaves times out until they are right.
+# The page of plans leaves times out until the model is correct.
 _CAVEAT = (
   "These are bounds from published peak rates, not measurements: runs are slower. They are under "
-  "revision, as they count too little: products of attention's backward pass on TPUs, bytes of "
-  "HBM, and links of a torus that a mesh axis cannot use."
+  "revision: they undercount products of attention's backward pass on TPUs and bytes of HBM, and "
+  "count links of a torus that a mesh axis cannot use."
 )
 ROW_HEAD = (
   "| pod | devices | mesh | remat | batch | peak GiB, of | fits | sent GB: fast / slow network | "
@@ -145,7 +145,7 @@ ROW_HEAD = (
 
 
 def row(plan: Mapping[str, Any]) -> str:
-  """The plan as a row of a Markdown table, under ROW_HEAD; of `Plan.to_dict()`."""
+  """The plan as a row of a Markdown table, under ROW_HEAD; from `Plan.to_dict()`."""
   memory = plan["memory"]
   mesh = ",".join(map(str, plan["mesh"].values())) + (plan["scheme"] and f" {plan['scheme']}")
   peak = "-" if memory["peak"] is None else f"{memory['peak']:.1f}"
@@ -163,7 +163,7 @@ def row(plan: Mapping[str, Any]) -> str:
 
 
 def _digits(value: float) -> str:
-  """Three digits of a number from 0.01 on."""
+  """Three significant digits from 0.01 on."""
   if value < 0.005:
     return "0"
   return f"{value:.{max(0, min(2, 2 - math.floor(math.log10(value))))}f}"

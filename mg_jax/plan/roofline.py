@@ -1,10 +1,10 @@
-"""The least time a step can take: a bound from public numbers, not a measurement.
+"""Lower bound of a step's time, from published numbers, not a measurement.
 
-Four clocks run: the matrix unit, the memory, the network inside a slice or a GPU host (ICI, NVLink)
-and the one between them (DCN, InfiniBand). What the slowest of them needs bounds a step whose
-communication hides behind its computation; the networks' sum with the slower of the other two
-bounds one that hides nothing. Between the two lies the bound of the compiled schedule, which hides
-what that starts before other work and awaits after it.
+There are four resources: the matrix unit, the memory, the network inside a slice or a GPU host
+(ICI, NVLink) and the one between them (DCN, InfiniBand). The slowest one bounds a step whose
+communication hides behind computation; the sum of the networks and the slower of the other two
+bounds one that hides nothing. In between is the bound of the compiled schedule, which hides
+communication that starts before other work and is awaited after it.
 """
 
 import dataclasses
@@ -15,18 +15,18 @@ from mg_jax.core.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """Lower bounds of a step's time and what follows from them.
+  """Lower bounds of a step's time and quantities derived from them.
 
   Attributes:
-    matmul_s, hbm_s, ici_s, dcn_s: what each part needs by itself.
-    overlapped_s: when communication hides behind computation.
-    scheduled_s: when that part of it does which the compiled schedule overlaps.
-    serial_s: when none of it does.
-    mfu_overlapped, mfu_scheduled, mfu_serial: of the model's FLOPs, recomputation not counted, at
-      most.
-    samples_s, tokens_s: at most, of the whole pod, overlapped.
-    cost: of a step at least, overlapped; None without a price.
-    cost_per_million: of a million samples.
+    matmul_s, hbm_s, ici_s, dcn_s: time of each resource alone.
+    overlapped_s: if all communication hides behind computation.
+    scheduled_s: if the communication hides that the compiled schedule overlaps.
+    serial_s: if none of it hides.
+    mfu_overlapped, mfu_scheduled, mfu_serial: upper bounds of model FLOPs utilisation, without
+      recomputation.
+    samples_s, tokens_s: upper bounds for the whole pod, overlapped.
+    cost: lower bound per step, overlapped; None without a price.
+    cost_per_million: per million samples.
   """
 
   matmul_s: float
@@ -46,10 +46,10 @@ class Bound:
 
 
 def check_price(price: float | None) -> None:
-  """Raises UserError on a price that is none."""
+  """Raises UserError if the price is not a positive number."""
   if price is not None and not 0 < price < float("inf"):
     raise UserError(
-      f"a chip-hour at {price} is no price; give a number above 0 such as 4.2, or leave it out"
+      f"price {price} of a chip-hour is invalid; give a number above 0 such as 4.2, or leave it out"
     )
 
 
@@ -72,17 +72,17 @@ def bound(
   """The bound of one step.
 
   Args:
-    chip: its numbers; a device has its part of them.
-    devices: that jax counts.
-    model_flops: of the whole step, recomputation not counted.
+    chip: its numbers; a device gets its share of them.
+    devices: number of jax devices.
+    model_flops: FLOPs of the whole step without recomputation.
     hardware_flops: the same with it.
     hbm_bytes: read and written by one device.
     ici_bytes, dcn_bytes: sent by one device.
-    samples: of the step, or of `calls` of them.
-    tokens: of one sample.
-    hidden_ici, hidden_dcn: those of the bytes that the schedule overlaps with other work.
+    samples: samples of the step, or of `calls` of them.
+    tokens: tokens per sample.
+    hidden_ici, hidden_dcn: bytes that the schedule overlaps with other work.
     calls: steps that finish `samples`.
-    price: of a chip-hour, in any currency.
+    price: price of a chip-hour, in any currency.
 
   Raises:
     UserError: on a price of zero or less.
@@ -96,10 +96,10 @@ def bound(
   dcn = dcn_bytes / (chip.dcn_gb_s * GB * part)
   overlapped = max(matmul, hbm, ici, dcn)
   serial = max(matmul, hbm) + ici + dcn
-  seen = (ici_bytes - hidden_ici) / (chip.ici_gb_s * GB * part)
-  seen += (dcn_bytes - hidden_dcn) / (chip.dcn_gb_s * GB * part)
-  # Hiding cannot make a step faster than its slowest clock.
-  scheduled = max(overlapped, max(matmul, hbm) + seen)
+  exposed = (ici_bytes - hidden_ici) / (chip.ici_gb_s * GB * part)
+  exposed += (dcn_bytes - hidden_dcn) / (chip.dcn_gb_s * GB * part)
+  # Overlap cannot make a step faster than its slowest resource.
+  scheduled = max(overlapped, max(matmul, hbm) + exposed)
   useful = model_flops / devices / peak
   cost = None if price is None else price * devices * part * overlapped / 3600
   return Bound(

@@ -1,8 +1,8 @@
-"""Which mesh and rematerialisation policy is best for a generator on a pod: a search by plans.
+"""Searches the best mesh and rematerialisation policy for a generator on a pod.
 
-What cannot divide is left out, what an estimate says does not fit is not compiled, and of the rest
-the compiler sees those first that an estimate of the least time likes best. The estimates are
-coarse and rank only; what is printed are plans. [MG 3.1.6]
+Splits that do not divide are left out, splits estimated not to fit are not compiled, and the rest
+is compiled in order of estimated least time. The estimates are coarse and only used for ranking;
+what is printed are plans. [MG 3.1.6]
 """
 
 import copy
@@ -26,12 +26,12 @@ from mg_jax.plan.training import abstract_training, latent_tokens
 from mg_jax.train.state import abstract_params
 
 POLICIES = ("none", "mlp", "attention", "full")
-# Values of the width of the model that a layer keeps for each of its tokens, and part of its
-# forward pass that is computed again. Counted on the block of `models.transformer`, whose MLP is
-# 8 / 3 as wide as the model.
+# Activations that a layer saves per token, in units of the model's width, and the fraction of its
+# forward pass that is recomputed. Counted on the block of `models.transformer`, whose MLP is 8 / 3
+# as wide as the model.
 _KEPT = {"none": 34.0, "mlp": 6.0, "attention": 4.0, "full": 1.0}
 _AGAIN = {"none": 0.0, "mlp": 0.4, "attention": 0.6, "full": 1.0}
-# Of what gathering keys and values sends, see `kernels.context`.
+# Relative to gathering keys and values, see `kernels.context`.
 _SENT = {"ulysses": 0.2, "ring": 2.0}
 
 
@@ -42,9 +42,9 @@ class Choice:
   Attributes:
     mesh: sizes of (data, fsdp, context, tensor).
     remat: policy.
-    scheme: how attention is split over "context", "" where nothing is.
+    scheme: how attention is split over "context", "" if it is not.
     memory: estimated bytes on a device.
-    seconds: estimated least time, all communication hidden; serial: with none hidden.
+    seconds: estimated least time with all communication hidden; serial: with none hidden.
   """
 
   mesh: tuple[int, int, int, int]
@@ -57,7 +57,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What the estimates need to know of a step: sizes of the model and of its batch."""
+  """Inputs of the estimates: sizes of the model and of its batch."""
 
   layers: int
   width: int
@@ -90,18 +90,18 @@ def work_of(config: Mapping[str, Any]) -> Work:
 def choices(work: Work, pod: Pod) -> list[Choice]:
   """All splits that divide and are estimated to fit, the best first.
 
-  Most are bound by the matrix unit alike. Of those, what sends least is most likely to hide it, and
-  what keeps least is most likely to fit. Of those that differ in data and fsdp alone, all but the
-  best come last.
+  Most are bound by the matrix unit alike. Among those, the one that sends least is most likely to
+  hide it, and the one that saves least is most likely to fit. Of splits that only differ in data
+  and fsdp, all but the best come last.
   """
-  found = [
+  candidates = [
     Choice(mesh, remat, scheme, *estimate(work, pod, mesh, remat, scheme))
     for mesh in meshes(work, len(pod.devices), slices=pod.slices)
     for remat in POLICIES
     for scheme in schemes(work, mesh)
   ]
-  fit = [c for c in found if c.memory <= pod.memory_gib * GIB]
-  # What is sent counts to a hundredth of the least time, so that less memory decides of the like.
+  fit = [c for c in candidates if c.memory <= pod.memory_gib * GIB]
+  # Communication only counts to a hundredth of the least time, so that memory breaks ties.
   fit.sort(key=lambda c: (c.seconds, round(c.serial / c.seconds, 2), c.memory))
   kinds, first, later = set(), [], []
   for choice in fit:
@@ -112,7 +112,7 @@ def choices(work: Work, pod: Pod) -> list[Choice]:
 
 
 def schemes(work: Work, mesh: Sequence[int]) -> tuple[str, ...]:
-  """Ways to split attention over "context" that the mesh allows, ("",) where nothing is split."""
+  """Ways to split attention over "context" that the mesh allows, ("",) if it is not split."""
   _, _, context, tensor = mesh
   if context == 1:
     return ("",)
@@ -121,9 +121,9 @@ def schemes(work: Work, mesh: Sequence[int]) -> tuple[str, ...]:
 
 
 def meshes(work: Work, devices: int, *, slices: int) -> Iterator[tuple[int, int, int, int]]:
-  """Meshes that take all devices and divide heads, tokens and rows.
+  """Meshes that use all devices and divide heads, tokens and rows.
 
-  Slices lie along "data"; one slice may be split along it too, so that weights have less far to go.
+  Slices are along "data"; one slice may be split along it too, so that weights travel less far.
   """
   sizes = [n for n in range(1, 33) if devices % n == 0]
   for data, context, tensor in itertools.product(sizes if slices == 1 else [slices], sizes, sizes):
@@ -137,14 +137,14 @@ def meshes(work: Work, devices: int, *, slices: int) -> Iterator[tuple[int, int,
 def estimate(
   work: Work, pod: Pod, mesh: Sequence[int], remat: str, scheme: str = ""
 ) -> tuple[float, float, float]:
-  """(bytes on a device, seconds of a step at least, seconds with no communication hidden)."""
+  """(bytes on a device, least seconds per step, seconds with no communication hidden)."""
   data, fsdp, context, tensor = mesh
   rows = work.rows // (data * fsdp * work.accumulate)
   local = work.tokens / (context * tensor)
-  # float32 weights, two moments, averages; gradients live when the step ends.
+  # float32 weights, two moments, averages; gradients are live at the end of the step.
   state = work.parameters * 4 * (4 + work.ema) / (fsdp * tensor)
   kept = rows * local * work.width * 2 * _KEPT[remat] * work.layers
-  # One layer's work: the stream and what is made of it, whole over "tensor" for a moment.
+  # One layer's work: the stream and its activations, temporarily whole over "tensor".
   layer = rows * work.tokens / context * work.width * 2 * (8 + 40 / tensor)
   gathered = 2 * work.blocks / work.layers * 2 * 2 / tensor
   memory = state + kept + layer + gathered
@@ -157,10 +157,10 @@ def estimate(
   weights = passes * work.blocks * 2 / tensor * (fsdp - 1) / fsdp * work.accumulate
   solid = pod.platform == "tpu" and sum(n > 1 for n in parse_topology(pod.name)[1]) == 3
   if solid and fsdp == len(pod.devices):
-    weights *= 2  # Over all of a three-dimensional torus they are gathered by sums.
+    weights *= 2  # Over all of a three-dimensional torus they are gathered by all-reduces.
   gradients = work.blocks * 4 / tensor * (fsdp - 1) / fsdp * work.accumulate
   stream = work.rows / (data * fsdp) * work.tokens / context * work.width * 2 * work.layers
-  # Two gathers and two scatters of the stream forward, and as many backward.
+  # Two all-gathers and two reduce-scatters of the stream forward, and as many backward.
   along_tensor = stream * (4 * passes + 2) * (tensor - 1) / tensor
   along_context = stream * 2 * (passes + 1) * (context - 1) / tensor * _SENT.get(scheme, 1.0)
   reach = 8 if pod.platform == "cuda" else math.inf  # devices that the fast network joins
@@ -189,37 +189,37 @@ def search(
   price: float | None = None,
   show: Callable[[str], None] = print,
 ) -> list[Plan]:
-  """Plans of the best splits that fit; prints each as it is made.
+  """Plans of the best splits that fit; prints each as it is computed.
 
-  The least bound comes first, as scheduled where that is known, else with communication hidden; of
-  those bound alike what sends least, then what needs least memory.
+  Sorted by bound, as scheduled if known, else with communication hidden; ties by bytes sent, then
+  by memory.
 
   Args:
-    config: of a generator.
+    config: config of a generator.
     pod: the devices.
-    budget: plans that are compiled. Where one does not fit, none that is estimated to need as
-      much is compiled after it.
-    price: of a chip-hour.
-    show: takes a line of the table.
+    budget: number of plans to compile. If one does not fit, none with as large an estimate is
+      compiled after it.
+    price: price of a chip-hour.
+    show: prints a line of the table.
 
   Raises:
-    UserError: on a config without a generator, a budget of none, and where nothing may fit.
+    UserError: on a config without a generator, a budget below 1, and if nothing may fit.
   """
   if budget < 1:
-    raise UserError(f"--budget={budget}: a search compiles at least 1 plan")
+    raise UserError(f"--budget={budget}: give at least 1 plan")
   config = configs.to_dict(config)
   work = work_of(config)
-  found = choices(work, pod)
-  if not found:
+  splits = choices(work, pod)
+  if not splits:
     raise UserError(
       f"no split of {pod.name} x {pod.slices} is estimated to fit; give more devices, a smaller "
       "--config.data.global_batch or a larger --config.train.accumulate"
     )
-  show(f"{len(found)} splits are estimated to fit; planning up to {budget} of them")
+  show(f"{len(splits)} splits are estimated to fit; planning up to {budget} of them")
   show(plan_report.ROW_HEAD)
   show("|---" * plan_report.ROW_HEAD.count(" | ") + "|---|")
   plans, limit = [], math.inf
-  for choice in found:
+  for choice in splits:
     if len(plans) == budget:
       break
     if choice.memory >= limit:
@@ -227,7 +227,7 @@ def search(
     tried = copy.deepcopy(config)
     if choice.scheme:
       tried["model"]["dit"]["context_parallel"] = choice.scheme
-    # Only the compiler for TPUs is slow enough to be asked for less.
+    # Only the TPU compiler is slow enough to need the quick mode.
     quick = pod.platform == "tpu"
     plans.append(
       plan(tried, pod, mesh=choice.mesh, remat=choice.remat, price=price, quick=quick)
@@ -251,7 +251,7 @@ def main(config: Mapping[str, Any], pod: Pod, *, budget: int, price: float | Non
   if not ranked:
     print("none of them fits; a larger --budget tries more")
     return 1
-  print("\nthe best first, by the bound, by what is sent, by memory:")
+  print("\nthe best first, by the bound, by bytes sent, by memory:")
   for p in ranked:
     print(plan_report.row(p.to_dict()))
   print()

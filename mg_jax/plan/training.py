@@ -1,7 +1,7 @@
 """The training step of any experiment as a program to plan, at its largest batch.
 
-Nothing of the data is opened and no file of weights is read, so a loss whose network comes from
-files (LPIPS) is left out.
+No data is opened and no file of weights is read, so a loss whose network comes from files (LPIPS)
+is left out.
 """
 
 import math
@@ -32,7 +32,7 @@ def training(config: Mapping[str, Any], mesh: Mesh) -> Program:
   """The step of a config on a mesh.
 
   Raises:
-    UserError: on a stage without a model, and on what does not divide over the mesh.
+    UserError: on a stage without a model, and on sizes that do not divide over the mesh.
   """
   objective, batch, clip = abstract_training(config)
   settings = configs.build(TrainConfig, section(config, "train"), where="train")
@@ -67,7 +67,7 @@ def abstract_training(
 ) -> tuple[Objective, dict[str, Any], tuple[int, int, int]]:
   """(objective, shapes of its largest batch, (frames, height, width) of a sample).
 
-  Of sound, latents are frames of one pixel each; to its codec, samples are.
+  For sound, latents are frames of one pixel each; for its codec, samples are.
   """
   stage = stage_of(config)
   if not config.get("model"):
@@ -84,7 +84,7 @@ def latent_tokens(dit: Mapping[str, Any], latent: Sequence[int]) -> int:
 def training_flops(
   objective: Objective, params: PyTree, batch: PyTree, optimizers: Mapping[str, Optimizer]
 ) -> tuple[float, float]:
-  """FLOPs of a step over all devices, without and with recomputation; shapes are enough.
+  """FLOPs of a step over all devices, without and with recomputation; shapes suffice.
 
   Frozen parameters cost no gradient, and of a role that steps every n-th time only, a step has the
   n-th part. The FLOPs of attention are read off the loops of the blocked

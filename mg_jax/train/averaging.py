@@ -3,8 +3,8 @@
 Finetuned models that differ in their data, settings or checkpoint have different strengths, which
 their mean combines. A source is read one leaf at a time, so memory holds the result and one leaf of
 one source. The result is a folder that samplers and warm starts read like any run: the config of
-the first source, and the mean in the place of its averaged weights. It has no optimizer, so it
-cannot be resumed, only started from.
+the first source, with the mean as its averaged weights. It has no optimizer state, so it can be
+started from but not resumed.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.workdir import LATENTS, is_remote, latents_folder, resolve
 
 TOLERANCE = 1e-6  # of the sum of the weights
-PROVENANCE = "averaged_from"  # the entry of the config that says what a mean is of
+PROVENANCE = "averaged_from"  # config entry that lists the sources of a mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,31 +53,31 @@ def average(
   *,
   weights: Sequence[float] | None = None,
 ) -> int:
-  """Writes the mean of the parameters of runs as a new run; returns how many leaves it has.
+  """Writes the mean of the parameters of runs as a new run; returns the number of leaves.
 
   Args:
-    origins: workdirs, each with ":STEP" behind it for another step than its newest. Averaged
-      weights are taken of every role whose average was kept, the latest ones otherwise.
-    target: workdir to be made; a local one appears whole or not at all.
-    weights: one for each origin, none negative, with the sum 1; equal ones by default.
+    origins: workdirs, each optionally with ":STEP" for another step than its newest. Averaged
+      weights are used for every role that has them, the latest ones otherwise.
+    target: workdir to create; if local, atomically.
+    weights: one per origin, non-negative, with sum 1; equal by default.
 
   Raises:
-    UserError: on fewer than two origins, on weights that are no mean, on trees that differ (with
-      every leaf that does), on damaged checkpoints, and when the target exists.
+    UserError: on fewer than two origins, on invalid weights, on trees that differ (with every leaf
+      that does), on damaged checkpoints, and if the target exists.
   """
   weights = _check_weights(weights, len(origins))
   folder = resolve(target)
   if folder.exists():
     raise UserError(f"{folder} exists already; name a new folder for the average")
   if not is_remote(folder) and not folder.parent.is_dir():
-    raise UserError(f"{folder} cannot be made: {folder.parent} is no folder; create it first")
+    raise UserError(f"{folder} cannot be created: {folder.parent} is not a folder; create it first")
   with contextlib.ExitStack() as stack:
     sources = [_open(origin, stack) for origin in origins]
     _compare(sources)
     first = sources[0].reader.meta(sources[0].step)
     mean = {f"ema/{path}": _mean(path, sources, weights) for path in sources[0].leaves}
     config = {**first["config"], PROVENANCE: _provenance(sources, weights)}
-    # The statistics that a generator's latents were normalised by stay with its run.
+    # The global statistics that a generator's latents were normalised by stay with its run.
     latents = latents_folder(config, sources[0].reader.folder.parent)
     if config.get(LATENTS) or epath.Path(latents).exists():
       config[LATENTS] = os.fspath(resolve(latents))
@@ -91,17 +91,17 @@ def average(
 
 def _check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
   if count < 2:
-    raise UserError("an average is of two runs or steps at least; name them as RUN1,RUN2[:STEP]")
+    raise UserError("an average needs at least two runs or steps; name them as RUN1,RUN2[:STEP]")
   if weights is None:
     return [1 / count] * count
   if len(weights) != count:
     raise UserError(f"there are {len(weights)} weights for {count} runs; give one for each")
   total = math.fsum(weights)
-  # Weights that are no mean scale the model; to scale them here would hide a slip of the pen.
+  # Weights that do not sum to 1 scale the model; normalising them here would hide a typo.
   if not all(w >= 0 for w in weights) or not abs(total - 1) <= TOLERANCE:
     raise UserError(
-      f"weights {', '.join(map(str, weights))} are no mean (sum {total:g}); give numbers from 0 on "
-      "whose sum is 1"
+      f"weights {', '.join(map(str, weights))} have sum {total:g}; give non-negative numbers whose "
+      "sum is 1"
     )
   return list(weights)
 
@@ -114,7 +114,7 @@ def _open(origin: str, stack: contextlib.ExitStack) -> Source:
   step = reader.pick(step)
   saved = reader.leaves(step)
   leaves = {}
-  for kind in ("params/", "ema/"):  # an average takes the place of what it is of
+  for kind in ("params/", "ema/"):  # an average replaces its parameters
     for path, leaf in saved.items():
       if path.startswith(kind):
         leaves[path.removeprefix(kind)] = (path, leaf)
@@ -127,7 +127,7 @@ def _compare(sources: Sequence[Source]) -> None:
     if lines := integrity.differences(leaves, first):
       shown = "\n  ".join(lines)
       raise UserError(
-        f"{source.name} is of another model than {sources[0].name}, they differ in {len(lines)} "
+        f"{source.name} has another architecture than {sources[0].name}, differing in {len(lines)} "
         f"leaves; average runs of one architecture:\n  {shown}"
       )
   whole = [path for path, leaf in first.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -154,7 +154,7 @@ def _provenance(sources: Sequence[Source], weights: Sequence[float]) -> list[dic
 
 @contextlib.contextmanager
 def _whole(folder: epath.Path) -> Iterator[epath.Path]:
-  """A folder to write to that takes its name at the end; in an object store, the folder itself."""
+  """A temporary folder, renamed at the end; in an object store, the folder itself."""
   if is_remote(folder):
     yield folder
     return

@@ -1,6 +1,6 @@
-"""What is said of a checkpoint that cannot be trusted, and what to do then.
+"""Errors about damaged checkpoints, and their remedies.
 
-The storage library reports damage as pages of its own settings; of these only the array matters.
+The storage library reports damage with pages of its own settings; only the array matters here.
 """
 
 import re
@@ -13,27 +13,27 @@ _STORED = re.compile(r"""["']([^"'/\s]+)/""")
 
 
 class DamagedError(UserError):
-  """A checkpoint that is there but whose content cannot be trusted."""
+  """A checkpoint that exists but whose content is damaged."""
 
   def __init__(self, step: int, folder, what: str, older: Sequence[int] = ()):
-    """Says what is damaged of a step in a folder of checkpoints, `older` ones of which remain."""
+    """The error for a damaged step in a folder of checkpoints, of which `older` ones remain."""
     self.fact = f"step {step} in {folder} is damaged: {what}"
     if older:
       remedy = (
-        "train with --config.train.restore_fallback=true to set it aside and go on from step "
+        "train with --config.train.restore_fallback=true to set it aside and continue from step "
         f"{max(older)}"
       )
     else:
-      remedy = "no older step is left, so bring it back from a copy or start in another workdir"
+      remedy = "no older step is left, so restore it from a copy or start in another workdir"
     super().__init__(f"{self.fact}; {remedy}")
 
 
 def find_leaf(error: BaseException, leaves: Iterable[str] = ()) -> str | None:
-  """The path of the array that an error of the storage library speaks of, or None.
+  """The path of the array named in an error of the storage library, or None.
 
   Args:
-    error: as it was raised, with what it was raised from.
-    leaves: the paths of all arrays; by default every stored name counts as one.
+    error: as raised, with its causes.
+    leaves: the paths of all arrays; by default any stored name counts.
   """
   paths = {path.replace("/", "."): path for path in leaves}
   link: BaseException | None = error

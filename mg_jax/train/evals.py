@@ -1,9 +1,9 @@
 """Evaluation on held-out batches with the averaged weights.
 
-What is measured is the objective's business (validation loss by time bin, reconstruction error);
-this module runs it over batches and averages. The random key depends on the batch's number only,
-so evaluations at different steps see the same noise and can be compared. What is no mean over rows
-but asks for all of them at once, retrieval, has an evaluator of its own.
+The objective defines the metrics (validation loss by time bin, reconstruction error); this module
+runs it over batches and averages. The random key depends on the batch's number only, so evaluations
+at different steps use the same noise and are comparable. Metrics that are not means over rows, such
+as retrieval, have their own evaluator.
 """
 
 import logging
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Evaluator:
-  """Runs an objective's `evaluate` over the same batches again and again; a hook of the loop."""
+  """Runs an objective's `evaluate` over the same batches every time; a hook of the loop."""
 
   def __init__(
     self, objective: Objective, batches: Callable[[], Iterable[Mapping[str, Any]]], mesh: Mesh, *,
@@ -37,13 +37,13 @@ class Evaluator:
     """Prepares an evaluation.
 
     Args:
-      objective: gives the metrics of a batch.
+      objective: computes the metrics of a batch.
       batches: starts a pass over the held-out numpy batches. An entry "valid", bool (B,), marks the
-        real rows of a batch that was filled up; without it every row counts.
-      mesh: where it runs.
+        real rows of a padded batch; without it every row counts.
+      mesh: mesh to run on.
       key: source of the noise.
-      prefix: of the names of the results.
-      preprocess: done to a batch on its devices before it is evaluated.
+      prefix: prefix of the metric names.
+      preprocess: applied to a batch on its devices before evaluation.
     """
     self._batches, self._mesh, self._key, self._prefix = batches, mesh, key, prefix
     self._preprocess = preprocess or (lambda batch: batch)
@@ -58,7 +58,7 @@ class Evaluator:
     """Means over all real rows for {role: params}.
 
     Raises:
-      UserError: when there is no real row at all.
+      UserError: if there is no real row.
     """
     totals: dict[str, float] = {}
     weight = 0.0
@@ -92,10 +92,10 @@ class RetrievalEvaluator:
     """Prepares an evaluation.
 
     Args:
-      features: ({role: params}, batch) to points of images and of texts, (B, E) each.
-      batches: as for `Evaluator`, with "text" holding "ids", by which captions are told apart.
-      mesh: where it runs.
-      name: of the set, for messages and in the names of the results.
+      features: ({role: params}, batch) to embeddings of images and of texts, (B, E) each.
+      batches: as for `Evaluator`, with "text" holding "ids", which identify captions.
+      mesh: mesh to run on.
+      name: name of the set, for messages and metric names.
     """
     self._batches, self._mesh, self._name = batches, mesh, name
 
@@ -106,16 +106,16 @@ class RetrievalEvaluator:
     self._run = jax.jit(run, out_shardings=replicated(mesh))
 
   def __call__(self, state: TrainState, step: int) -> dict[str, float]:
-    """Measures the averaged weights of a state, and says what it found."""
+    """Measures the averaged weights of a state, and logs the result."""
     retrieval = self.measure(state.averaged())
     rates = retrieval.compute()
-    found = ", ".join(
+    recalls = ", ".join(
       f"{name.replace('_', ' ')} {r.rate:.1%} [{r.low:.1%}, {r.high:.1%}]"
       for name, r in rates.items()
     )
     _log.info(
       "step %d: recall@1 over %d held-out captions (%s, %d repeated): %s",
-      step, len(retrieval), self._name, retrieval.duplicates, found,
+      step, len(retrieval), self._name, retrieval.duplicates, recalls,
     )  # fmt: skip
     prefix = f"recall/{self._name}"
     metrics = {f"{prefix}/{name}": rate.rate for name, rate in rates.items()}
@@ -125,7 +125,7 @@ class RetrievalEvaluator:
     """The features of all real rows for {role: params}.
 
     Raises:
-      UserError: when there is no real row at all.
+      UserError: if there is no real row.
     """
     retrieval = Retrieval()
     for batch in self._batches():

@@ -1,8 +1,8 @@
-"""From an iterator of numpy batches to sharded device arrays, one batch ahead of the step.
+"""Turns an iterator of numpy batches into sharded device arrays, one batch ahead of the step.
 
-A thread draws and places the next batch while the current step runs. The position it reports is
-that of the batch about to be consumed, so batches that were drawn ahead are drawn again after a
-resume. Of the iterator only `next`, `get_state` and `set_state` are used.
+A thread reads and places the next batch while the current step runs. The reported position is that
+of the batch about to be consumed, so prefetched batches are read again after a resume. Only `next`,
+`get_state` and `set_state` of the iterator are used.
 """
 
 import queue
@@ -22,30 +22,30 @@ from mg_jax.core.typing import PyTree
 
 
 class BatchIterator(Protocol):
-  """An iterator whose position can be read and set as plain JSON."""
+  """An iterator whose position can be saved and restored as plain JSON."""
 
   def __next__(self) -> Mapping[str, Any]:
     """The next batch of this process."""
 
   def get_state(self) -> Any:
-    """Position of the batch that `next` would give."""
+    """Position of the batch that `next` would return."""
 
   def set_state(self, state: Any) -> None:
-    """Goes to a position."""
+    """Seeks to a position."""
 
 
 def place_batch(batch: Mapping[str, Any], mesh: Mesh, *, whole: bool = False) -> PyTree:
-  """Puts rows of a batch onto the mesh.
+  """Places rows of a batch on the mesh.
 
   Args:
-    batch: nested dicts of numpy arrays, leading dimension the rows that this process has read, a
-      piece of the batch as `core.mesh.batch_share` says. Text and object arrays stay behind, as
-      devices cannot hold them.
+    batch: nested dicts of numpy arrays, leading dimension the rows that this process has read, its
+      shard of the batch by `core.mesh.batch_share`. Text and object arrays are dropped, as devices
+      cannot hold them.
     mesh: the leading dimension is split over its data and fsdp axes.
-    whole: every process has read all rows instead.
+    whole: whether every process has read all rows instead.
 
   Raises:
-    UserError: when the rows do not divide over the devices.
+    UserError: if the rows do not divide over the devices.
   """
   sharding = batch_sharding(mesh)
   ways, pieces = batch_axes(mesh), 1 if whole else batch_share(mesh)[1]
@@ -77,8 +77,8 @@ class Feed:
   """Iterates over device batches.
 
   Attributes:
-    host: the numpy batch that was consumed last, with its text and sample ids, or None.
-    wait: seconds that the consumer has spent waiting for data so far.
+    host: the numpy batch consumed last, with its text and sample ids, or None.
+    wait: total seconds that the consumer has waited for data.
   """
 
   def __init__(
@@ -87,7 +87,7 @@ class Feed:
     mesh: Mesh,
     preprocess: Callable[[PyTree], PyTree] | None = None,
   ):
-    """Draws from an iterator; `preprocess`, if any, is done to every batch on its devices."""
+    """Reads from an iterator; `preprocess`, if any, is applied to every batch on its devices."""
     self.host: Mapping[str, Any] | None = None
     self.wait = 0.0
     self._iterator = iterator
@@ -101,30 +101,30 @@ class Feed:
     return self
 
   def __next__(self) -> PyTree:
-    """The next batch. A failure while drawing is raised here, again on every further call."""
+    """The next batch. An error of the reading thread is raised here, and again on every call."""
     placed, self.host, self._position = self._look()
     self._head = None
     return placed
 
   def peek(self) -> PyTree:
-    """The batch that `next` will give, without consuming it. Raises UserError if there is none."""
+    """The batch that `next` will return, not consumed. Raises UserError if there is none."""
     try:
       return self._look()[0]
     except StopIteration as e:
-      raise UserError(f"the data end at position {self._position}; repeat them") from e
+      raise UserError(f"the data end at position {self._position}; repeat the data") from e
 
   def get_state(self) -> Any:
-    """Position of the batch that `next` will give."""
+    """Position of the batch that `next` will return."""
     return self._position
 
   def set_state(self, state: Any) -> None:
-    """Goes to a position and forgets what was drawn ahead."""
+    """Seeks to a position and drops prefetched batches."""
     self.close()
     self._iterator.set_state(state)
     self._position = state
 
   def close(self) -> None:
-    """Stops drawing ahead; batches not consumed are dropped."""
+    """Stops prefetching and drops batches not consumed."""
     if self._thread is not None:
       self._stop.set()
       self._thread.join()
@@ -138,7 +138,7 @@ class Feed:
       self._head = self._queue.get()
       self.wait += time.perf_counter() - begin
       if self._preprocess and not isinstance(self._head, BaseException):
-        # Here and not in the thread: all processes must run device programs in one order.
+        # Here and not in the thread: all processes must run device programs in the same order.
         placed, *rest = self._head
         with use_mesh(self._mesh):
           self._head = (self._preprocess(placed), *rest)
@@ -147,7 +147,7 @@ class Feed:
     return self._head
 
   def _start(self) -> None:
-    # One batch waits here and one in the thread's hand; more would only hold memory.
+    # One batch waits here and one in the thread; more would only take memory.
     self._queue: queue.Queue = queue.Queue(maxsize=1)
     self._stop = threading.Event()
     args = (self._queue, self._stop)
@@ -161,7 +161,7 @@ class Feed:
         batch = next(self._iterator)
         item = (place_batch(batch, self._mesh), batch, self._iterator.get_state())
       except BaseException as e:
-        e.add_note(f"while drawing the batch at data position {position}")
+        e.add_note(f"while reading the batch at data position {position}")
         item = e
       while not stop.is_set():
         try:

@@ -1,7 +1,7 @@
-"""Analytical FLOPs of a function, read off its jaxpr: matrix products and convolutions only.
+"""Analytical FLOPs of a function from its jaxpr: matrix products and convolutions only.
 
-Loops count as often as they run, so a scanned stack of layers and a blocked attention are seen
-whole, which compilers' own estimates do not do. Nothing is compiled or allocated.
+Loops count as often as they run, so a scanned stack of layers and a blocked attention are fully
+counted, unlike in compilers' own estimates. Nothing is compiled or allocated.
 """
 
 import math
@@ -18,10 +18,10 @@ def count(fn: Callable, *args: Any) -> float:
 
 
 def count_training(loss: Callable, params: Any, *args: Any) -> float:
-  """FLOPs of a scalar `loss(params, *args)` and its gradient in `params`.
+  """FLOPs of a scalar `loss(params, *args)` and its gradient with respect to `params`.
 
-  A backward pass needs at most twice the products of the forward pass; what a gradient takes beyond
-  that is recomputation, which a utilisation of the model's FLOPs leaves out.
+  A backward pass needs at most twice the products of the forward pass; anything beyond that is
+  recomputation, which model FLOPs utilisation leaves out.
   """
   return min(count(jax.grad(loss), params, *args), 3 * count(loss, params, *args))
 
@@ -48,7 +48,7 @@ def _equation(eqn) -> float:
 
 
 def _inner(params: dict[str, Any]):
-  """The jaxprs among an equation's parameters; functions with hand-written gradients hold one."""
+  """The jaxprs among an equation's parameters; functions with custom gradients have one."""
   for key, value in params.items():
     if key in ("branches", "cond_jaxpr"):
       continue

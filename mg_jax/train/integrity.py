@@ -1,7 +1,7 @@
 """Checksums, finiteness and structure of flat tables of arrays.
 
-A checksum is a sum modulo 2**32 over scrambled (position, bits) pairs, computed where the array
-lives: independent of sharding and of the order of summation, and changed by any single element.
+A checksum is a sum modulo 2**32 over scrambled (position, bits) pairs, computed on the array's own
+devices: independent of sharding and of the order of summation, and changed by any single element.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from mg_jax.core.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Checksum of every array, and the paths of parameters and averages that are not finite."""
+  """Checksum of every array, and the paths of non-finite parameters and averages."""
 
   checksums: dict[str, int]
   broken: list[str]
 
 
 def inspect(leaves: Mapping[str, Array]) -> Report:
-  """Checks a table {path: array}; only its results are brought to the host."""
+  """Checks a table {path: array}; only the results are copied to the host."""
   # One program per set of devices: a warm start mixes leaves on a mesh with leaves on one device.
   groups: dict[frozenset, dict[str, Array]] = {}
   for path, leaf in leaves.items():

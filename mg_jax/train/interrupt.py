@@ -1,9 +1,9 @@
-"""When to stop early: Ctrl-C, SIGTERM and preemption notices, on which all processes agree.
+"""When to stop early: Ctrl-C, SIGTERM and preemption notices, agreed on by all processes.
 
-Where `jax.distributed` runs, its own service listens for SIGTERM and picks one step for every
-process; a Python handler would hide the notice from it, so none is installed then. Such a run comes
-to its stop after the compilation of its first step. One without is not made to wait for that: until
-a step is done there is nothing to save, so the process ends once `core.termination.GRACE` is over.
+Under `jax.distributed`, its own service listens for SIGTERM and picks one step for every process; a
+Python handler would hide the notice from it, so none is installed. Such a run stops after the
+compilation of its first step. A run without it need not wait for that: before the first step there
+is nothing to save, so the process ends `core.termination.GRACE` seconds later.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from mg_jax.core.termination import on_sigterm
 
 
 class Interrupt:
-  """Says to the loop when to save and stop; a context manager, as it may hold signal handlers.
+  """Signals the loop to save and stop; a context manager, as it may install signal handlers.
 
   A second Ctrl-C raises KeyboardInterrupt at once; a second SIGTERM changes nothing.
 
   Attributes:
-    unsaved: whether steps were done, so that the process may not end before they are saved.
+    unsaved: whether there are unsaved steps, so that the process must not end yet.
   """
 
   def __init__(self):
@@ -40,8 +40,8 @@ class Interrupt:
         on_sigterm(
           self._on_sigterm,
           may_end=lambda: not self.unsaved,
-          sentence="stopped by SIGTERM before a step was done, so there is nothing to save; the "
-          "same command goes on",
+          sentence="stopped by SIGTERM before the first step, so there is nothing to save; the "
+          "same command continues",
         )
       )
     return self
@@ -50,7 +50,7 @@ class Interrupt:
     self._handlers.close()
 
   def reason(self, step: int) -> str | None:
-    """Why to stop before this step, or None. Every process has to ask at every step."""
+    """Why to stop before this step, or None. Every process has to call this at every step."""
     if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step):
       return "a preemption notice"
     return self._received

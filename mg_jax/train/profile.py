@@ -1,6 +1,6 @@
-"""How fast a run is and what that means: rates, model FLOP utilisation, memory, compile cache.
+"""Speed of a run: rates, model FLOPs utilisation, memory, compile cache.
 
-FLOPs are the analytical count of the model, never the compiler's, which does not see loop trips.
+FLOPs are the analytical count of the model, never the compiler's, which ignores loop trips.
 Peaks are the dense bf16 numbers of the vendors; the peak of a CPU is measured with a matmul.
 """
 
@@ -20,7 +20,7 @@ from mg_jax.core.errors import UserError
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
-  """FLOP/s that one device could reach, or None for a device that is not in the table."""
+  """Peak FLOP/s of one device, or None if the device is not in the table."""
   device = device or jax.local_devices()[0]
   if device.platform == "cpu":
     return _measured_peak() / len(jax.local_devices())
@@ -43,13 +43,13 @@ def _measured_peak(size: int = 1024) -> float:
 
 
 def utilisation(flops: float, seconds: float, devices: int) -> float | None:
-  """MFU in [0, 1]: analytical FLOPs of one step over what the devices could do in its time."""
+  """MFU in [0, 1]: analytical FLOPs of one step over the peak FLOPs of the devices in its time."""
   peak = peak_flops()
   return None if peak is None else flops / (seconds * peak * devices)
 
 
 def memory_gib() -> float:
-  """Peak memory in GiB: of the first local device, or of the process where that reports none."""
+  """Peak memory in GiB of the first local device, or of the process if it reports none."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"] / 2**30
@@ -59,7 +59,7 @@ def memory_gib() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """What a stretch of training achieved."""
+  """The rates of a stretch of training."""
 
   steps_per_second: float
   samples_per_second: float
@@ -68,7 +68,7 @@ class Rates:
 
 
 class Meter:
-  """Measures the rates between two calls of `read`; pauses take out evaluations and saves."""
+  """Measures the rates between two calls of `read`; pauses exclude evaluations and saves."""
 
   def __init__(self, *, flops: float | None = None, devices: int = 1):
     """`flops` analytical FLOPs in a step, on average, over `devices` devices."""
@@ -77,20 +77,20 @@ class Meter:
     self._step, self._wait, self._samples = 0, 0.0, 0
 
   def start(self, step: int, wait: float) -> None:
-    """Begins a stretch at a step, where the feed has waited `wait` seconds in total."""
+    """Starts a stretch at a step; the feed has waited `wait` seconds in total so far."""
     self._begin, self._paused = time.perf_counter(), 0.0
     self._step, self._wait, self._samples = step, wait, 0
 
   def add(self, samples: int) -> None:
-    """Counts the samples of a step; batches may differ."""
+    """Counts the samples of a step, whose number may vary."""
     self._samples += samples
 
   def pause(self, seconds: float) -> None:
-    """Takes time out of the stretch."""
+    """Excludes time from the stretch."""
     self._paused += seconds
 
   def read(self, step: int, wait: float) -> Rates:
-    """The rates since the stretch began; begins the next one."""
+    """The rates since the stretch started; starts the next one."""
     seconds = max(time.perf_counter() - self._begin - self._paused, 1e-9)
     steps = max(step - self._step, 1)
     waited = min(1.0, (wait - self._wait) / seconds)
@@ -103,10 +103,10 @@ class Meter:
 def enable_compile_cache(folder: str | os.PathLike) -> Path:
   """Keeps compiled programs in a folder across runs.
 
-  The folder holds native code that is loaded and run, so only its owner may have access to it.
+  The folder holds native code that is loaded and run, so only its owner may have access.
 
   Raises:
-    UserError: when it belongs to somebody else or cannot be made.
+    UserError: if it belongs to another user or cannot be created.
   """
   path = Path(folder).expanduser().absolute()
   try:
@@ -115,7 +115,7 @@ def enable_compile_cache(folder: str | os.PathLike) -> Path:
       raise UserError(f"compile cache {path} belongs to another user; choose a folder of your own")
     path.chmod(0o700)
   except OSError as e:
-    raise UserError(f"compile cache {path} cannot be made ({e.strerror}); choose another") from e
+    raise UserError(f"compile cache {path} cannot be created ({e.strerror}); choose another") from e
   jax.config.update("jax_compilation_cache_dir", str(path))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

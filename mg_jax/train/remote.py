@@ -1,9 +1,9 @@
-"""Paths in object stores, which fail now and then: every operation is tried again a few times.
+"""Paths in object stores, with retries of every operation against transient errors.
 
-This is the one place where that happens. Importing it makes `epath.Path("gs://...")` such a path,
-for us and for the checkpoint library, which writes and commits through them; arrays themselves go
-through TensorStore, whose drivers for stores have retries of their own. Order is kept, since an
-operation has ended, well or with an error, before the next begins.
+This is the only place that retries. Importing it makes `epath.Path("gs://...")` such a path, for
+us and for the checkpoint library, which writes and commits through them; arrays themselves go
+through TensorStore, whose drivers for stores have their own retries. Order is kept, since an
+operation has succeeded or failed before the next starts.
 """
 
 import fnmatch
@@ -23,23 +23,23 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 SCHEMES = ("gs://", "s3://", "az://")
 ATTEMPTS = 6
-FIRST_WAIT = 0.5  # seconds at most, doubled with every attempt: 15.5 s at most in all
+FIRST_WAIT = 0.5  # maximal seconds, doubled with every attempt: at most 15.5 s in all
 _LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _LASTING += (PermissionError,)
-_PASSING = {408, 429, 500, 502, 503, 504}  # of HTTP
+_PASSING = {408, 429, 500, 502, 503, 504}  # transient HTTP errors
 
 
 def retry(call: Callable[[], _T], what: str) -> _T:
-  """The result of a call, which is repeated after errors that may pass.
+  """The result of a call, retried after transient errors.
 
-  Waits are random, so that many hosts do not come back at the same moment.
+  Waits are random, so that many hosts do not retry at the same moment.
 
   Args:
     call: safe to repeat.
-    what: for messages.
+    what: name of the operation, for messages.
 
   Raises:
-    UserError: when all attempts failed. Errors that do not pass are raised at once.
+    UserError: if all attempts failed. Other errors are raised at once.
   """
   for attempt in range(1, ATTEMPTS + 1):
     try:
@@ -73,7 +73,7 @@ class RemotePath(gpath.PosixGPath):
     return retry(lambda: method(*args, **kwargs), f"{name} of {self}")
 
   def exists(self) -> bool:
-    # By `stat`, as `exists` of fsspec takes every error for a no.
+    # By `stat`, as fsspec's `exists` takes every error for False.
     try:
       self.stat()
     except FileNotFoundError:
@@ -94,15 +94,15 @@ class RemotePath(gpath.PosixGPath):
     return iter(retry(lambda: list(listed()), f"listing {self}"))
 
   def glob(self, pattern: str) -> Iterator["RemotePath"]:
-    """By listing level after level: fsspec's own takes an error for an empty folder."""
-    found = [self]
+    """Lists level after level: fsspec's own glob takes an error for an empty folder."""
+    paths = [self]
     for part in pattern.split("/"):
       if set(part) & set("*?["):
-        children = (child for path in found for child in path._children())
-        found = [child for child in children if fnmatch.fnmatchcase(child.name, part)]
+        children = (child for path in paths for child in path._children())
+        paths = [child for child in children if fnmatch.fnmatchcase(child.name, part)]
       else:
-        found = [child for path in found if (child := path / part).exists()]
-    return iter(found)
+        paths = [child for path in paths if (child := path / part).exists()]
+    return iter(paths)
 
   def _children(self) -> list["RemotePath"]:
     try:
@@ -157,7 +157,7 @@ class RemotePath(gpath.PosixGPath):
     *args: Any,
     **kwargs: Any,
   ) -> None:
-    """As `_retry`, for what finds itself `done` after an attempt that only seemed to fail."""
+    """As `_retry`, but counts as success if `done` holds after an attempt that seemed to fail."""
     method, attempts = getattr(super(), name), 0
 
     def call() -> None:
@@ -169,7 +169,7 @@ class RemotePath(gpath.PosixGPath):
         if attempts > 1 and done():
           return
         if isinstance(e, FileNotFoundError) and self.exists():
-          raise ConnectionError(f"the store finds {self} and does not") from e
+          raise ConnectionError(f"the store reports {self} both as present and as missing") from e
         raise
 
     retry(call, f"{name} of {self}")

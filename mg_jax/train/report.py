@@ -1,7 +1,7 @@
-"""What the loop logs of finished steps: metric lines, a progress bar, bundles of skipped steps.
+"""Logging of finished steps: metric lines, a progress bar, bundles of skipped steps.
 
-Metrics arrive one step late, when the device has long finished them, so that reading them never
-holds up the next dispatch.
+Metrics are read one step late, when the device has long finished them, so that reading them never
+delays the next dispatch.
 """
 
 import json
@@ -26,7 +26,7 @@ BUNDLES = "bundles"
 
 
 class Reporter:
-  """Turns the metrics of finished steps into output, and into an abort when too many are bad."""
+  """Logs the metrics of finished steps, and aborts if too many steps are skipped."""
 
   def __init__(
     self, folder: epath.Path, writer: MetricWriter, meter: Meter, *,
@@ -48,18 +48,18 @@ class Reporter:
     self, step: int, metrics: Mapping[str, Array], host: Mapping[str, Any], *,
     wait: float, seconds_left: float, last: bool = False,
   ) -> None:
-    """Reports a finished step.
+    """Logs a finished step.
 
     Args:
-      step: steps done after it.
+      step: number of finished steps.
       metrics: its device scalars.
-      host: its numpy batch, for the ids in a bundle.
-      wait: seconds waited for data since the start.
-      seconds_left: what a wall-clock budget leaves, or infinity.
-      last: the run ends with this step, so it is logged whatever the cadence.
+      host: its numpy batch, for the sample ids in a bundle.
+      wait: total seconds waited for data.
+      seconds_left: rest of the wall-clock budget, or infinity.
+      last: whether the run ends with this step, which is then always logged.
 
     Raises:
-      UserError: when as many steps in a row as allowed were skipped.
+      UserError: if `train.max_skipped` steps in a row were skipped.
     """
     values = {
       name: float(value)
@@ -78,8 +78,8 @@ class Reporter:
         self._writer.write(step, values)
         raise UserError(
           f"{in_row} steps in a row up to step {step} (train.max_skipped) had a loss or gradient "
-          f"that is not finite or spiked, and were left out; look at the samples named in {path}, "
-          "lower optim.lr, and run the command again: it goes on from the newest checkpoint"
+          f"that is not finite or spiked, and were skipped; look at the samples named in {path}, "
+          "lower optim.lr, and run the command again: it continues from the newest checkpoint"
         )
     if step % self._every == 0 or last:
       self._log(step, values, wait, seconds_left)
@@ -107,7 +107,7 @@ class Reporter:
   def _write_bundle(
     self, step: int, values: dict[str, float], host: Mapping[str, Any]
   ) -> epath.Path:
-    """What replaying a bad step needs: its number, metrics, sample ids and the run's key."""
+    """Everything needed to replay a bad step: number, metrics, sample ids and the run's key."""
     path = self._folder / BUNDLES / f"step_{step:08d}_process_{jax.process_index()}.json"
     ids = {
       name: np.asarray(value).tolist()

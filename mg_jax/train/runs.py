@@ -1,4 +1,4 @@
-"""Reads a run by its workdir: the parameters of a role, its config, and what it trained."""
+"""Reads a run by its workdir: the parameters of a role, its config and stage."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ def load_role(
     dtype: as for `load_params`.
 
   Raises:
-    UserError: no such run, step or role, or a damaged checkpoint.
+    UserError: if the run, step or role does not exist, or the checkpoint is damaged.
   """
   reader = Checkpointer(workdir, read_only=True)
   try:
@@ -55,7 +55,7 @@ def load_role(
 
 
 def stage_of(workdir: str | os.PathLike[str], *, step: int | None = None) -> str:
-  """What a run trains, as its config says. Raises UserError as `load_role`."""
+  """The stage of a run, from its config. Raises UserError as `load_role`."""
   return saved_config(workdir, step=step).get("stage", "")
 
 

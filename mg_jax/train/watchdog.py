@@ -1,8 +1,8 @@
-"""Ends a process whose step never comes to its end, and says so first.
+"""Ends a process with a hanging step, after printing a message.
 
-The end itself, with the stacks of all threads and exit code 1, is left to `faulthandler`, whose
-thread needs nothing of Python and so works when everything else hangs. A thread of ours puts a
-sentence before the stacks where it still can.
+Ending it, with the stacks of all threads and exit code 1, is left to `faulthandler`, whose thread
+needs no Python and so works if everything else hangs. A thread of ours prints a message before the
+stacks if it still can.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-_EARLY = 0.9  # of the time, when the sentence is said
+_EARLY = 0.9  # fraction of the time after which the message is printed
 
 
 class Watchdog:
-  """Watches steps of at most so many seconds; 0 for none."""
+  """Watches steps of at most `seconds`; 0 disables it."""
 
   def __init__(self, seconds: float):
-    """Prepares; nothing is watched yet."""
+    """Prepares; does not watch yet."""
     self._seconds = seconds
     self._changed = threading.Condition()
     self._deadline: float | None = None
@@ -27,7 +27,7 @@ class Watchdog:
 
   @contextlib.contextmanager
   def open(self) -> Iterator["Watchdog"]:
-    """Within, steps may be watched."""
+    """Inside, steps may be watched."""
     thread = threading.Thread(target=self._wait, name="watchdog", daemon=True)
     if self._seconds:
       thread.start()
@@ -42,7 +42,7 @@ class Watchdog:
         thread.join()
 
   def arm(self, step: int) -> None:
-    """Begins to watch, or begins anew; `step` is the one that is running."""
+    """Starts or restarts the timer; `step` is the running one."""
     if not self._seconds:
       return
     faulthandler.dump_traceback_later(self._seconds, exit=True)
@@ -51,12 +51,12 @@ class Watchdog:
       self._sentence = (
         f"step {step} takes longer than {self._seconds:g} s (train.watchdog_seconds), so this "
         "process ends; the stacks show what it waits for, the data or another process; the same "
-        "command goes on from the newest checkpoint"
+        "command continues from the newest checkpoint"
       )
       self._changed.notify()
 
   def disarm(self) -> None:
-    """Leaves what comes now all the time it takes."""
+    """Stops the timer until the next `arm`."""
     if self._seconds:
       faulthandler.cancel_dump_traceback_later()
       with self._changed:

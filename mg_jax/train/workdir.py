@@ -1,4 +1,4 @@
-"""The folder of a run: found, checked for writing, and locked before anything is compiled."""
+"""The folder of a run: resolved, checked for writing, and locked before anything is compiled."""
 
 import contextlib
 import dataclasses
@@ -27,38 +27,40 @@ def resolve(workdir: str | os.PathLike) -> epath.Path:
   """The workdir as an absolute path, local or remote (`gs://...`)."""
   text = os.fspath(workdir)
   if not text:
-    raise UserError("no workdir given; name the folder this run may write to")
+    raise UserError("no workdir given; name a folder for this run")
   if "://" not in text:
     return epath.Path(os.path.abspath(os.path.expanduser(text)))
   try:
     return epath.Path(text)
   except KeyError as e:
-    raise UserError(f"{text} names no known store; those are {', '.join(SCHEMES)}") from e
+    raise UserError(f"{text} names no known store; known are {', '.join(SCHEMES)}") from e
 
 
 def latents_folder(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> str:
-  """Where the latents of a generator's run lie."""
+  """The folder of the latents of a generator's run."""
   return config.get("latents") or os.path.join(workdir, LATENTS)
 
 
 def prepare(workdir: str | os.PathLike) -> epath.Path:
-  """Makes the folder if its parent exists, and proves that it can be written.
+  """Creates the folder if its parent exists, and checks that it can be written.
 
   Raises:
-    UserError: when the parent is missing or the folder refuses a file.
+    UserError: if the parent is missing or the folder cannot be written.
   """
   path = resolve(workdir)
   if jax.process_index() == 0:
     if not is_remote(path) and not path.parent.is_dir():
-      raise UserError(f"workdir {path} cannot be made: {path.parent} is no folder; create it first")
+      raise UserError(
+        f"workdir {path} cannot be created: {path.parent} is not a folder; create it first"
+      )
     try:
       path.mkdir(parents=True, exist_ok=True)
       probe(path)
     except ImportError as e:
       raise UserError(f"workdir {path} needs another package: {first_line(e)}") from e
     except Exception as e:
-      if told := refusal(e):
-        raise UserError(str(dataclasses.replace(told, file=f"workdir {path}"))) from e
+      if refused := refusal(e):
+        raise UserError(str(dataclasses.replace(refused, file=f"workdir {path}"))) from e
       if isinstance(e, OSError) and not is_remote(path):
         raise UserError(f"workdir {path} cannot be written ({e.strerror}); choose another") from e
       if not is_remote(path):
@@ -71,35 +73,35 @@ def prepare(workdir: str | os.PathLike) -> epath.Path:
 
 
 def probe(folder: epath.Path) -> None:
-  """Writes a file into a folder and removes it. Raises OSError where that is not allowed."""
+  """Writes a file into a folder and removes it. Raises OSError if that is not allowed."""
   file = folder / f".probe_{os.getpid()}"
   file.write_text("probe")
   file.unlink()
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a small file that appears whole or not at all; its folder is made."""
+  """Atomically writes a small file; creates its folder."""
   if is_remote(path):
-    path.write_text(text)  # an object is there whole or not at all
+    path.write_text(text)  # objects appear atomically
   else:
     with atomic.replacing(path) as partial:
       partial.write_text(text, encoding="utf-8")
 
 
 def is_remote(path: epath.Path) -> bool:
-  """Whether a path lives in an object store, which has neither locks nor appending."""
+  """Whether a path is in an object store, which has neither locks nor appending."""
   return "://" in os.fspath(path)
 
 
 @contextlib.contextmanager
 def locked(path: epath.Path) -> Iterator[None]:
-  """Holds the workdir against a second job while inside; a dead process holds nothing.
+  """Locks the workdir against a second job while inside; a dead process holds no lock.
 
-  The kernel drops the lock with its process, however that ends, so a file that was left behind is
-  simply taken over; the host and pid in it only serve the message. Object stores are not locked.
+  The kernel drops the lock with its process, however that ends, so a leftover file is simply taken
+  over; the host and pid in it are only for the message. Object stores are not locked.
 
   Raises:
-    UserError: when another live process holds it.
+    UserError: if another live process holds it.
   """
   if is_remote(path) or jax.process_index() != 0:
     yield
@@ -114,7 +116,7 @@ def locked(path: epath.Path) -> Iterator[None]:
         "another workdir"
       ) from e
     except OSError as e:
-      _log.warning("%s offers no locks (%s): nothing keeps a second job out", path, e.strerror)
+      _log.warning("%s has no file locks (%s): a second job is not prevented", path, e.strerror)
     file.truncate(0)
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
     file.write(json.dumps(owner))
@@ -126,7 +128,7 @@ def locked(path: epath.Path) -> Iterator[None]:
 
 
 def _owner(text: str) -> str:
-  """Who holds a lock, from what is written in its file."""
+  """The holder of a lock, from the text of its file."""
   try:
     owner = json.loads(text)
     return f"process {owner['pid']} on host {owner['host']}, since {owner['since']}"

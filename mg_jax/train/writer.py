@@ -1,7 +1,7 @@
-"""Where numbers go: a JSONL file, the console, and TensorBoard if asked for.
+"""Metric writers: a JSONL file, the console, and optionally TensorBoard.
 
-Every line of `metrics.jsonl` is strict JSON: {"step": 20, "model/loss": 0.5, ...}; numbers that are
-not finite are written as the strings "nan", "inf" and "-inf".
+Every line of `metrics.jsonl` is strict JSON: {"step": 20, "model/loss": 0.5, ...}; non-finite
+numbers are written as the strings "nan", "inf" and "-inf".
 """
 
 import json
@@ -22,7 +22,7 @@ FILE = "metrics.jsonl"
 
 
 class MetricWriter:
-  """Writes scalars of a run; on processes other than the first it does nothing."""
+  """Writes scalars of a run; does nothing on processes other than the first."""
 
   def __init__(self, workdir: str, *, tensorboard: bool = False, resume_step: int = 0):
     """Opens the files of a workdir.
@@ -33,7 +33,7 @@ class MetricWriter:
       resume_step: lines after this step are dropped, because the run will write them again.
 
     Raises:
-      UserError: when TensorBoard is asked for and not installed.
+      UserError: if TensorBoard is requested and not installed.
     """
     self._active = jax.process_index() == 0
     self._board = None
@@ -44,7 +44,7 @@ class MetricWriter:
     if not is_remote(folder):
       path = folder / FILE
       _drop_after(path, resume_step)
-      # Unbuffered: what the disk refuses must not come up again when the file is closed.
+      # Unbuffered: an error of the disk must not be raised again when the file is closed.
       self._file = open(path, "ab", buffering=0)
     if tensorboard:
       try:
@@ -54,7 +54,7 @@ class MetricWriter:
       self._board = SummaryWriter(os.fspath(folder / "tensorboard"))
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Records scalars under a step."""
+    """Writes the scalars of a step."""
     if not self._active:
       return
     values = {name: float(value) for name, value in metrics.items()}

@@ -38,11 +38,11 @@ def test_every_flag_belongs_to_a_task(defaults):
     ({"task": "soundtrack", "video": "a.mp4", "seconds": 0.0}, "--seconds is not for"),
     ({"task": "video", "candidates": 3}, "--candidates is not for --task=video"),
     ({"task": "video", "infill": ["1:2"]}, "--infill is not for --task=video"),
-    ({"task": "soundtrack"}, "give --video, the file that gets a soundtrack"),
+    ({"task": "soundtrack"}, "give --video, the file to add sound to"),
     ({"task": "soundtrack", "video": "a.mp4"}, "--out is missing; give a file such as out.mp4"),
     ({"task": "sound"}, "--out is missing; give a file such as out.wav"),
     ({"task": "sound", "out": "a.wav"}, "--seconds is missing"),
-    ({"task": "video"}, "there is no prompt; give --prompt or --prompts"),
+    ({"task": "video"}, "no prompt given; give --prompt or --prompts"),
   ],
 )
 def test_what_does_not_go_together_is_told(defaults, given, words):

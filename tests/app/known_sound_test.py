@@ -37,14 +37,14 @@ def test_infill_spans_are_ordered_and_joined():
 def test_a_sound_alone_grows_at_both_ends(sound):
   given = place(sound, rate=RATE, extend=(0.5, 1.0))
   assert given.seconds == 3.5 and given.wave.shape == (28_000,) and given.wave.dtype == np.float32
-  assert given.keep == ((0.5, 2.5),) and given.made == [(0, 0.5), (2.5, 3.5)]
+  assert given.keep == ((0.5, 2.5),) and given.generated == [(0, 0.5), (2.5, 3.5)]
   np.testing.assert_allclose(given.wave[4000:20_000], tone(2.0, RATE), atol=1e-4)
   assert not given.wave[:4000].any() and not given.wave[20_000:].any()
 
 
 def test_infill_counts_from_the_start_of_the_sound_as_it_was_given(sound):
   given = place(sound, rate=RATE, extend=(0.5, 0), infill=[(0.5, 1.0)])
-  assert given.made == [(0, 0.5), (1.0, 1.5)] and given.keep == ((0.5, 1.0), (1.5, 2.5))
+  assert given.generated == [(0, 0.5), (1.0, 1.5)] and given.keep == ((0.5, 1.0), (1.5, 2.5))
   assert place(sound, rate=RATE, infill=[(0, 0.5)]).keep == ((0.5, 2.0),)
   assert place(sound, rate=RATE, infill=[(1.5, 2.0)]).keep == ((0, 1.5),)
   with pytest.raises(UserError, match="reaches beyond .*a.wav, which ends at 2.00 s"):
@@ -56,7 +56,7 @@ def test_infill_counts_from_the_start_of_the_sound_as_it_was_given(sound):
 def test_beside_a_picture_the_result_is_as_long_as_that(sound):
   given = place(sound, rate=RATE, picture_s=4.0, extend=(0.5, 1.0), infill=[(1.0, 1.5)])
   assert given.seconds == 4.0 and len(given.wave) == 32_000
-  assert given.made == [(0, 0.5), (1.0, 1.5), (2.5, 3.5)]
+  assert given.generated == [(0, 0.5), (1.0, 1.5), (2.5, 3.5)]
   assert given.keep[-1] == (3.5, 4.0), "what follows stays silent"
   with pytest.raises(UserError, match="leaves no room"):
     place(sound, rate=RATE, picture_s=4.0, extend=(0, 2.5))
@@ -69,11 +69,11 @@ def test_the_own_sound_of_a_video_stays_where_it_is(tmp_path):
   write_wav(tmp_path / "own.wav", wave, rate=RATE)
   own = {"rate": RATE, "picture_s": 3.0, "own": True}
   given = place(tmp_path / "own.wav", extend=(0.5, 0.25), **own)
-  assert given.made == [(0.5, 1.0), (2.0, 2.25)]
+  assert given.generated == [(0.5, 1.0), (2.0, 2.25)]
   assert given.keep == ((0, 0.5), (1.0, 2.0), (2.25, 3.0))
   np.testing.assert_allclose(given.wave, wave, atol=1e-4)
   for extend in ((1.5, 0), (0, 1.5)):
-    with pytest.raises(UserError, match="lies at 1.00 to 2.00 s of a picture of 3.00 s"):
+    with pytest.raises(UserError, match="is at 1.00 to 2.00 s of a video of 3.00 s"):
       place(tmp_path / "own.wav", extend=extend, **own)
 
 

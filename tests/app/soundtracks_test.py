@@ -160,13 +160,13 @@ def test_extension_of_a_sound_both_ways(tmp_path):
     ({"out": "a", "video": "in.mp4"}, "saved as .mp4"),
     ({"out": "in.mp4", "video": "in.mp4"}, "in.mp4 would be overwritten"),
     ({"out": "in.wav", "sound": "in.wav", "extend": (1.0,)}, "in.wav would be overwritten"),
-    ({"out": "there.mp4", "video": "in.mp4"}, "there.wav is there already; pass --overwrite"),
+    ({"out": "there.mp4", "video": "in.mp4"}, "there.wav exists already; pass --overwrite"),
     ({"out": "folder.mp4", "video": "in.mp4"}, "folder.mp4 is a folder"),
     ({"out": "in.wav/a.mp4", "video": "in.mp4"}, "in.wav cannot be written"),
     ({"out": "a.wav", "prompts": ("x",)}, "--seconds is missing"),
-    ({"out": "a.wav", "prompts": ("x",), "seconds": -1.0}, "--seconds=-1 is no length"),
-    ({"out": "a.wav", "prompts": ("x",), "seconds": float("nan")}, "--seconds=nan is no length"),
-    ({"out": "a.wav", "prompts": (" ",), "seconds": 1.0}, "there is no prompt"),
+    ({"out": "a.wav", "prompts": ("x",), "seconds": -1.0}, "--seconds=-1 is not a valid"),
+    ({"out": "a.wav", "prompts": ("x",), "seconds": float("nan")}, "--seconds=nan is not a valid"),
+    ({"out": "a.wav", "prompts": (" ",), "seconds": 1.0}, "no prompt given"),
     ({"out": "a.wav", "sound": "in.wav"}, "give --extend or --infill"),
     ({"out": "a.wav", "extend": (1.0,)}, "need a sound"),
     ({"out": "a.mp4", "video": "in.mp4", "seconds": 1.0}, "--seconds is for sound from text"),
@@ -178,7 +178,7 @@ def test_extension_of_a_sound_both_ways(tmp_path):
     ({"out": "a.mp4", "video": "in.mp4", "extend": (1.0,)}, "no audio stream"),
     ({"out": "a.mp4", "video": "quiet.mp4", "extend": (1.0,)}, "its sound is silent"),
     ({"out": "a.mp4", "video": "own.mp4", "infill": ("1:3",)}, "reaches beyond"),
-    ({"out": "a.mp4", "video": "own.mp4", "infill": ("2",)}, "is no span"),
+    ({"out": "a.mp4", "video": "own.mp4", "infill": ("2",)}, "is not a span"),
     ({"out": "a.mp4", "video": "own.mp4", "extend": (5.0,)}, "leaves no room"),
     ({"out": "a.mp4", "video": "in.mp4", "seed": -1}, "seed -1"),
   ],
@@ -229,7 +229,7 @@ def test_without_matplotlib_there_is_a_warning_and_no_picture(tmp_path, monkeypa
   (tmp_path / "a.png").write_text("of another sound")
   order = Order(str(tmp_path / "a.wav"), prompts=("rain",), seconds=1.0, overwrite=True)
   assert [p.name for p in make(order, Fake)] == ["a.wav", "a.json"]
-  assert "no picture: the plot needs matplotlib" in caplog.text
+  assert "no plot: the plot needs matplotlib" in caplog.text
   assert names(tmp_path) == ["a.json", "a.wav"]
 
 

@@ -265,7 +265,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     (["--config=exp.py:fault=value"], "exp.py line 11: ValueError: invalid literal"),
     (["--config=syntax.py"], "syntax.py line 1: SyntaxError"),
     (["--config=empty.py"], "no attribute 'get_config'"),
-    (["--config=other.py"], "other.py gives no ConfigDict"),
+    (["--config=other.py"], "other.py returns no ConfigDict"),
     (["--config.a.steps=1", "--config=exp.py"], "before a value for --config"),
     (["--stesp=3"], "Unknown command line flag 'stesp'; see --help"),
   ]

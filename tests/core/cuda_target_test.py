@@ -19,7 +19,7 @@ needs_cuda = pytest.mark.skipif(
     ({"gpus": 12, "hosts": 8}, "12 GPUs do not divide over 8 hosts; .* --hosts=8 --gpus=16"),
     ({"gpus": 0}, "0 GPUs do not divide"),
     ({"hosts": 0}, "do not divide over 0 hosts"),
-    ({"gpus": 32, "hosts": 2}, "16 GPUs on a host are more than NVLink joins .* --hosts=4"),
+    ({"gpus": 32, "hosts": 2}, "16 GPUs on a host are more than NVLink joins; give .* --hosts=4"),
   ],
 )
 def test_hosts_that_are_none_are_told(change, words):
@@ -32,7 +32,7 @@ def test_hosts_that_are_none_are_told(change, words):
   "module, words",
   [
     ("jax_plugins.xla_cuda13", "for a GPU needs its compiler: pip install mg_jax.aot-cuda"),
-    ("nvidia.cudnn", "only where cuDNN is installed: pip install nvidia-cudnn-cu13"),
+    ("nvidia.cudnn", "needs cuDNN: pip install nvidia-cudnn-cu13"),
   ],
 )
 def test_what_is_not_installed_is_told(monkeypatch, module, words):

@@ -68,4 +68,4 @@ def test_no_cluster_is_told():
     env=env | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     capture_output=True, text=True, timeout=60,
   )  # fmt: skip
-  assert done.stdout.startswith("--distributed finds no cluster here; set JAX_COORDINATOR_ADDRESS")
+  assert done.stdout.startswith("--distributed detects no cluster; set JAX_COORDINATOR_ADDRESS")

@@ -72,8 +72,8 @@ def test_islands_of_a_pod_are_its_slices():
 @pytest.mark.parametrize(
   "change, words",
   [
-    ({"topology": "v5p:2x2x1"}, "those of TPUs; with --platform=cuda give --target"),
-    ({"slices": 2}, "those of TPUs; with --platform=cuda give --target"),
+    ({"topology": "v5p:2x2x1"}, "are for TPUs; with --platform=cuda give --target"),
+    ({"slices": 2}, "are for TPUs; with --platform=cuda give --target"),
     ({"platform": "tpu"}, "give --topology=v5p:8x8x8 or the like, or --platform=cuda"),
     ({"platform": "tpu", "topology": "v5p:2x2x1", "slices": 0}, "slices is 0"),
   ],

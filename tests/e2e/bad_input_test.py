@@ -264,7 +264,7 @@ def _generate(runs, *arguments, workdir="t2v"):
     (["--prompt=x", "--schedule=cubic"], 'schedule is "cubic"'),
     (["--prompt=x", "--seed=-1"], "prompt 0 has seed -1"),
     (["--prompts=nothing.txt"], "prompts file nothing.txt cannot be read"),
-    ([], "there is no prompt; give --prompt or --prompts"),
+    ([], "no prompt given; give --prompt or --prompts"),
     (["--prompt=x", "--prompt=y", "--out=clip.mp4"], "one file but there are 2 prompts"),
     (["--prompt=x", "--out=clip.png"], "a video is saved as .mp4"),
     (["--prompt=x", "--image", "--out=/dev/null/x.png"], "/dev/null"),

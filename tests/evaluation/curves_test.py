@@ -30,7 +30,7 @@ def test_a_metric_has_its_own_steps_and_finite_values(run):
 
 
 def test_unknown_metrics_and_runs_are_named(run, tmp_path):
-  with pytest.raises(UserError, match="no metric 'psnr'; those of the run are: eval/psnr, model"):
+  with pytest.raises(UserError, match="no metric 'psnr'; it has eval/psnr, model"):
     curves.read(run, "psnr")
   with pytest.raises(UserError, match="no metrics; give the workdir"):
     curves.read(tmp_path, "psnr")
@@ -62,7 +62,7 @@ def test_the_numbers_are_kept_with_the_config_that_made_them(run, tmp_path, monk
   kept = json.loads(out.with_suffix(".json").read_text())["values"][str(run)]
   assert kept["metrics"]["model/loss"] == {"steps": [1, 3], "values": [1.0, 0.33333]}
   assert kept["metrics"]["eval/psnr"]["values"] == [20.5] and kept["config"] is None
-  monkeypatch.setattr(curves.export, "saved_config", lambda workdir: {"optim": {"lr": 0.1}})
+  monkeypatch.setattr(curves, "saved_config", lambda workdir: {"optim": {"lr": 0.1}})
   curves.plot([run], ["model/loss"], out)
   kept = json.loads(out.with_suffix(".json").read_text())["values"][str(run)]
   assert kept["config"]["optim"]["lr"] == 0.1

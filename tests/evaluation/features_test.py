@@ -157,7 +157,7 @@ def test_the_command_names_the_distance_of_a_published_network(tmp_path, run_mai
   (("--reference=a.npy",), "give --reference and --samples"),
   (("--reference=.", "--samples=a.npy"), "--reference is a folder; give --features"),
   (("--reference=a.npy", "--samples=.", "--features=x"), "--samples is a folder; give --features"),
-  (("--reference=a.npy", "--samples=b.npy"), "a.npy is no readable .npy"),
+  (("--reference=a.npy", "--samples=b.npy"), "a.npy is not a valid .npy"),
   (("--reference=a.npy", "--samples=.", "--features=x", "--out=y"), "x"),
 ])  # fmt: skip
 def test_mistakes_of_the_command_are_one_sentence(run_main, arguments, words):

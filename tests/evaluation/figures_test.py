@@ -61,10 +61,10 @@ def test_the_command_is_that_of_any_checkout(typed):
 @pytest.mark.parametrize(
   "path, word, words",
   [
-    ("a.txt", "--a=b", "a.txt is no .json file"),
-    ("a.json", "--video=/data/a.mp4", "'--video=/data/a.mp4' is a path of this one"),
-    ("a.json", "/data/a.mp4", "is a path"),
-    ("a.json", "--workdirs=a,~/b", "is a path"),
+    ("a.txt", "--a=b", "a.txt is not a .json file"),
+    ("a.json", "--video=/data/a.mp4", "'--video=/data/a.mp4' is an absolute path"),
+    ("a.json", "/data/a.mp4", "is an absolute path"),
+    ("a.json", "--workdirs=a,~/b", "is an absolute path"),
   ],
 )
 def test_what_cannot_become_a_figure_is_refused_before_it_is_measured(typed, path, word, words):
@@ -79,7 +79,7 @@ def test_code_that_is_in_no_commit_is_told_before_it_is_measured(typed, monkeypa
   assert not caplog.records
   monkeypatch.setattr(figures, "commit", lambda: {"id": "a" * 40, "dirty": True})
   figures.check("a.json")
-  assert "differs from its commit, so a.json can be no figure" in caplog.text
+  assert "differs from its commit, so a.json cannot be a figure" in caplog.text
 
 
 def test_urls_and_relative_paths_are_no_paths_of_a_machine(typed):
@@ -115,7 +115,7 @@ def test_a_command_is_refused_before_it_runs(typed, command):
   main, answers = command
   typed("launch/train.py", "--workdir=/data/run")
   flags.FLAGS["figure"].value = "a.json"
-  with pytest.raises(UserError, match="a path of this one"):
+  with pytest.raises(UserError, match="an absolute path"):
     main([])
   assert not answers  # it would have been asked for one
 

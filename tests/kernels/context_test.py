@@ -216,5 +216,5 @@ def test_what_a_scheme_cannot_split_is_told_with_what_it_can(scheme, shape, word
 
 def test_a_kernel_that_cannot_merge_is_not_replaced_in_silence():
   inputs, _, _ = make_inputs(OWN)
-  with use_mesh(make_mesh((1, 1, 8, 1))), pytest.raises(ValueError, match="pieces of a ring"):
+  with use_mesh(make_mesh((1, 1, 8, 1))), pytest.raises(ValueError, match="results of a ring"):
     attend(*inputs, context_parallel="ring", kernel="reference")

@@ -79,7 +79,7 @@ def test_sound_shorter_than_a_block_has_no_loudness():
 def test_loudness_of_other_arrays_is_refused():
   for wave, words in (
     (np.zeros((48_000, 3)), "give \\(T,\\) or \\(T, 2\\)"),
-    (np.full(48_000, np.nan), "not finite"),
+    (np.full(48_000, np.nan), "non-finite"),
   ):
     with pytest.raises(ValueError, match=words):
       loudness(wave, rate=48_000)

@@ -106,13 +106,13 @@ def test_what_cannot_be_compared_is_told(tmp_path):
   np.save(objects, np.array([{}], object), allow_pickle=True)  # what must not be unpickled
   damaged.write_bytes(b"x")
   cases = [
-    ("no readable .npy", tmp_path / "missing.npy"),
-    ("no readable .npy", objects),
-    ("no readable .npy", damaged),
+    ("not a valid .npy", tmp_path / "missing.npy"),
+    ("not a valid .npy", objects),
+    ("not a valid .npy", damaged),
     ("holds no features", _save(tmp_path / "cube.npy", np.zeros((2, 3, 4)))),
     ("features of 6 and of 5", _save(tmp_path / "narrow.npy", features(9, 5))),
     ("features of one and", _save(tmp_path / "other.npy", features(9), "another")),
-    ("not finite", _save(tmp_path / "nan.npy", np.full((9, 6), np.nan))),
+    ("non-finite", _save(tmp_path / "nan.npy", np.full((9, 6), np.nan))),
     ("1 rows of features", _save(tmp_path / "single.npy", features(1))),
   ]
   for words, path in cases:

@@ -73,7 +73,7 @@ def test_temporal_upsampling_is_repeat_then_convolve():
 
 
 def test_upsampling_with_a_stride_is_refused():
-  with pytest.raises(ValueError, match="upsampling goes with kernel 3 and stride 1"):
+  with pytest.raises(ValueError, match="upsampling needs kernel 3 and stride 1"):
     SpatialConv(4, stride=2, upsample=True).init(jax.random.key(0), normal(0, (1, 4, 4, 3)))
 
 

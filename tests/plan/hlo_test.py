@@ -19,7 +19,7 @@ def _module(*entry, **computations):
 
 
 def _beside(module, name="main"):
-  return [found.beside for found in module.collectives(name)]
+  return [found.overlapped for found in module.collectives(name)]
 
 
 @pytest.mark.parametrize(

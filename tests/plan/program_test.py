@@ -24,9 +24,9 @@ def _pod(count):
 @pytest.mark.parametrize(
   "sizes, words",
   [
-    ({"rows": 6}, r"global_batch is 6, .* over 4 groups .* nearest that does is 8"),
-    ({"rows": 4, "accumulate": 2}, "accumulate=2; the nearest that does is 8"),
-    ({"heads": 3}, "3 heads do not divide over tensor = 2; the nearest smaller that does is 1"),
+    ({"rows": 6}, r"global_batch is 6, .* over 4 groups .* nearest valid one is 8"),
+    ({"rows": 4, "accumulate": 2}, "accumulate=2; the nearest valid one is 8"),
+    ({"heads": 3}, "3 heads do not divide over tensor = 2; the nearest smaller valid size is 1"),
     ({"tokens": 9}, "9 tokens do not divide over context x tensor = 2"),
     ({"rows": 2, "what": "branches"}, "branches is 2, which does not divide"),
   ],

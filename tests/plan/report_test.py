@@ -49,7 +49,7 @@ def test_what_fits_says_how_well():
 @pytest.mark.parametrize(
   "changes, words",
   [
-    ({}, "peak 20.00 of 95.00 GiB; --config.train.accumulate=4 would take 1 row at a time"),
+    ({}, "peak 20.00 of 95.00 GiB; --config.train.accumulate=4 processes 1 row at a time"),
     ({"rows": 32}, "--remat=full, more tensor or context"),
     ({"what": "decode"}, "smaller tiles"),
     ({"refusal": "RESOURCE_EXHAUSTED: 18G", "memory__peak": None}, "RESOURCE_EXHAUSTED: 18G; "),
@@ -67,7 +67,7 @@ def test_everything_is_told():
     "largest bucket 256 x 672 x 880: 73,920 tokens; 1,000 parameters, 900 of them in layers",
     "optimizer state                     2.000", "data+fsdp     DCN", "25%",
     "6 N tokens + 12 L D s^2 gives 2.500e+15 (ratio 0.800)", "ICI 1.500 s, DCN 0.000 s",
-    "what the schedule overlaps hidden: at least 13.000 s, MFU at most 65.0%",
+    "overlap of the schedule hidden: at least 13.000 s, MFU at most 65.0%",
     "at most 1.300 samples/s, 97,000 tokens/s", "bounds from published peak rates, not measur",
     "They are under revision",
   ):  # fmt: skip
@@ -85,8 +85,8 @@ def test_what_is_not_known_is_left_out():
   tiles = plan_report.text(
     _changed(what="decode", formula_flops=None, tokens=0, calls=4, remat="", block_parameters=0)
   )
-  assert "64 tiles at once, 4 call(s) for a clip" in tiles and "tokens" not in tiles
-  assert "cost at least 3.00 a step" in plan_report.text(
+  assert "64 tiles at once, 4 call(s) per clip" in tiles and "tokens" not in tiles
+  assert "cost at least 3.00 per step" in plan_report.text(
     _changed(bound__cost=3.0, bound__cost_per_million=5.0)
   )
 

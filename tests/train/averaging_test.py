@@ -101,7 +101,7 @@ def test_every_leaf_that_differs_is_named_and_nothing_is_left(runs, tmp_path):
   odd = _params(9, width=6)
   odd["model"]["more"] = odd["model"].pop("half")
   _save(tmp_path / "odd", odd)
-  with pytest.raises(UserError, match="differ in 3 leaves") as e:
+  with pytest.raises(UserError, match="differing in 3 leaves") as e:
     average([runs[0], str(tmp_path / "odd")], tmp_path / "mean")
   for path in ("model/kernel: saved float32[3,6], wanted float32[3,5]", "model/half", "model/more"):
     assert path in str(e.value)
@@ -142,8 +142,8 @@ def test_the_same_target_is_refused(runs, tmp_path):
 
 @pytest.mark.parametrize(
   "weights, words",
-  [([0.5, 0.6, 0.1], "sum 1.2"), ([1.0], "1 weights for 3"), ([-0.5, 0.5, 1.0], "are no mean"),
-   ([float("nan"), 0.5, 0.5], "are no mean")],
+  [([0.5, 0.6, 0.1], "sum 1.2"), ([1.0], "1 weights for 3"), ([-0.5, 0.5, 1.0], "have sum"),
+   ([float("nan"), 0.5, 0.5], "have sum")],
 )  # fmt: skip
 def test_weights_that_are_no_mean_are_refused(runs, tmp_path, weights, words):
   with pytest.raises(UserError, match=words):

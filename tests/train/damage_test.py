@@ -74,7 +74,7 @@ def _sentence(error, folder):
   text = str(error)
   assert text.startswith(f"step 2 in {folder}/checkpoints is damaged: "), text
   assert text.endswith(
-    "; train with --config.train.restore_fallback=true to set it aside and go on from step 1"
+    "; train with --config.train.restore_fallback=true to set it aside and continue from step 1"
   )
   assert len(text.splitlines()) == 1 and len(text) < 400, text
   assert not any(word in text.lower() for word in ("tensorstore", "ocdbt", "zarr", "slice("))
@@ -139,7 +139,7 @@ def test_the_only_step_damaged_is_told_so(saved):
   shutil.rmtree(workdir / "checkpoints/1")
   WAYS["delete"](workdir / "checkpoints/2/meta/metadata")
   for fallback in (False, True):
-    with pytest.raises(DamagedError, match="no older step is left, so bring it back from a copy"):
+    with pytest.raises(DamagedError, match="no older step is left, so restore it from a copy"):
       _restore(workdir, target, fallback=fallback)
   assert (workdir / "checkpoints/2").is_dir(), "the last one is not set aside"
 
@@ -153,7 +153,7 @@ def test_resume_from_a_damaged_run_leaves_it_alone(toy, saved, tmp_path):
     TrainConfig(**{**vars(config), **changes}), tmp_path / "run", make_mesh((1, 1, 1, 1)),
     optim=OptimConfig(lr=1e-2),
   )  # fmt: skip
-  with pytest.raises(DamagedError, match="restore_fallback=true .* go on from step 1"):
+  with pytest.raises(DamagedError, match="restore_fallback=true .* continue from step 1"):
     run()
   assert not list((tmp_path / "run/checkpoints").iterdir())
   assert run(restore_fallback=True).step == 3

@@ -42,7 +42,7 @@ def test_sigterm_in_a_long_first_compilation_ends_in_time(tmp_path):
   process = toyrun.start(tmp_path / "run", **_compiling(tmp_path))
   code, err, seconds = _signalled(process, signal.SIGTERM, tmp_path / "ready")
   assert code == termination.CODE == 143, err
-  assert err.splitlines()[-1].startswith("stopped by SIGTERM before a step was done, so there is")
+  assert err.splitlines()[-1].startswith("stopped by SIGTERM before the first step, so there is")
   assert "Traceback" not in err and seconds < 30
   assert _steps(tmp_path / "run") == []
 

@@ -62,7 +62,7 @@ def test_the_compile_cache_is_private(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert jax.config.jax_compilation_cache_dir == str(path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
       profile.enable_compile_cache(tmp_path / "file/cache")
   finally:
     for name, value in before.items():

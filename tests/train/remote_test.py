@@ -208,7 +208,7 @@ def test_only_what_may_pass_is_tried_again(error, tries, monkeypatch):
 
 
 def test_unknown_stores_and_missing_packages_are_told(monkeypatch):
-  with pytest.raises(UserError, match="ftp://a/b names no known store; those are gs://"):
+  with pytest.raises(UserError, match="ftp://a/b names no known store; known are gs://"):
     resolve("ftp://a/b")
   assert isinstance(epath.Path("gs://bucket/x") / "y", remote.RemotePath)
 

@@ -2,8 +2,8 @@
 
 Each part is resampled on a grid in units of the square root of its area, so templates are computed
 once per process. Templates come in several rotations (within the symmetry of the kind), sizes (the
-measured area is only nearly right) and blurs (of small objects or of blurry clips); the match is
-the cosine between mask and template.
+measured area is approximate) and blurs (of small objects or of blurry clips); the match is the
+cosine between mask and template.
 """
 
 import functools
@@ -51,15 +51,15 @@ def _cover(shape: Shape, x: np.ndarray, y: np.ndarray, pixel: float) -> np.ndarr
 
 
 def _blur_matrix(axis: np.ndarray, sigma: float) -> np.ndarray:
-  """Gaussian blur along one axis as a matrix; nothing comes in from outside the grid."""
+  """Gaussian blur along one axis as a matrix, zero outside the grid."""
   weight = np.exp(-0.5 * ((axis[:, None] - axis[None]) / sigma) ** 2)
   whole = np.exp(-0.5 * ((axis[1] - axis[0]) * np.arange(-40, 41) / sigma) ** 2).sum()
   return weight / whole
 
 
 def _apparent_area(shape: Shape, blur: float) -> float:
-  """Area, in squared radii, that `oracles_mask` finds for a blurred shape: coverage relative to
-  the brightest core, without the faint rim it cuts off."""
+  """Area, in squared radii, that `oracles_mask` measures for a blurred shape: coverage relative to
+  the brightest core, without the faint rim that it cuts off."""
   axis = (np.arange(96) + 0.5) / 24 - 2
   y, x = np.meshgrid(axis, axis, indexing="ij")
   smooth = _blur_matrix(axis, blur)
@@ -79,7 +79,7 @@ def match(
   patches_NP = _resample(alpha_THW, labels_THW, table_NF)
   patches_NP /= np.linalg.norm(patches_NP, axis=1, keepdims=True) + 1e-9
   templates, kinds, angles = _templates()
-  # Large parts speak louder: a shape of a few pixels says little.
+  # Large parts get more weight: a shape of a few pixels carries little information.
   weight_N = np.sqrt(table_NF[:, 1])
   loudest = np.argsort(-weight_N, kind="stable")[:MAX_PARTS]
   names = list(SHAPES)
@@ -93,7 +93,7 @@ def match(
 
 
 def _resample(alpha_THW: np.ndarray, labels_THW: np.ndarray, table_NF: np.ndarray) -> np.ndarray:
-  """Each part alone on the common grid, bilinear: float32 (N, GRID**2)."""
+  """Each part by itself on the common grid, bilinear: float32 (N, GRID**2)."""
   _, height, width = alpha_THW.shape
   frame_N, area_N, x_N, y_N = table_NF.T
   axis = (np.arange(GRID) + 0.5) / GRID * 2 * REACH - REACH

@@ -1,10 +1,10 @@
 """Letter oracle: reads the word on a sign from pixels alone.
 
-A board is a filled rectangle that stands out from the background; letters are what stands out from
-the board. Its height sets the size of the letters, so every place where a letter may be is compared
-with templates of the alphabet (in several sizes and blurs, slightly shifted), and the number of
-letters is the one that explains all the ink. Takes part in `oracles.measure`; measures what ByT5
-is for in [MG 3.1.4].
+A board is a filled rectangle that stands out from the background; letters stand out from the board.
+Its height sets the size of the letters, so every place where a letter may be is compared with
+templates of the alphabet (in several sizes and blurs, slightly shifted), and the number of letters
+is the one that explains all the ink. Part of `oracles.measure`; measures the purpose of ByT5 in
+[MG 3.1.4].
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from mg_jax.world.oracles.mask import MIN_CONTRAST, background
 from mg_jax.world.scene import letters
 from mg_jax.world.scene.letters import ALPHABET, GAP, MAX_LETTERS, PAD, PITCH, WIDTH
 
-MAX_FRAMES = 6  # read of a clip, evenly spread
-MIN_BOARD = 0.02  # share of a clip that stands out if there is any board, however small
-MIN_FILL = 0.85  # of the rim of a board; a circle or a star fills far less of its rectangle
-MAX_BESIDE = 0.04  # share of what stands out that may lie outside the board
-STRONGEST = 0.08  # share of a board's pixels that sets the colour of its ink
-MIN_CONFIDENCE = 0.7  # drawn signs reach 0.9, also degraded; shapes hardly more than 0.7
+MAX_FRAMES = 6  # frames read per clip, evenly spaced
+MIN_BOARD = 0.02  # least fraction of a clip's pixels that stand out if there is a board
+MIN_FILL = 0.85  # fraction of a board's rim; a circle or a star fills far less of its rectangle
+MAX_BESIDE = 0.04  # fraction of the standing-out pixels that may be outside the board
+STRONGEST = 0.08  # fraction of a board's pixels that sets the colour of its ink
+MIN_CONFIDENCE = 0.7  # drawn signs reach 0.9, even degraded; shapes hardly exceed 0.7
 ROWS, COLS = 16, 12  # grid of a letter
-MARGIN = 0.06  # around a letter, in letter heights, as are the shifts
+MARGIN = 0.06  # around a letter, in letter heights like the shifts
 SHIFTS = ((-0.12, -0.06, 0.0, 0.06, 0.12), (-0.08, 0.0, 0.08))  # x, y
 SCALES = (0.92, 1.0, 1.08)
 BLURS = (0.03, 0.08)  # Gaussian sigma in letter heights
@@ -45,7 +45,7 @@ class Reading:
 
 
 def letter_accuracy(read: str | None, wanted: str) -> float:
-  """Share of letters right, in [0, 1]: 1 - edit distance / length of the longer word."""
+  """Fraction of correct letters, in [0, 1]: 1 - edit distance / length of the longer word."""
   read = read or ""
   row = list(range(len(wanted) + 1))
   for i, have in enumerate(read, 1):
@@ -61,7 +61,7 @@ def read(video: np.ndarray) -> Reading:
   v_THWC = video[frames].astype(np.float32)
   ground_THWC = background(v_THWC, edge=True)  # a board may fill most of the frame
   away_THW = np.linalg.norm(v_THWC - ground_THWC, axis=-1)
-  # Ink on a light background stands out up to twice as far as its board.
+  # Ink on a light background has up to twice the contrast of its board.
   strong_THW = away_THW > max(MIN_CONTRAST, 0.4 * float(np.quantile(away_THW, 1 - MIN_BOARD)))
   if strong_THW.mean() < MIN_BOARD / 2:
     return Reading(None, 0.0)
@@ -84,8 +84,8 @@ def read(video: np.ndarray) -> Reading:
 
 
 def _extent(profile_TK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Both ends (T,) of what stands out along an axis, in pixels with fractions. The margins of a
-  board are covered in full, whatever is written between them."""
+  """Both ends (T,) of the standing-out pixels along an axis, with subpixel fractions. The margins
+  of a board are fully covered, whatever is written between them."""
   share_TK = np.pad(profile_TK / profile_TK.max(axis=1, keepdims=True), ((0, 0), (1, 1)))
   t = np.arange(len(share_TK))
   inside_TK = share_TK > 0.5
@@ -117,7 +117,7 @@ def _rim(box_T4: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
 
 
 def _inside(box_T4: np.ndarray, shape: tuple[int, ...], *, inset_T: np.ndarray | int) -> np.ndarray:
-  """Mask (T, H, W) of the pixels with their middle inside each board, `inset_T` from its edge."""
+  """Mask (T, H, W) of pixels whose centre is inside each board, `inset_T` from its edge."""
   inner_4T = box_T4.T + np.array([[1], [-1], [1], [-1]]) * inset_T
   left, right, top, bottom = (side[:, None] for side in inner_4T)
   y, x = np.arange(shape[1]) + 0.5, np.arange(shape[2]) + 0.5
@@ -125,7 +125,7 @@ def _inside(box_T4: np.ndarray, shape: tuple[int, ...], *, inset_T: np.ndarray |
 
 
 def _ink(v_THWC: np.ndarray, box_T4: np.ndarray, board: np.ndarray) -> np.ndarray | None:
-  """Share (T, H, W) of ink in each pixel, 0 beside the letters' room; None on an empty board."""
+  """Fraction (T, H, W) of ink per pixel, 0 outside the letters' area; None on an empty board."""
   room_THW = _inside(box_T4, v_THWC.shape, inset_T=PAD / 2 * _unit(box_T4))
   away_NC = v_THWC[room_THW] - board
   size_N = np.linalg.norm(away_NC, axis=1)
@@ -162,26 +162,26 @@ def _templates() -> np.ndarray:
 
 
 def _spell(ink_THW: np.ndarray, box_T4: np.ndarray) -> tuple[str, float]:
-  """The word that explains the ink best, and how well."""
+  """The word that explains the ink best, and its confidence."""
   best_PA, unit_T = _match(ink_THW, box_T4), _unit(box_T4)
   middle_T = (box_T4[:, 0] + box_T4[:, 1]) / 2
   column_W = np.arange(ink_THW.shape[2]) + 0.5
   from_middle_TW = np.abs(column_W - middle_T[:, None]) / unit_T[:, None]
   mass_TW = ink_THW.sum(axis=1)
-  found = []
+  candidates = []
   for length in range(1, MAX_LETTERS + 1):
     score_NA = best_PA[MAX_LETTERS - length : MAX_LETTERS + length - 1 : 2]
     inside_TW = from_middle_TW < (length * PITCH - GAP) / 2 + MARGIN
     explained = mass_TW[inside_TW].sum() / mass_TW.sum()
     word = "".join(ALPHABET[i] for i in score_NA.argmax(axis=1))
-    found.append((float(score_NA.max(axis=1).mean() * explained), word))
-  confidence, word = max(found)
+    candidates.append((float(score_NA.max(axis=1).mean() * explained), word))
+  confidence, word = max(candidates)
   return word, min(1.0, max(0.0, confidence))
 
 
 def _match(ink_THW: np.ndarray, box_T4: np.ndarray) -> np.ndarray:
-  """Correlation (P, 26) of the places of letters, half a pitch apart around the middle of the
-  board, with each letter: best over shifts and templates, mean over frames."""
+  """Correlation (P, 26) of the places of letters, half a pitch apart around the board's centre,
+  with each letter: best over shifts and templates, mean over frames."""
   places = (np.arange(2 * MAX_LETTERS - 1) - MAX_LETTERS + 1) * PITCH / 2
   unit = _unit(box_T4)[:, None, None, None]
   middle_x, middle_y = box_T4[:, :2].mean(axis=1), box_T4[:, 2:].mean(axis=1)

@@ -1,7 +1,7 @@
 """First half of the oracles: from pixels to a soft foreground mask, its colour and its parts.
 
 The background of the toy world is dim, grey and close to a plane in (x, y); objects are not. A
-plane is fitted to the background robustly; the strongest departures from it give one direction in
+plane is fitted to the background robustly; the strongest deviations from it give one direction in
 colour space; projecting every pixel on that direction gives coverage alpha (T, H, W) with sub-pixel
 accuracy, insensitive to noise across the direction and to loss of contrast along it.
 """
@@ -10,17 +10,17 @@ import numpy as np
 
 from mg_jax.world.scene.facts import PALETTE
 
-MIN_CONTRAST = 36.0  # of 255 * sqrt(3); below it a clip is called empty
-STRONGEST = 0.008  # share of pixels that sets the object's colour: about one small star
+MIN_CONTRAST = 36.0  # of 255 * sqrt(3); below it a clip counts as empty
+STRONGEST = 0.008  # fraction of pixels that sets the object's colour: about one small star
 RIM = 0.12  # least coverage that counts as part of an object
 FIT_SIZE = 20  # pixels along the shorter side used to fit the background
-MIN_PART = 0.2  # smallest part, as a share of the largest one in the frame
+MIN_PART = 0.2  # smallest part, as a fraction of the largest one in the frame
 
 
 def foreground(v_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Splits a float video into alpha (T, H, W) in [0, 1.2], object colour (3,), background (3,).
 
-  Alpha is all zero where nothing stands out. Both colours are those around the object.
+  Alpha is all zero if nothing stands out. Both colours are local to the object.
   """
   ground_THWC = background(v_THWC)
   away_THWC = v_THWC - ground_THWC
@@ -28,7 +28,7 @@ def foreground(v_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   flat = size_THW.reshape(-1)
   strongest = max(8, int(STRONGEST * flat.size))
   top = np.argpartition(flat, -strongest)[-strongest:]
-  # Median by channel: a few stray pixels of another colour do not tilt the direction.
+  # Median by channel: robust to a few stray pixels of another colour.
   direction = np.median(away_THWC.reshape(-1, 3)[top], axis=0)
   contrast = float(np.linalg.norm(direction))
   ground = np.median(ground_THWC.reshape(-1, 3)[top], axis=0)
@@ -45,11 +45,11 @@ def foreground(v_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def background(v_THWC: np.ndarray, *, edge: bool = False) -> np.ndarray:
   """Plane in (x, y) per channel, plus an offset per frame; robust to objects on a minority of the
-  pixels it is fitted to: some everywhere, or those at the edge of the frame."""
+  fitted pixels: a subset of all, or those at the edge of the frame."""
   _, height, width, _ = v_THWC.shape
   y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
   basis_HWK = np.stack([np.ones_like(x), x, y], -1).astype(np.float32)
-  # Every few pixels are plenty for a plane; borders are where objects are not.
+  # Every few pixels suffice for a plane; borders are where objects are not.
   step = max(1, min(height, width) // FIT_SIZE)
   fitted_HW = np.zeros((height, width), bool)
   if edge:
@@ -72,8 +72,8 @@ def background(v_THWC: np.ndarray, *, edge: bool = False) -> np.ndarray:
 
 
 def name_colour(colour: np.ndarray, ground: np.ndarray) -> tuple[str, float]:
-  """Palette entry whose departure from the background points the same way, and the margin in
-  cosine to the runner-up. Directions, not colours: they survive blur and loss of contrast."""
+  """Palette entry whose deviation from the background has the same direction, and the margin in
+  cosine to the runner-up. Directions, unlike colours, survive blur and loss of contrast."""
   away = colour - ground
   names = list(PALETTE)
   palette = np.array([PALETTE[n] for n in names], np.float64) - ground
@@ -86,7 +86,7 @@ def parts(alpha_THW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Connected parts of each frame: labels int (T, H, W), 0 outside, numbered 1.. over the clip,
   soft edges included; and a table (N, 4) of frame, area, x, y in pixels.
 
-  Parts much smaller than the largest of their frame are dropped as crumbs.
+  Parts much smaller than the largest of their frame are dropped.
   """
   pixels, root = _connect(alpha_THW > 0.5)
   first, part, area_N = np.unique(root, return_inverse=True, return_counts=True)
@@ -131,7 +131,7 @@ def _connect(mask_THW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   root = np.arange(len(pixels))
   while True:
     spread = root[near].max(axis=0)
-    spread = spread[spread]  # jump: what my root has learnt is true of me
+    spread = spread[spread]  # pointer jumping
     if np.array_equal(spread, root):
       return pixels, root
     root = spread

@@ -1,8 +1,7 @@
-"""Impact oracle: when something is hit, of what material it is and how large, from the wave alone.
+"""Impact oracle: when something is hit, its material and size, from the waveform alone.
 
-Contact is a sudden rise of energy in several bands above the music. What follows is compared with
-every material and size in bands of frequency and slices of time, as kinds of shape are with
-templates.
+A contact is a sudden rise of energy in several bands above the music. What follows is compared with
+templates of every material and size in frequency bands and time slices, like kinds of shapes.
 Times are seconds; wave (T,) at 48 kHz.
 """
 
@@ -19,20 +18,20 @@ from mg_jax.world.sound.timbres import strike
 
 BANDS_HZ = (2600.0, 3400.0, 4400.0, 5800.0, 10000.0)
 WINDOW, HOP = 256, 64
-RISE = 6.0  # of energy over what was before
+RISE = 6.0  # ratio of energy to the energy before
 QUIETEST = 2e-6  # mean square in a band, -57 dB
 LEAST_GAP_S = 0.08
-BEFORE_S = (0.035, 0.007)  # where the sound before a contact is looked at
+BEFORE_S = (0.035, 0.007)  # interval before a contact that it is compared with
 SLICES_S = (0.0, 0.008, 0.03, 0.08, 0.16)
 EDGES_HZ = np.geomspace(150.0, 11000.0, 33)
-COMPRESSION = 0.25  # of powers: a band twenty decibels down still counts
+COMPRESSION = 0.25  # exponent of powers: a band twenty decibels down still counts
 
 
 def onsets(wave: np.ndarray) -> np.ndarray:
-  """Times (N,) of contacts in ascending order; what sounds from the very start has none."""
+  """Times (N,) of contacts in ascending order; a sound already on at the start has none."""
   wave = checked(wave)
   power, hz = densities(wave, window=WINDOW, hop=HOP)
-  # Where the wave is cut off, its spectrum is broad for no other reason.
+  # Cutting a waveform broadens its spectrum.
   power = power[: (len(wave) - WINDOW // 2) // HOP + 1]
   bands = [band(hz, *edges) for edges in zip(BANDS_HZ[:-1], BANDS_HZ[1:], strict=True)]
   energy_TN = np.stack([power[:, b].sum(axis=1) for b in bands], axis=1) * hz[1]
@@ -43,28 +42,28 @@ def onsets(wave: np.ndarray) -> np.ndarray:
   risen_TN = (energy_TN > RISE * before_TN) & (energy_TN > QUIETEST)
   energy_T, before_T = energy_TN.sum(axis=1), before_TN.sum(axis=1)
   span = round(LEAST_GAP_S * RATE / HOP)
-  found, last = [], -span
-  # A contact is heard in most bands at once; a sliding tone or narrow noise is not.
+  times, last = [], -span
+  # A contact is in most bands at once; a sliding tone or narrow noise is not.
   for frame in np.flatnonzero(risen_TN.sum(axis=1) >= 3):
     if frame - last < span or frame <= far:
       continue
     last = frame
-    # The contact is where most of its energy has come.
+    # The contact is where most of its energy has arrived.
     peak = frame + int(np.argmax(energy_T[frame : frame + round(0.02 * RATE / HOP)]))
     least = before_T[frame] + 0.5 * (energy_T[peak] - before_T[frame])
     start = frame + int(np.argmax(energy_T[frame : peak + 1] >= least))
-    found.append(start * HOP / RATE)
-  return np.array(found)
+    times.append(start * HOP / RATE)
+  return np.array(times)
 
 
 def impacts(wave: np.ndarray) -> tuple[Impact, ...]:
-  """Every impact heard; its kind is "", as nothing tells a floor from a wall, and its level 1."""
+  """Every detected impact; kind is "", as floor and wall sound the same, and level is 1."""
   wave = checked(wave)
   names, templates_NF = _templates()
   out = []
   for time_s in onsets(wave):
-    seen_F = _features(wave, time_s)
-    material, size = names[int(np.argmax(templates_NF @ seen_F))]
+    features_F = _features(wave, time_s)
+    material, size = names[int(np.argmax(templates_NF @ features_F))]
     out.append(Impact(float(time_s), "", material, size, pitch_hz(material, size)))
   return tuple(out)
 
@@ -78,7 +77,7 @@ def _templates() -> tuple[list[tuple[str, str]], np.ndarray]:
 
 
 def _features(wave: np.ndarray, time_s: float) -> np.ndarray:
-  """Compressed powers in bands and slices after a contact, less what was before; of length 1."""
+  """Compressed powers in bands and slices after a contact, minus the level before; unit-norm."""
   start = round(time_s * RATE)
   before = _powers(wave[max(0, start - round(0.045 * RATE)) : max(0, start - round(0.004 * RATE))])
   rows = []
@@ -102,26 +101,26 @@ def _powers(part: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """How `heard` times agree with `true` ones, of one sound or of many.
+  """Agreement of `detected` with `true` times, of one sound or of many.
 
-  errors_ms: heard less true, of each pair. pairs: (heard, true) indices within the one sound, empty
-  for many. With nothing to hear all rates are 1 if nothing is heard, else 0.
+  errors_ms: detected minus true, per pair. pairs: (detected, true) indices within the one sound,
+  empty for many. Without true times, all rates are 1 if nothing is detected, else 0.
   """
 
-  heard: int
+  detected: int
   true: int
   errors_ms: np.ndarray
   pairs: tuple[tuple[int, int], ...] = ()
 
   @property
   def precision(self) -> float:
-    """Share of the heard that are true."""
-    return len(self.errors_ms) / self.heard if self.heard else float(not self.true)
+    """Fraction of detected times that are true."""
+    return len(self.errors_ms) / self.detected if self.detected else float(not self.true)
 
   @property
   def recall(self) -> float:
-    """Share of the true that are heard."""
-    return len(self.errors_ms) / self.true if self.true else float(not self.heard)
+    """Fraction of true times that are detected."""
+    return len(self.errors_ms) / self.true if self.true else float(not self.detected)
 
   @property
   def f1(self) -> float:
@@ -152,7 +151,7 @@ def match(
 
 
 def pool(timings: Sequence[Timing]) -> Timing:
-  """The agreement over many sounds, every impact counting alike."""
+  """The agreement over many sounds, with equal weight per impact."""
   errors = [np.zeros(0), *(timing.errors_ms for timing in timings)]
-  heard, true = sum(t.heard for t in timings), sum(t.true for t in timings)
-  return Timing(heard, true, np.concatenate(errors))
+  detected, true = sum(t.detected for t in timings), sum(t.true for t in timings)
+  return Timing(detected, true, np.concatenate(errors))

@@ -1,9 +1,9 @@
 """Oracles of the toy world: what a clip shows, measured from its pixels alone.
 
-No learned network and no access to the scene, so a generated clip is judged the way a drawn one
-is: does it show two blue stars moving left? Works from 24 x 24 pixels and two frames up, through
-mild noise, blur, compression and loss of contrast. Clips are uint8 (T, H, W, 3). The role of the
-automated text-alignment judges beside human raters in [MG 3.5].
+No learned network and no access to the scene, so generated and drawn clips are judged alike: does
+it show two blue stars moving left? Works from 24 x 24 pixels and two frames up, under mild noise,
+blur, compression and loss of contrast. Clips are uint8 (T, H, W, 3). Plays the role of the
+automated text-alignment judges that complement human raters in [MG 3.5].
 
 A sign is measured by its word and the colour of its board. Kind, count and motion then describe the
 board as if it were an object: no scene has both, and prompts of signs do not name them.
@@ -24,16 +24,16 @@ from mg_jax.world.oracles.motion import classify
 from mg_jax.world.scene.shapes import SHAPES
 
 ATTRIBUTES = ("colour", "kind", "count", "motion", "word")
-LETTERS = "letters"  # share of a word's letters that are right
+LETTERS = "letters"  # fraction of a word's letters that are correct
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """What was seen; names are None and count 0 when nothing stands out from the background. word is
+  """Measured facts; names are None and count 0 if nothing stands out from the background. word is
   None without a legible sign.
 
-  positions: (T, 2) x, y of the middle of all objects from the middle of the frame in shorter
-  sides, NaN where nothing is seen. areas: (T,) of one object, mean over objects, in squared
+  positions: (T, 2) x, y of the centre of all objects relative to the frame's centre in shorter
+  sides, NaN where nothing is detected. areas: (T,) of one object, mean over objects, in squared
   shorter sides. confidence: attribute -> [0, 1], comparable only within an attribute.
   """
 
@@ -92,24 +92,26 @@ def measure(video: np.ndarray) -> Measurement:
   return Measurement(colour_name, kind, count, motion, sign.word, positions, areas, confidence)
 
 
-def compare(seen: Measurement, facts: Mapping[str, Any]) -> dict[str, bool | float]:
+def compare(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, bool | float]:
   """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name; with a word also
-  LETTERS -> share in [0, 1] of its letters that are right.
+  LETTERS -> fraction in [0, 1] of its letters that are correct.
 
   facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`).
   """
   result = {
-    name: getattr(seen, name) == facts[name] for name in ATTRIBUTES if facts.get(name) is not None
+    name: getattr(measured, name) == facts[name]
+    for name in ATTRIBUTES
+    if facts.get(name) is not None
   }
   if "word" in result:
-    result[LETTERS] = letter_accuracy(seen.word, facts["word"])
+    result[LETTERS] = letter_accuracy(measured.word, facts["word"])
   return result
 
 
 def average(results: Sequence[Mapping[str, bool | float]]) -> dict[str, float]:
-  """Share of right answers per attribute over the results that hold it, mean share of right letters
-  likewise, and "all": the share of results right in all attributes they hold. What is in no result
-  is left out."""
+  """Fraction of right answers per attribute over the results that have it, mean fraction of correct
+  letters likewise, and "all": the fraction of results right in all their attributes. Attributes in
+  no result are left out."""
   out = {}
   for name in (*ATTRIBUTES, LETTERS):
     right = [result[name] for result in results if name in result]

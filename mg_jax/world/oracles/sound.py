@@ -1,9 +1,9 @@
-"""Oracles of the toy world's sound: what a wave holds, measured from its samples alone.
+"""Oracles of the toy world's sound: the content of a waveform, measured from its samples alone.
 
-No learned network and no access to the scene, so a generated sound is judged as a synthetic one is:
-does metal ring when the star hits the floor, is there music where it was asked for and none where
-not? wave (T,) floats at 48 kHz, 0.1 s or longer. The role of the judges of synchronization,
-diegetic correctness and music in [MG 6.4].
+No learned network and no access to the scene, so generated and synthesised sounds are judged alike:
+does metal ring when the star hits the floor, is there music exactly where requested? wave (T,)
+floats at 48 kHz, 0.1 s or longer. Plays the role of the judges of synchronization, diegetic
+correctness and music in [MG 6.4].
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from mg_jax.world.sound.spectra import RATE, checked
 
 ATTRIBUTES = ("onsets", "material", "size", "effect", "music", "mood", "ambience", "silent")
 TOLERANCE_S = 0.05
-QUIET_DB = -38.0  # of full scale, root mean square: louder than that is not silence, whatever it is
+QUIET_DB = -38.0  # root mean square relative to full scale: anything louder is not silence
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundMeasurement:
-  """What was heard; None for what was not. material and size are those of most impacts.
+  """Measured facts; None if absent. material and size are those of most impacts.
 
-  tempo_bpm and mood are None without music. level_db: root mean square, of full scale.
+  tempo_bpm and mood are None without music. level_db: root mean square, relative to full scale.
   """
 
   impacts: tuple[Impact, ...]
@@ -74,39 +74,39 @@ def _most(names: list[str]) -> str | None:
 
 
 def compare(
-  seen: SoundMeasurement, facts: Mapping[str, Any], *, tolerance_s: float = TOLERANCE_S
+  measured: SoundMeasurement, facts: Mapping[str, Any], *, tolerance_s: float = TOLERANCE_S
 ) -> dict[str, bool]:
   """Attribute -> right or wrong, of ATTRIBUTES.
 
-  onsets is right when every impact and nothing else is heard within the tolerance. material and
-  size count where there are impacts, mood where there is music; the others always, so that what is
-  heard without cause is wrong.
+  onsets is right if every impact and nothing else is detected within the tolerance. material and
+  size count if there are impacts, mood if there is music; the others always, so that sounds
+  without a cause are wrong.
 
   facts: of `sound_facts.sound_facts`.
   """
   result = {
-    "onsets": timing(seen, facts, tolerance_s=tolerance_s).f1 == 1,
-    "effect": seen.effect == facts["effect"],
-    "music": (seen.tempo_bpm is not None) == (facts["mood"] is not None),
-    "ambience": seen.ambience == facts["ambience"],
-    "silent": seen.silent == facts["silent"],
+    "onsets": timing(measured, facts, tolerance_s=tolerance_s).f1 == 1,
+    "effect": measured.effect == facts["effect"],
+    "music": (measured.tempo_bpm is not None) == (facts["mood"] is not None),
+    "ambience": measured.ambience == facts["ambience"],
+    "silent": measured.silent == facts["silent"],
   }
   if facts["times_s"]:
-    result |= {name: getattr(seen, name) == facts[name] for name in ("material", "size")}
+    result |= {name: getattr(measured, name) == facts[name] for name in ("material", "size")}
   if facts["mood"] is not None:
-    result["mood"] = seen.mood == facts["mood"]
+    result["mood"] = measured.mood == facts["mood"]
   return result
 
 
 def timing(
-  seen: SoundMeasurement, facts: Mapping[str, Any], *, tolerance_s: float = TOLERANCE_S
+  measured: SoundMeasurement, facts: Mapping[str, Any], *, tolerance_s: float = TOLERANCE_S
 ) -> Timing:
-  """How the impacts heard agree in time with the true ones."""
-  return match(seen.times_s, facts["times_s"], tolerance_s=tolerance_s)
+  """Agreement in time of the detected impacts with the true ones."""
+  return match(measured.times_s, facts["times_s"], tolerance_s=tolerance_s)
 
 
 def average(results: Sequence[Mapping[str, bool]]) -> dict[str, float]:
-  """Share of right answers per attribute over the results that hold it, and "all"."""
+  """Fraction of right answers per attribute over the results that have it, and "all"."""
   out = {}
   for name in ATTRIBUTES:
     right = [result[name] for result in results if name in result]
@@ -119,11 +119,11 @@ def average(results: Sequence[Mapping[str, bool]]) -> dict[str, float]:
 def leakage_db(
   wave: np.ndarray, truth: np.ndarray, *, quiet_db: float = -50.0, margin_s: float = 0.05
 ) -> float | None:
-  """Level of full scale, in decibels, while nothing should sound; -120 is digital silence.
+  """Level relative to full scale, in decibels, while nothing should sound; -120 is digital silence.
 
-  Where the truth (T,), such as the mix or the diegetic stems of a soundtrack, is below `quiet_db`
-  within `margin_s` to both sides; None where that is nowhere. Raises UserError as `measure`, and
-  for waves of other lengths.
+  Measured where the truth (T,), such as the mix or the diegetic stems of a soundtrack, is below
+  `quiet_db` within `margin_s` on both sides; None if that is nowhere. Raises UserError as
+  `measure`, and on different lengths.
   """
   wave, truth = checked(wave), checked(truth)
   if len(wave) != len(truth):

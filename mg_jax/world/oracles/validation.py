@@ -1,7 +1,6 @@
 """Validation of the oracles: their accuracy on drawn clips, clean and degraded.
 
-The trust in every number measured on generated clips rests on this table; `launch/oracles.py`
-prints it.
+All numbers measured on generated clips rely on this table; `launch/oracles.py` prints it.
 """
 
 import numpy as np
@@ -77,7 +76,7 @@ def validate(
   truth = [facts(scene) for scene in scenes]
   size = dict(frames=frames, height=height, width=width, fps=fps)
   clips = [render(scene, **size) for scene in scenes]
-  seen = {
+  measurements = {
     name: [measure(degrade(clip, name, seed=index)) for index, clip in enumerate(clips)]
     for name in degradations
   }
@@ -85,8 +84,8 @@ def validate(
   def accuracy(measured, wanted):
     return average([compare(m, w) for m, w in zip(measured, wanted, strict=True)])
 
-  rows = {name: accuracy(measured, truth) for name, measured in seen.items()}
-  rows["shuffled"] = accuracy(seen[degradations[0]], truth[1:] + truth[:1])
+  rows = {name: accuracy(measured, truth) for name, measured in measurements.items()}
+  rows["shuffled"] = accuracy(measurements[degradations[0]], truth[1:] + truth[:1])
   columns = list(rows["shuffled"])
   print(f"{n} scenes, {frames} x {height} x {width}")
   print("".join(f"{c:>12}" for c in ("", *columns)))

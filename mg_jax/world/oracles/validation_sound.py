@@ -1,7 +1,7 @@
-"""Validation of the oracles of sound: their accuracy on synthesised waves, clean and degraded.
+"""Validation of the sound oracles: their accuracy on synthesised waveforms, clean and degraded.
 
-`validate(WorldConfig.sounds(), n=300)` prints a table; `report()` gives rates with their intervals
-of every world with sound, ready for JSON.
+`validate(WorldConfig.sounds(), n=300)` prints a table; `report()` returns rates with intervals for
+every world with sound, ready for JSON.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from mg_jax.world.sound.facts import sound_facts
 from mg_jax.world.sound.synthesis import RATE, soundtrack
 
 WORLDS = {"sounds": WorldConfig.sounds, "orchestra": WorldConfig.orchestra}
-SEED = 7000  # of `report`; thresholds of the oracles were chosen on scenes of other seeds
+SEED = 7000  # of `report`; the oracles' thresholds were chosen on scenes of other seeds
 DEGRADATIONS = ("clean", "noise", "lowpass", "gain", "blur")
 SNR_DB = 20.0
 LOWPASS_HZ = 9000.0
@@ -28,7 +28,7 @@ BLUR_WINDOW, BLUR_FRAMES = 1024, 3  # spectra 5 ms apart, smoothed over 40 ms in
 
 
 def degrade(wave: np.ndarray, name: str, *, seed: int = 0) -> np.ndarray:
-  """A mildly damaged copy of floats (T,), as a small model or a codec might give it."""
+  """A mildly damaged copy of floats (T,), as a small model or a codec might return it."""
   wave = wave.astype(np.float64)
   if name == "noise":
     level = np.sqrt(np.mean(wave**2)) * 10 ** (-SNR_DB / 20)
@@ -46,7 +46,7 @@ def degrade(wave: np.ndarray, name: str, *, seed: int = 0) -> np.ndarray:
 
 
 def _blur(wave: np.ndarray) -> np.ndarray:
-  """Magnitudes smoothed over time, phases kept, as a codec of few frames a second smears them."""
+  """Magnitudes smoothed over time, phases kept, as a codec with few frames per second does."""
   hop = BLUR_WINDOW // 4
   padded = np.pad(wave, (BLUR_WINDOW, 2 * BLUR_WINDOW))
   starts = np.arange(0, len(padded) - BLUR_WINDOW, hop)
@@ -77,7 +77,7 @@ def validate(
 
   The row "shuffled" compares the sounds of the first row with the facts of the next scene.
   """
-  seen, truth = _measure(config, n=n, seed=seed, degradations=degradations)
+  measurements, truth = _measure(config, n=n, seed=seed, degradations=degradations)
 
   def row(measured, wanted):
     pairs = list(zip(measured, wanted, strict=True))
@@ -85,8 +85,8 @@ def validate(
     late = {"late": errors.mean(), "spread": errors.std()} if len(errors) else {}
     return average([compare(m, w) for m, w in pairs]) | {k: float(v) for k, v in late.items()}
 
-  rows = {name: row(measured, truth) for name, measured in seen.items()}
-  rows["shuffled"] = row(seen[degradations[0]], truth[1:] + truth[:1])
+  rows = {name: row(measured, truth) for name, measured in measurements.items()}
+  rows["shuffled"] = row(measurements[degradations[0]], truth[1:] + truth[:1])
   columns = [name for name in rows[degradations[0]] if name not in ("late", "spread")]
   print(f"{n} sounds; late and spread of impacts in ms")
   print("".join(f"{c:>10}" for c in ("", *columns, "late", "spread")))
@@ -107,23 +107,23 @@ def report(
   degradations: tuple[str, ...] = ("clean",),
   duration_s: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-  """What share of facts the oracles read right, with counts and Wilson 95 % intervals, as JSON.
+  """Fraction of facts that the oracles measure correctly, with Wilson 95 % intervals, as JSON.
 
   Args:
-    n: scenes of each world.
-    seed: of the scenes.
-    worlds: of WORLDS.
-    degradations: of DEGRADATIONS.
-    duration_s: of the scenes, by default those of each world.
+    n: scenes per world.
+    seed: seed of the scenes.
+    worlds: names of WORLDS.
+    degradations: names of DEGRADATIONS.
+    duration_s: duration of the scenes, by default each world's own.
 
   Returns:
     {"n", "seed", "duration_s", "rates": world -> degradation -> fact -> {"passed", "count", "rate",
     "low", "high"}}. The facts are those of `oracles_sound.compare`, per scene; "each_material" and
-    "each_size" count impacts, where the scene is judged by most of its own; "all" are scenes
-    without any mistake, those of single impacts aside.
+    "each_size" count impacts, while a scene is judged by the majority of its own; "all" are
+    scenes without any mistake, ignoring single impacts.
 
   Raises:
-    UserError: for an unknown world or degradation.
+    UserError: on an unknown world or degradation.
   """
   unknown = [name for name in worlds if name not in WORLDS]
   if unknown:
@@ -133,36 +133,36 @@ def report(
     config = WORLDS[world]()
     if duration_s:
       config = dataclasses.replace(config, duration_s=duration_s)
-    seen, truth = _measure(config, n=n, seed=seed, degradations=degradations)
-    rates[world] = {name: _rates(measured, truth) for name, measured in seen.items()}
+    measurements, truth = _measure(config, n=n, seed=seed, degradations=degradations)
+    rates[world] = {name: _rates(measured, truth) for name, measured in measurements.items()}
   return {"n": n, "seed": seed, "duration_s": duration_s, "rates": rates}
 
 
 def _measure(
   config: WorldConfig, *, n: int, seed: int, degradations: tuple[str, ...]
 ) -> tuple[dict[str, list[SoundMeasurement]], list[dict[str, Any]]]:
-  """What is heard in n scenes by degradation, and their facts."""
-  seen, truth = {name: [] for name in degradations}, []
+  """Measurements of n scenes by degradation, and their facts."""
+  measurements, truth = {name: [] for name in degradations}, []
   for index in range(n):
     scene = sample(seed, index, config)
     truth.append(sound_facts(scene))
     wave = soundtrack(scene).mix
-    for name, measured in seen.items():
+    for name, measured in measurements.items():
       measured.append(measure(degrade(wave, name, seed=index)))
-  return seen, truth
+  return measurements, truth
 
 
 def _rates(
   measured: list[SoundMeasurement], truth: list[dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
   passed, count = Counter(), Counter()
-  for seen, facts in zip(measured, truth, strict=True):
-    results = compare(seen, facts)
+  for measurement, facts in zip(measured, truth, strict=True):
+    results = compare(measurement, facts)
     for name, right in (results | {"all": all(results.values())}).items():
       passed[name] += right
       count[name] += 1
-    for heard, _ in timing(seen, facts).pairs:
+    for detected, _ in timing(measurement, facts).pairs:
       for name in ("material", "size"):
-        passed[f"each_{name}"] += getattr(seen.impacts[heard], name) == facts[name]
+        passed[f"each_{name}"] += getattr(measurement.impacts[detected], name) == facts[name]
         count[f"each_{name}"] += 1
   return {name: dataclasses.asdict(wilson(passed[name], total)) for name, total in count.items()}

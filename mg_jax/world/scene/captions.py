@@ -1,10 +1,10 @@
 """Captions of the toy world: Scene -> sentence, one canonical or many paraphrases, always true.
 
-The short caption is what a tiny model is trained on. Natural captions choose among templates times
-wordings by (seed, index, variant), so a dataset may show each scene under several captions, as
-different captioners would give [MG 3.2.1]. The word on a sign stands in quotation marks, as text
-to be drawn does in [MG 3.1.4]. `prompts.parse_prompt` reads all of them back, but not those of a
-single frame, which name places and no motion.
+Tiny models train on the short caption. Natural captions choose templates and wordings by (seed,
+index, variant), so a dataset may show each scene under several captions, like those of different
+captioners [MG 3.2.1]. The word on a sign is in quotation marks, like text to be drawn in
+[MG 3.1.4]. `prompts.parse_prompt` parses all of them, except those of a single frame, which name
+places and no motion.
 """
 
 import numpy as np
@@ -63,10 +63,10 @@ SIGN_TEMPLATES = (
 )
 
 
-# Most bytes of the captions of a frame: with their end token they fill 77 and 256 tokens of a byte.
+# Most bytes of the captions of a frame: with their end token they fill 77 and 256 byte tokens.
 SENTENCE, STORY = 76, 255
-EDGE = 0.13  # of the middle third of the frame, from its centre
-DRAWS = 16  # of wordings until a caption fits
+EDGE = 0.13  # from the frame's centre, edge of its middle third
+DRAWS = 16  # wordings to try until a caption fits
 
 
 def short_caption(scene: Scene) -> str:
@@ -83,17 +83,17 @@ def short_caption(scene: Scene) -> str:
 
 
 def _canonical_background(scene: Scene) -> str:
-  """" on a light background" and so on; the plain dark one goes without saying."""
+  """" on a light background" and so on; "" for the plain dark one."""
   name = facts(scene)["background"]
   return "" if name == "dark" else f" {lexicon.BACKGROUNDS[name][0]}"
 
 
 def caption(scene: Scene, variant: int = 0) -> str:
-  """A natural sentence. variant >= 0 walks through the templates, with new wordings each time.
+  """A natural sentence. variant >= 0 cycles through the templates, with new wordings each time.
 
-  Colour, kind, motion and count of every group are always told, as is the word of a sign; size,
-  background, the colour of a sign and a moving camera usually. Raises UserError for a negative
-  variant.
+  Colour, kind, motion and count of every group are always included, as is the word of a sign;
+  size, background, the colour of a sign and a moving camera usually. Raises UserError for a
+  negative variant.
   """
   if variant < 0:
     raise UserError(f"caption: variant is {variant}; pass 0 or more")
@@ -139,12 +139,12 @@ def _of_sign(rng: np.random.Generator, whole: dict, variant: int) -> str:
 
 
 def _background(rng: np.random.Generator, name: str) -> str:
-  """A wording of the background, or none."""
+  """A wording of the background, or ""."""
   return _pick(rng, lexicon.BACKGROUNDS[name]) if rng.uniform() < 0.7 else ""
 
 
 def describe(scene: Scene, *, style: str, variant: int = 0) -> str:
-  """Caption in the style a WorldConfig asks for: "short", "natural" or "frame"."""
+  """Caption in the style of a WorldConfig: "short", "natural" or "frame"."""
   if style not in ("short", "natural", "frame"):
     raise UserError(f"describe: unknown style {style!r}; use short, natural or frame")
   if style == "short":
@@ -153,11 +153,11 @@ def describe(scene: Scene, *, style: str, variant: int = 0) -> str:
 
 
 def frame_caption(scene: Scene, variant: int = 0) -> str:
-  """What the middle frame shows: counts, sizes, colours, kinds, background, places; no motion.
+  """Content of the middle frame: counts, sizes, colours, kinds, background, places; no motion.
 
-  Even variants are one sentence of at most SENTENCE bytes, which tells the place of a single object
-  only. Odd ones are several sentences in any order, of more than SENTENCE and at most STORY bytes,
-  which tell the place of every object. Raises UserError for a negative variant.
+  Even variants are one sentence of at most SENTENCE bytes, with the place of a single object only.
+  Odd ones are several sentences in any order, of more than SENTENCE and at most STORY bytes, with
+  the place of every object. Raises UserError for a negative variant.
   """
   if variant < 0:
     raise UserError(f"frame_caption: variant is {variant}; pass 0 or more")

@@ -1,10 +1,10 @@
 """Facts of the toy world: what a scene holds, as frozen data that round-trips through JSON.
 
-A scene knows no resolution and no frame rate. Lengths are in units of the frame's shorter side,
-the origin is the centre of the frame, x points right and y points down; times are seconds. What is
-in a scene is only ever data: names are looked up in the registries of `shapes` and `motion`, so an
-edit is a function Scene -> Scene (`dataclasses.replace`) and new facts are new entries or fields
-with defaults. The toy world stands in for the filtered corpus of [MG 3.2], with exact labels.
+A scene is independent of resolution and frame rate. Lengths are in units of the frame's shorter
+side, the origin is the centre of the frame, x points right and y points down; times are seconds. A
+scene is pure data: names are looked up in the registries of `shapes` and `motion`, so an edit is a
+function Scene -> Scene (`dataclasses.replace`) and new facts are new entries or fields with
+defaults. The toy world stands in for the filtered corpus of [MG 3.2], with exact labels.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from mg_jax.core.errors import UserError
 
-# Saturated and far apart in the plane of hues, also after blur towards any allowed background.
+# Saturated and far apart in hue, even when blurred towards any allowed background.
 PALETTE: dict[str, tuple[int, int, int]] = {
   "red": (225, 38, 38),
   "orange": (250, 130, 20),
@@ -27,10 +27,10 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 # Radius of the circle around a shape.
 SIZES: dict[str, float] = {"small": 0.10, "medium": 0.16, "large": 0.21}
 
-# The letters of every sign: on boards of any palette colour they are what is dark.
+# The letters of every sign: dark on boards of any palette colour.
 INK: tuple[int, int, int] = (18, 18, 22)
 
-# The two tones of every background: grey enough and dim enough to part from each palette colour.
+# The two tones of every background: grey and dim enough to separate from each palette colour.
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
   "dark": ((26, 27, 31), (26, 27, 31)),
   "light": ((170, 168, 164), (170, 168, 164)),
@@ -40,20 +40,20 @@ BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 }
 
 CAMERAS = ("static", "pan left", "pan right", "zoom in", "zoom out")
-# Gentle on purpose: a camera move stays well below what the oracles call a motion of the object.
+# Deliberately gentle: a camera move stays well below what the oracles call a motion of the object.
 PAN_DISTANCE = 0.12
 ZOOM_RATIO = 1.16
 
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-  """How a thing moves over one scene; `name` picks the law in `motion.MOTIONS`.
+  """How a thing moves over one scene; `name` selects the law in `motion.MOTIONS`.
 
   amount: distance travelled, orbit radius, bounce height or size ratio, by law.
   cycles: turns or bounces within the scene, signed where direction matters.
   phase: starting point of a cycle, in cycles.
-  hits: phases of the scene at which a bounce or a knock meets the floor or the wall, ascending;
-    the first is before 0 and the last after 1. Empty for hits as regular as cycles and phase say.
+  hits: phases of the scene at which a bounce or a knock hits the floor or the wall, ascending;
+    the first is before 0 and the last after 1. Empty for the regular hits of cycles and phase.
   """
 
   name: str = "still"
@@ -91,10 +91,10 @@ class Background:
 
 @dataclasses.dataclass(frozen=True)
 class Sign:
-  """A still board of a palette colour that bears one word of 1 to 6 letters A-Z.
+  """A still board of a palette colour with one word of 1 to 6 letters A-Z.
 
-  (x, y) is the middle of the board; `height` is that of a letter, from which `letters.board` gives
-  the size of the board.
+  (x, y) is the centre of the board; `height` is that of a letter, which determines the board's size
+  by `letters.board`.
   """
 
   word: str
@@ -108,7 +108,7 @@ class Sign:
 class Music:
   """Background music. mood: of `sound_facts.MOODS`, which sets tempo, scale and instrument.
 
-  root: semitones above the lowest root; start_s: of the first note; tune: seed of the melody.
+  root: semitones above the lowest root; start_s: time of the first note; tune: melody seed.
   """
 
   mood: str
@@ -119,10 +119,10 @@ class Music:
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-  """What is heard of a scene beside what its objects do: nothing of it can be seen.
+  """Sounds of a scene besides those of its objects: nothing of them is visible.
 
-  ambience: of `sound_facts.AMBIENCES`, or "". quality: of the recording, 1 to 10; from 8 up it has
-  no noise.
+  ambience: of `sound_facts.AMBIENCES`, or "". quality: of the recording, 1 to 10; from 8 up without
+  noise.
   """
 
   music: Music | None = None
@@ -145,8 +145,8 @@ class Scene:
 
   `sound` is None for a scene of a world without sound.
 
-  A scene shows objects or a sign, never both: letters take all the room a small frame has, and the
-  oracles of objects need not tell a board from a square. Raises UserError for both.
+  A scene shows objects or a sign, never both: letters need the whole of a small frame, and the
+  object oracles need not distinguish a board from a square. Raises UserError for both.
   """
 
   seed: int
@@ -197,7 +197,7 @@ def _sound(data: dict[str, Any]) -> Sound:
 
 
 def groups(scene: Scene) -> list[dict[str, Any]]:
-  """Facts of each group of like objects (same kind, colour, size and motion), in drawing order."""
+  """Facts of each group of equal objects (same kind, colour, size and motion), in drawing order."""
   counts: dict[tuple[str, str, str, str], int] = {}
   for thing in scene.objects:
     key = (thing.colour, thing.kind, thing.size, thing.motion.name)
@@ -207,9 +207,9 @@ def groups(scene: Scene) -> list[dict[str, Any]]:
 
 
 def facts(scene: Scene) -> dict[str, Any]:
-  """What is true of the scene: colour, kind, count, motion and size of its first group (the
+  """True facts of the scene: colour, kind, count, motion and size of its first group (the
   subject), or word and colour of its sign; background and camera. Raises UserError for a scene
-  without either."""
+  with neither."""
   if scene.sign is not None:
     subject = {"word": scene.sign.word, "colour": scene.sign.colour}
   elif scene.objects:

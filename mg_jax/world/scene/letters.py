@@ -2,7 +2,7 @@
 
 A letter is a set of line segments (curves are cut into short ones); its distance function is that
 of a pen moved along them. Units are letter heights, x right, y down. The renderer turns distance
-into coverage and `oracles_letters` into templates. Every letter takes the same width, so a board
+into coverage and `oracles_letters` into templates. All letters have the same width, so a board
 fits any word of its length. The toy counterpart of visual text, the quoted words of [MG 3.1.4].
 """
 
@@ -38,7 +38,7 @@ _BOTTOM: Points = ((0, 1), (1, 1))
 _RING = _arc(0.5, 0.5, 0.5, 0.5, 0, 360)
 _HEAD: Points = ((0, 0), (0.6, 0), *_arc(0.6, 0.27, 0.4, 0.27, -90, 90), (0, 0.54))
 
-# Paths of the pen in a unit square: its corners are the corners of the letter.
+# Pen paths in a unit square: its corners are the corners of the letter.
 _PATHS: dict[str, tuple[Points, ...]] = {
   "A": (((0, 1), (0.5, 0), (1, 1)), ((0.19, 0.62), (0.81, 0.62))),
   "B": (
@@ -76,7 +76,7 @@ _PATHS: dict[str, tuple[Points, ...]] = {
 
 
 def check(word: str) -> str:
-  """Returns a word that a sign can bear; raises UserError for any other."""
+  """Returns the word if a sign can bear it, else raises UserError."""
   if not 1 <= len(word) <= MAX_LETTERS or not set(word) <= set(ALPHABET):
     raise UserError(f"a sign cannot say {word!r}; use 1 to {MAX_LETTERS} letters from A to Z")
   return word
@@ -89,15 +89,15 @@ def board(letters: int) -> tuple[float, float]:
 
 @functools.cache
 def _segments(letter: str) -> np.ndarray:
-  """Starts and ends of the pen's segments, float32 (2, N, 2), from the middle of the letter."""
+  """Starts and ends of the pen's segments, float32 (2, N, 2), relative to the letter's centre."""
   size = np.array([WIDTH, 1.0]) - STROKE
   pairs = [pair for path in _PATHS[letter] for pair in zip(path, path[1:], strict=False)]
   return ((np.array(pairs) - 0.5) * size).astype(np.float32).transpose(1, 0, 2)
 
 
 def distance(letter: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Signed distance to the outline of a letter, negative inside, of points (...) around its
-  middle."""
+  """Signed distance to the outline of a letter, negative inside, of points (...) relative to its
+  centre."""
   start_N2, end_N2 = _segments(letter)
   along_N2 = end_N2 - start_N2
   dx, dy = x[..., None] - start_N2[:, 0], y[..., None] - start_N2[:, 1]
@@ -108,8 +108,8 @@ def distance(letter: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def ink(word: str, x_W: np.ndarray, y_H: np.ndarray, *, pixel: float) -> np.ndarray:
-  """Coverage (H, W) in [0, 1] of a word, for columns x and rows y of pixel middles measured from
-  the middle of the word; `pixel` is the side of a pixel, in letter heights."""
+  """Coverage (H, W) in [0, 1] of a word, for columns x and rows y of pixel centres relative to the
+  centre of the word; `pixel` is the side of a pixel, in letter heights."""
   out_HW = np.zeros((len(y_H), len(x_W)), np.float32)
   rows = np.flatnonzero(np.abs(y_H) < 0.5 + pixel)
   for place, letter in enumerate(check(word)):

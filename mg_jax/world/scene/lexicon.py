@@ -1,4 +1,4 @@
-"""Words of the toy world: how each fact may be said.
+"""Words of the toy world: the wordings of each fact.
 
 Shared by the writer and the reader of captions. Every table maps a fact to its wordings, the
 canonical one first. Two facts never share a wording.

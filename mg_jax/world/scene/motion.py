@@ -2,8 +2,8 @@
 
 A law maps a `facts.Motion` and the scene phase u = time / duration, an array (T,), to a `Pose` of
 arrays (T,). Everything is paced by the scene: a thing that moves left covers its distance once in
-scene.duration_s, however long that is, so the label is true of the whole clip. Beyond the end of
-the scene one-way motions run back the way they came (u is reflected), cyclic ones go on.
+scene.duration_s, however long that is, so the label holds for the whole clip. Beyond the end of the
+scene one-way motions run back (u is reflected), cyclic ones continue.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def _rebound(m: Motion, u_T: np.ndarray) -> np.ndarray:
     # |sin| falls and rebounds like a ball.
     return np.abs(m.amount * np.sin(np.pi * (m.cycles * u_T + m.phase)))
   hits_N = np.asarray(m.hits)
-  # Between two hits lies a parabola, the longer the way the higher.
+  # A parabola between two hits, the higher the further apart they are.
   u_T = np.clip(_once(u_T), hits_N[0], hits_N[-1])
   after_T = np.clip(np.searchsorted(hits_N, u_T, side="right"), 1, len(hits_N) - 1)
   gaps_N = np.diff(hits_N)

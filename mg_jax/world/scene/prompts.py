@@ -1,8 +1,8 @@
-"""Reader of toy prompts: text -> facts, the inverse of `captions`, for scoring any prompt.
+"""Parser of toy prompts: text -> facts, the inverse of `captions`, for scoring any prompt.
 
-Quoted text is what a sign says. It and fixed phrases that hold other facts' words (a camera that
-pans left, a light wall) are read and cut out first; what remains is searched for whole words. Of
-several groups, the first named is read.
+Quoted text is the word of a sign. It and fixed phrases that contain other facts' words (a camera
+that pans left, a light wall) are parsed and cut out first; the rest is searched for whole words. Of
+several groups, the first named is used.
 """
 
 import re
@@ -78,7 +78,7 @@ def parse_prompt(text: str) -> dict[str, Any]:
 
 
 def _cut(patterns: dict[str, str], text: str) -> tuple[str | None, str]:
-  """First pattern, in table order, that occurs, and the text with its phrase taken out."""
+  """First pattern, in table order, that occurs, and the text without its phrase."""
   for name, pattern in patterns.items():
     if re.search(pattern, text):
       return name, re.sub(pattern, " ", text)
@@ -86,13 +86,13 @@ def _cut(patterns: dict[str, str], text: str) -> tuple[str | None, str]:
 
 
 def _earliest(words: dict, text: str):
-  """The entry of which a wording occurs first in the text."""
-  found = []
+  """The entry whose wording occurs first in the text."""
+  matches = []
   for name, wordings in words.items():
     match = re.search(rf"\b(?:{'|'.join(map(re.escape, wordings))})\b", text)
     if match:
-      found.append((match.start(), len(found), name))
-  return min(found)[2] if found else None
+      matches.append((match.start(), len(matches), name))
+  return min(matches)[2] if matches else None
 
 
 def _kind(text: str) -> tuple[str | None, bool]:

@@ -1,9 +1,9 @@
 """Renderer of the toy world: Scene -> uint8 video (T, H, W, 3), at any size and frame rate.
 
 Every object is its signed distance function, sampled only in a window around the object, turned
-into coverage with a ramp one pixel wide and blended over the background in drawing order; the
-letters of a sign likewise. Lengths are in units of the shorter side, so frames that are not square
-show more background, not stretched shapes.
+into coverage with a ramp one pixel wide and blended over the background in drawing order; letters
+of a sign likewise. Lengths are in units of the shorter side, so frames that are not square show
+more background, not stretched shapes.
 """
 
 import numpy as np
@@ -61,7 +61,7 @@ def _camera(name: str, u_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   if name not in facts.CAMERAS:
     raise UserError(f"render: unknown camera {name!r}; known are {', '.join(facts.CAMERAS)}")
   way_T = np.clip(u_T, 0, 1) - 0.5
-  # A camera that pans right moves what it sees to the left.
+  # A camera that pans right moves the picture to the left.
   shift_T = facts.PAN_DISTANCE * way_T * {"pan left": 1, "pan right": -1}.get(name, 0)
   zoom_T = facts.ZOOM_RATIO ** (way_T * {"zoom in": 1, "zoom out": -1}.get(name, 0))
   return zoom_T, shift_T
@@ -70,7 +70,7 @@ def _camera(name: str, u_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _background(
   scene: Scene, *, height: int, width: int, zoom_T: np.ndarray, shift_T: np.ndarray
 ) -> np.ndarray:
-  """float32 (T, H, W, 3). Patterns are smooth waves, so they alias at no usual resolution."""
+  """float32 (T, H, W, 3). Patterns are smooth waves, so they do not alias at usual resolutions."""
   tones = _look_up(facts.BACKGROUNDS, scene.background.name, "background")
   first, second = np.asarray(tones, np.float32)
   out_THWC = np.empty((len(zoom_T), height, width, 3), np.float32)
@@ -111,7 +111,7 @@ def _draw(
   colour = np.asarray(_look_up(facts.PALETTE, thing.colour, "colour"), np.float32)
   frames, height, width, _ = v_THWC.shape
   extent = int(np.ceil(2 * radius_T.max())) + 3
-  # One window size for all frames, pushed inside the frame: all frames are drawn in one go.
+  # One window size for all frames, clamped to the frame, so that all frames are drawn at once.
   rows, cols = min(extent, height), min(extent, width)
   top_T = np.clip(np.floor(y_T - rows / 2).astype(int), 0, height - rows)
   left_T = np.clip(np.floor(x_T - cols / 2).astype(int), 0, width - cols)
@@ -131,7 +131,7 @@ def _draw(
 def _draw_sign(
   v_THWC: np.ndarray, sign: Sign, *, zoom_T: np.ndarray, shift_T: np.ndarray
 ) -> None:
-  """Blends board and word into the float frames, in place; once for all that show the same."""
+  """Blends board and word into the float frames, in place; identical frames are drawn once."""
   colour = np.asarray(_look_up(facts.PALETTE, sign.colour, "colour"), np.float32)
   ink = np.asarray(facts.INK, np.float32)
   frames, height, width, _ = v_THWC.shape

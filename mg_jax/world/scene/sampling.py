@@ -1,8 +1,8 @@
 """Sampling of the toy world: (seed, index, WorldConfig) -> Scene, the same in every process.
 
 Each scene has its own generator seeded by (seed, index), so any scene can be drawn alone and in any
-order. Motions are drawn before kinds and kinds among those on which the motion shows, so labels
-stay balanced over motions. Scenes from VALIDATION_START on are held out, and so are their words.
+order. Motions are drawn before kinds, and kinds among those that show the motion, so labels stay
+balanced over motions. Scenes from VALIDATION_START on are held out, and so are their words.
 """
 
 import dataclasses
@@ -35,21 +35,21 @@ from mg_jax.world.sound.sampling import SoundConfig, add_sound
 VALIDATION_START = 1 << 30
 MAX_COUNT = 4
 CAPTION_STYLES = ("short", "natural", "frame")
-MARGIN = 0.02  # kept free between objects and the edge of the frame
-GAP = 0.07  # wanted between outlines of two objects
+MARGIN = 0.02  # free space between objects and the edge of the frame
+GAP = 0.07  # desired gap between outlines of two objects
 ATTEMPTS = 256
-SIGN_MARGIN = 0.03  # least of the frame left free at the sides of a board
-MAX_LETTER = 0.5  # height of a letter that has the frame for itself
-_SIGN_STREAM = 0x5169  # parts the generator of signs from that of objects
+SIGN_MARGIN = 0.03  # least fraction of the frame left free at the sides of a board
+MAX_LETTER = 0.5  # height of the letter of a one-letter word
+_SIGN_STREAM = 0x5169  # separates the generator of signs from that of objects
 _SOUND_STREAM = 0x50D  # and that of sounds from both
 
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-  """What scenes may hold. Names are drawn uniformly from each tuple; an entry repeated in a tuple
-  is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting angle, radians.
-  word_lengths: letters of the word on a sign; 0 is a scene of objects without a sign.
-  sound: what is heard, None for a silent world.
+  """The possible contents of scenes. Names are drawn uniformly from each tuple; an entry repeated
+  in a tuple is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting
+  angle, radians. word_lengths: letters of the word on a sign; 0 is a scene of objects without a
+  sign. sound: its sound, None for a silent world.
   """
 
   kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -68,7 +68,7 @@ class WorldConfig:
 
   @classmethod
   def simple(cls) -> "WorldConfig":
-    """One large object before a dark background: what a tiny model learns in minutes."""
+    """One large object on a dark background, which a tiny model learns in minutes."""
     return cls(
       motions=("left", "right", "up", "down", "spin", "grow"),
       counts=(1,),
@@ -83,12 +83,12 @@ class WorldConfig:
 
   @classmethod
   def pairs(cls) -> "WorldConfig":
-    """The simple world with one or two objects, so that counting takes reading the prompt."""
+    """The simple world with one or two objects, so that counting depends on the prompt."""
     return dataclasses.replace(cls.simple(), counts=(1, 2))
 
   @classmethod
   def signs(cls) -> "WorldConfig":
-    """A sign with a word of one to three letters, legible from 32 pixels up: what a tiny model
+    """A sign with a word of one to three letters, legible from 32 pixels up, which a tiny model
     learns to spell in minutes."""
     colours = ("white", "yellow", "cyan")
     return dataclasses.replace(cls.simple(), colours=colours, word_lengths=(1, 2, 3))
@@ -100,16 +100,16 @@ class WorldConfig:
 
   @classmethod
   def stills(cls) -> "WorldConfig":
-    """The full world for single frames: all scenes last two seconds, so that their middle is one
-    second in, and captions tell places instead of motions."""
+    """The full world for single frames: all scenes last two seconds, so that their middle is at
+    one second, and captions name places instead of motions."""
     return dataclasses.replace(
       cls.full(), duration_s=(2.0, 2.0), fps=(8.0, 8.0), caption_style="frame"
     )
 
   @classmethod
   def sounds(cls) -> "WorldConfig":
-    """One object that bounces, knocks, spins, resizes or rests, and how that sounds, half of the
-    time with music: what a tiny model learns to hear."""
+    """One object that bounces, knocks, spins, resizes or rests, with its sound, half of the time
+    with music: small enough for a tiny model."""
     return dataclasses.replace(
       cls.simple(),
       motions=("bounce", "bounce", "knock", "knock", "spin", "grow", "shrink", "still"),
@@ -159,8 +159,8 @@ class WorldConfig:
 
 def sample(seed: int, index: int, config: WorldConfig) -> Scene:
   """Draws scene `index` of world `seed`. Three or four objects are small and two at most medium,
-  so that they stay apart. Sound never changes what else is drawn, but moves the objects that hit
-  the floor or a wall to it."""
+  so that they stay apart. Sound only affects the positions of objects that hit the floor or a
+  wall, which move to it."""
   rng = np.random.default_rng([seed, index, _SIGN_STREAM])
   length = _pick(rng, config.word_lengths)
   if length:
@@ -207,7 +207,7 @@ def _pick(rng: np.random.Generator, values: tuple):
 def _signed(
   rng: np.random.Generator, seed: int, index: int, *, length: int, config: WorldConfig
 ) -> Scene:
-  """A scene with a sign, its letters about as large as they fit for the whole scene."""
+  """A scene with a sign, its letters about as large as fit for the whole scene."""
   word = draw(rng, length, held=index >= VALIDATION_START)
   colour, camera = _pick(rng, config.colours), _pick(rng, config.cameras)
   zoom = ZOOM_RATIO**0.5 if camera.startswith("zoom") else 1.0
@@ -233,7 +233,7 @@ def _signed(
 
 
 def _motion(rng: np.random.Generator, name: str, *, count: int) -> Motion:
-  """Amounts that show in sixteen frames and leave room for `count` objects."""
+  """Amounts visible in sixteen frames that leave room for `count` objects."""
   amount, cycles, phase = rng.uniform(), rng.uniform(), float(rng.uniform())
   sign = 1 if rng.integers(2) else -1
   if name in ("left", "right", "up", "down"):
@@ -246,7 +246,7 @@ def _motion(rng: np.random.Generator, name: str, *, count: int) -> Motion:
     radius = (0.15 if count == 1 else 0.13) + 0.03 * amount
     return Motion(name, amount=radius, cycles=sign * (0.95 + 0.25 * cycles), phase=phase)
   if name == "spin":
-    # At most 0.8 turns: a five-pointed star seen in eight frames still turns the right way.
+    # At most 0.8 turns: in eight frames a five-pointed star still turns the right way.
     return Motion(name, cycles=sign * (0.5 + 0.3 * cycles), phase=phase)
   if name in ("grow", "shrink"):
     return Motion(name, amount=1.9 + 0.3 * amount)
@@ -256,7 +256,7 @@ def _motion(rng: np.random.Generator, name: str, *, count: int) -> Motion:
 def _place(
   rng: np.random.Generator, motion: Motion, *, count: int, radius: float, camera: str
 ) -> list[tuple[float, float]]:
-  """Middles of the paths, inside the frame for the whole scene and apart from each other."""
+  """Centres of the paths, inside the frame for the whole scene and apart from each other."""
   u_T = np.linspace(0, 1, 33)
   pose = MOTIONS[motion.name](motion, u_T)
   radius = radius * pose.scale.max()

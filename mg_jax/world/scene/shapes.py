@@ -2,7 +2,7 @@
 
 A distance function takes arrays x, y in units of the shape's circumradius (y down, upright shape
 at angle 0) and returns the signed distance to its outline, negative inside, with unit gradient at
-the outline. That is what the renderer turns into coverage and the oracles into templates.
+the outline. The renderer turns it into coverage and the oracles into templates.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ SHAPES: dict[str, Shape] = {}
 
 
 def register(kind: str, distance: Callable[..., np.ndarray], *, symmetry: int) -> None:
-  """Adds a kind; its area is measured on a grid. Raises UserError when the kind exists."""
+  """Adds a kind; its area is measured on a grid. Raises UserError if the kind exists."""
   if kind in SHAPES:
     raise UserError(f"shapes.register: kind {kind!r} exists already; choose another name")
   axis = (np.arange(256) + 0.5) / 128 - 1

@@ -1,7 +1,7 @@
 """Words for signs: real short words and random letters, split into training and held-out words.
 
-The split is by word and does not depend on seeds: a held-out word stands on no training sign, so
-the letters of a generated sign measure spelling and not memory.
+The split is by word and independent of seeds: a held-out word is on no training sign, so the
+letters of a generated sign measure spelling and not memorisation.
 """
 
 import functools
@@ -12,8 +12,8 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.world.scene.letters import ALPHABET, MAX_LETTERS
 
-REAL_SHARE = 0.5  # of the words of two letters and more
-HELD_OUT_PART = 6  # one word in so many
+REAL_SHARE = 0.5  # fraction of real words among those of two letters and more
+HELD_OUT_PART = 6  # one word in this many
 
 REAL = """
   AM AN AS AT BE BY DO GO HE HI IF IN IS IT ME MY NO OF ON OR OX SO TO UP US WE
@@ -38,7 +38,7 @@ REAL = """
 
 
 def held_out(word: str) -> bool:
-  """Whether a word is kept for validation."""
+  """Whether a word is held out for validation."""
   return hashlib.sha256(word.encode()).digest()[0] % HELD_OUT_PART == 0
 
 
@@ -48,10 +48,10 @@ def _real(length: int, held: bool) -> tuple[str, ...]:
 
 
 def draw(rng: np.random.Generator, length: int, *, held: bool) -> str:
-  """A word of `length` letters: a real one or random letters, held out or not as asked.
+  """A word of `length` letters: a real one or random letters, held out or not as requested.
 
   Raises:
-    UserError: a length outside 1..MAX_LETTERS.
+    UserError: on a length outside 1..MAX_LETTERS.
   """
   if not 1 <= length <= MAX_LETTERS:
     raise UserError(f"words.draw: length is {length}; choose 1 to {MAX_LETTERS}")

@@ -1,8 +1,8 @@
 """Captions of the toy world's sound, with the fields of the paper in their order [MG 6.3].
 
 Quality from 1 to 10 with one decimal, speech, singing, the sound in quotes, the likelihood of music
-with two decimals, and the music in quotes, which is told even where there is none, as a captioner
-of music would: the likelihood alone is the switch. `parse_sound_caption` reads all of them back.
+with two decimals, and the music in quotes, which is described even if there is none, as by a music
+captioner: the likelihood alone is the switch. `parse_sound_caption` parses all of them.
 """
 
 import re
@@ -14,7 +14,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.world.scene.facts import Scene
 from mg_jax.world.sound.facts import MOODS, impacts, mood_of, sound_facts
 
-# The canonical likelihoods; those of other wordings lie around them.
+# The canonical likelihoods; other wordings use values around them.
 WITH_MUSIC, WITHOUT_MUSIC = 0.90, 0.01
 
 FRAMES = (
@@ -83,14 +83,14 @@ def short_sound_caption(scene: Scene) -> str:
 
 
 def sound_caption(scene: Scene, variant: int = 0) -> str:
-  """Other wordings; variant >= 0 walks through the frames. Raises UserError for a negative one."""
+  """Other wordings; variant >= 0 cycles through the templates. Raises UserError if negative."""
   if variant < 0:
     raise UserError(f"sound_caption: variant is {variant}; pass 0 or more")
   return _write(scene, np.random.default_rng([scene.seed, scene.index, variant, 2]), variant)
 
 
 def describe_sound(scene: Scene, *, style: str, variant: int = 0) -> str:
-  """Caption in the style of a WorldConfig: canonical for "short", else of many wordings."""
+  """Caption in the style of a WorldConfig: canonical for "short", else in many wordings."""
   return short_sound_caption(scene) if style == "short" else sound_caption(scene, variant)
 
 
@@ -133,26 +133,26 @@ def _pick(rng: np.random.Generator | None, options: tuple[str, ...]) -> str:
 
 
 def parse_sound_caption(text: str) -> dict[str, Any]:
-  """What a caption asks for; None where it is not told.
+  """The facts in a caption; None if absent.
 
-  Keys: quality, likelihood of music, mood where that is above one half, material, size, hits (their
+  Keys: quality, likelihood of music, mood if that is above one half, material, size, hits (their
   count, 0 for none), effect, ambience, silent.
 
   Raises:
-    UserError: a text without the two quoted descriptions and the two numbers.
+    UserError: on a text without the two quoted descriptions and the two numbers.
   """
   quoted = re.findall(r'"([^"]*)"', text)
   numbers = re.findall(r"\d+\.\d+", re.sub(r'"[^"]*"', " ", text))
   if len(quoted) != 2 or len(numbers) != 2:
     raise UserError(
-      f"not a caption of sound: {text[:80]!r}; give quality, sound in quotes, likelihood of music "
+      f"not a sound caption: {text[:80]!r}; give quality, sound in quotes, likelihood of music "
       "and music in quotes"
     )
   sound, music = (part.lower() for part in quoted)
   likelihood = float(numbers[1])
   counted = [n for n, words in _TIMES.items() if words in sound]
   more = re.search(r"(\d+) times", sound)
-  found = {
+  parsed = {
     "quality": float(numbers[0]),
     "likelihood": likelihood,
     "mood": _named({mood: (mood,) for mood in MOODS}, music) if likelihood > 0.5 else None,
@@ -162,11 +162,11 @@ def parse_sound_caption(text: str) -> dict[str, Any]:
     "effect": _named(EFFECTS, sound),
     "ambience": _named(AMBIENCES, sound),
   }
-  heard = any(found[name] for name in ("mood", "material", "effect", "ambience"))
-  return {**found, "silent": not heard}
+  audible = any(parsed[name] for name in ("mood", "material", "effect", "ambience"))
+  return {**parsed, "silent": not audible}
 
 
 def _named(table: dict[str, tuple[str, ...]], text: str) -> str | None:
-  """The fact of which the longest wording occurs."""
+  """The fact with the longest wording that occurs."""
   hits = [(len(w), name) for name, words in table.items() for w in words if w in text]
   return max(hits)[1] if hits else None

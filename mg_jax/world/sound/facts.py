@@ -1,10 +1,10 @@
-"""What a scene of the toy world sounds like, as exact facts: impacts, effects, music, ambience.
+"""The sound of a scene of the toy world as exact facts: impacts, effects, music, ambience.
 
-Diegetic sound follows from what is seen: an object that bounces or knocks rings at the very moment,
+Diegetic sound follows from the picture: an object that bounces or knocks rings at that very moment,
 with the timbre of its material and a pitch set by its size; one that spins, circles or changes size
 makes a continuous sound. A colour is a material: metal is white or yellow, wood orange or green,
-glass cyan or blue, rubber red or purple, so that pixels tell it. Music is not diegetic, yet its
-mood is that of the background. Ambience and the noise of the recording cannot be seen [MG 6.1].
+glass cyan or blue, rubber red or purple, so pixels determine it. Music is not diegetic, yet its
+mood follows the background. Ambience and the noise of the recording are invisible [MG 6.1].
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ COLOUR_MATERIALS: dict[str, str] = {
 MATERIALS: dict[str, float] = {"metal": 1100.0, "wood": 700.0, "glass": 2400.0, "rubber": 160.0}
 PITCHES: dict[str, float] = {"large": 1.0, "medium": 1.35, "small": 1.8}
 
-# Continuous sounds by the motion that makes them; the other motions make none.
+# Continuous sounds by the motion that causes them; other motions are silent.
 EFFECTS: dict[str, str] = {"spin": "whirr", "orbit": "hum", "grow": "rise", "shrink": "fall"}
 HITS: dict[str, str] = {"bounce": "floor", "knock": "wall"}
 AMBIENCES = ("rain", "wind", "mains")
-NOISY_BELOW = 8.0  # quality of a recording from which on it has no noise
+NOISY_BELOW = 8.0  # quality from which a recording has no noise
 
 
 @dataclasses.dataclass(frozen=True)
 class Mood:
-  """A kind of music: half a beat is one note. scale: semitones above the root."""
+  """A kind of music: a note lasts half a beat. scale: semitones above the root."""
 
   background: str
   tempo_bpm: float
@@ -46,7 +46,7 @@ class Mood:
   instrument: str
 
 
-# Tempos lie within a factor of two, so that none is the double of another.
+# Tempos are within a factor of two, so that none is twice another.
 MOODS: dict[str, Mood] = {
   "sad": Mood("dark", 76.0, (0, 2, 3, 5, 7, 8, 10), "minor", "piano"),
   "happy": Mood("light", 136.0, (0, 2, 4, 5, 7, 9, 11), "major", "guitar"),
@@ -61,7 +61,7 @@ class Impact:
   """One audible hit.
 
   time_s: from the start of the scene. kind: "floor" or "wall". pitch_hz: lowest mode. level: 0..1,
-  the larger the farther the object came.
+  larger for longer falls.
   """
 
   time_s: float
@@ -83,15 +83,15 @@ def pitch_hz(material: str, size: str) -> float:
 
 
 def impacts(scene: Scene) -> tuple[Impact, ...]:
-  """All hits within the scene in order of time; like objects that hit together are heard once."""
-  found = {}
+  """All hits within the scene in order of time; simultaneous hits of equal objects count once."""
+  by_key = {}
   for thing in scene.objects:
     if thing.motion.name in HITS:
       material = COLOUR_MATERIALS[thing.colour]
       for u, level in _hits(thing.motion):
         key = (u * scene.duration_s, HITS[thing.motion.name], material, thing.size)
-        found[key] = Impact(*key, pitch_hz(material, thing.size), level)
-  return tuple(found[key] for key in sorted(found))
+        by_key[key] = Impact(*key, pitch_hz(material, thing.size), level)
+  return tuple(by_key[key] for key in sorted(by_key))
 
 
 def _hits(motion: Motion) -> list[tuple[float, float]]:
@@ -112,15 +112,15 @@ def _hits(motion: Motion) -> list[tuple[float, float]]:
 
 
 def effect(scene: Scene) -> str | None:
-  """The continuous sound of the subject, of EFFECTS."""
+  """The continuous sound of the subject, one of EFFECTS, or None."""
   return EFFECTS.get(scene.objects[0].motion.name) if scene.objects else None
 
 
 def sound_facts(scene: Scene) -> dict[str, Any]:
-  """What is to be heard, None for what is not, ready for JSON.
+  """The audible facts, None for absent ones, ready for JSON.
 
   material: of the impacts; effect: of EFFECTS; times_s: of the impacts; mood, tempo_bpm, scale and
-  instrument of the music; ambience of AMBIENCES; quality 1 to 10; silent: none of all that.
+  instrument of the music; ambience of AMBIENCES; quality 1 to 10; silent: whether all are absent.
   """
   hits = impacts(scene)
   music = scene.sound.music if scene.sound else None

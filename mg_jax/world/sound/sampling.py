@@ -1,7 +1,7 @@
-"""Sampling of sound: a scene of the toy world gets hits at random moments, music and ambience.
+"""Sampling of sound: adds hits at random moments, music and ambience to a scene of the toy world.
 
-Hits come at uneven gaps, so that they cannot be guessed from each other, and on a visible floor or
-wall: the edge of the frame.
+Hits have uneven gaps, so that they cannot be predicted from each other, and are on a visible floor
+or wall: the edge of the frame.
 """
 
 import dataclasses
@@ -14,15 +14,15 @@ from mg_jax.world.scene.shapes import SHAPES
 from mg_jax.world.sound.facts import AMBIENCES, HITS, MOODS, mood_of
 
 GAPS_S = (0.35, 0.9)  # between hits
-EARLIEST_S, LATEST_S = 0.12, 0.15  # of the first and the last hit, from the ends of the scene
+EARLIEST_S, LATEST_S = 0.12, 0.15  # from the ends of the scene to the first and the last hit
 ROOTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundConfig:
-  """What is heard of scenes.
+  """The possible sounds of scenes.
 
-  music: share with music. ambiences: drawn uniformly, "" for none. quality: range of recordings.
+  music: fraction with music. ambiences: drawn uniformly, "" for none. quality: range of recordings.
   """
 
   music: float = 0.5
@@ -34,13 +34,13 @@ class SoundConfig:
     if wrong or not self.ambiences:
       raise UserError(f"SoundConfig.ambiences: {wrong or 'empty'}; choose from {AMBIENCES} and ''")
     if not 0 <= self.music <= 1:
-      raise UserError(f"SoundConfig.music is {self.music}; it is a share from 0 to 1")
+      raise UserError(f"SoundConfig.music is {self.music}; give a fraction from 0 to 1")
     if not 1 <= self.quality[0] <= self.quality[1] <= 10:
       raise UserError(f"SoundConfig.quality: {self.quality} is not a range within 1 to 10")
 
 
 def add_sound(rng: np.random.Generator, scene: Scene, config: SoundConfig) -> Scene:
-  """The scene with a `Sound`, and with objects that bounce or knock doing so at random moments."""
+  """The scene with a `Sound`, and with objects that bounce or knock at random moments."""
   objects = scene.objects
   if objects and objects[0].motion.name in HITS:
     hits = _hits(rng, scene.duration_s)
@@ -56,7 +56,7 @@ def add_sound(rng: np.random.Generator, scene: Scene, config: SoundConfig) -> Sc
 
 
 def _hits(rng: np.random.Generator, duration_s: float) -> tuple[float, ...]:
-  """Phases of hits, one before the scene and one after it included."""
+  """Phases of hits, including one before the scene and one after it."""
   last = duration_s - LATEST_S
   first = float(rng.uniform(EARLIEST_S, max(EARLIEST_S, min(0.7, last))))
   times = [first - max(float(rng.uniform(*GAPS_S)), first + 0.1), first]
@@ -70,7 +70,7 @@ def _hits(rng: np.random.Generator, duration_s: float) -> tuple[float, ...]:
 
 
 def _at_edge(thing: Thing, hits: tuple[float, ...], number: int, count: int) -> Thing:
-  """The object where its hits touch the edge of a square frame, like objects side by side."""
+  """The object with its hits at the edge of a square frame; equal objects side by side."""
   motion = dataclasses.replace(thing.motion, hits=hits)
   aside = ((number + 0.5) / count - 0.5) if count > 1 else None
   if motion.name == "bounce":
@@ -82,7 +82,7 @@ def _at_edge(thing: Thing, hits: tuple[float, ...], number: int, count: int) -> 
 
 
 def reach(thing: Thing, x: int, y: int) -> float:
-  """How far the outline of an object lies from its middle along (x, y), in shorter sides."""
+  """Distance of an object's outline from its centre along (x, y), in shorter sides."""
   axis = np.linspace(-1, 1, 65)
   across, down = np.meshgrid(axis, axis)
   cos, sin = np.cos(thing.angle), np.sin(thing.angle)

@@ -1,7 +1,7 @@
-"""Short-time spectra of a wave, for the oracles of sound.
+"""Short-time spectra of a waveform, for the sound oracles.
 
-wave (T,), 48 kHz  ->  power density (frames, bins), so that a sum over bins times their width is a
-mean square.
+wave (T,), 48 kHz  ->  power density (frames, bins): a sum over bins times their width is a mean
+square.
 """
 
 import numpy as np
@@ -12,21 +12,21 @@ RATE = 48_000
 
 
 def checked(wave: np.ndarray) -> np.ndarray:
-  """The wave as float64; raises UserError unless it is finite floats (T,) of 100 ms or more."""
+  """The waveform as float64; raises UserError unless it is finite floats (T,) of 100 ms or more."""
   wave = np.asarray(wave)
   if wave.ndim != 1 or wave.dtype.kind != "f" or len(wave) < RATE // 10:
     raise UserError(
       f"got {wave.dtype} of shape {wave.shape}; pass floats (T,) at {RATE} Hz, 0.1 s or longer"
     )
   if not np.isfinite(wave).all():
-    raise UserError("the sound holds values that are not finite; repair it or leave it out")
+    raise UserError("the sound holds non-finite values; repair it or leave it out")
   return wave.astype(np.float64)
 
 
 def densities(wave: np.ndarray, *, window: int, hop: int) -> tuple[np.ndarray, np.ndarray]:
   """Power density (frames, bins) with a Hann window, and the frequencies of the bins (bins,).
 
-  Frame i is centred on sample i * hop; beyond its ends the wave is silent.
+  Frame i is centred on sample i * hop; the ends are zero-padded.
   """
   padded = np.pad(wave, (window // 2, window // 2 + hop))
   frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]

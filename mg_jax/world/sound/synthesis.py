@@ -1,8 +1,8 @@
-"""Synthesis of the toy world's sound: Scene -> Soundtrack, exact to the sample, numpy alone.
+"""Synthesis of the toy world's sound: Scene -> Soundtrack, exact to the sample, in plain numpy.
 
-Every kind of sound has frequencies of its own, as every colour has its hue: mains hum below 110 Hz,
-the hum of an orbit around 150, wind and music up to 1900, a whirr from 2200 to 3600, tones that
-rise and fall from 1300 to 5200, rain from 5500 on. Impacts start with a burst of up to 10,000 Hz.
+Every kind of sound has its own frequencies: mains hum below 110 Hz, the hum of an orbit around 150,
+wind and music up to 1900, a whirr from 2200 to 3600, rising and falling tones from 1300 to 5200,
+rain from 5500 on. Impacts start with a burst of up to 10,000 Hz.
 
 mix (T,) float32 in [-1, 1], T = round(duration_s * rate); it is the sum of the stems.
 """
@@ -26,13 +26,13 @@ ORBIT_HZ, ORBIT_SWING = 150.0, 0.2
 RESIZE_HZ = 2600.0  # at the nominal size; two octaves for twice the size
 WHIRR_HZ, RAIN_HZ, WIND_HZ = (2200.0, 3600.0), (5500.0, 12000.0), (250.0, 900.0)
 MAINS_HZ = (50.0, 100.0)
-_STREAM = 0x57AE  # of the random numbers of noises
+_STREAM = 0x57AE  # random stream of noises
 
 
 @dataclasses.dataclass(frozen=True)
 class Soundtrack:
-  """The sound of one scene. stems: "impacts", "effect", "music", "ambience", "noise", as far as
-  there are; each (T,) float32. events: every impact."""
+  """The sound of one scene. stems: those present of "impacts", "effect", "music", "ambience" and
+  "noise"; each (T,) float32. events: every impact."""
 
   mix: np.ndarray
   stems: dict[str, np.ndarray]
@@ -42,10 +42,10 @@ class Soundtrack:
 def soundtrack(scene: Scene, *, rate: int = RATE) -> Soundtrack:
   """Renders the sound of a whole scene, silence for one without `Scene.sound`.
 
-  Raises UserError for a rate below 16,000, at which the highest sounds do not fit.
+  Raises UserError for a rate below 16,000, which cannot represent the highest sounds.
   """
   if rate < 16_000:
-    raise UserError(f"soundtrack: rate is {rate} Hz; ask for 16000 or more")
+    raise UserError(f"soundtrack: rate is {rate} Hz; give 16000 or more")
   length = round(scene.duration_s * rate)
   if scene.sound is None:
     return Soundtrack(np.zeros(length, np.float32), {}, ())
@@ -82,7 +82,7 @@ def _add(out: np.ndarray, wave: np.ndarray, start: int, level: float = 1.0) -> N
 
 
 def _music(music: Music, length: int, rate: int) -> np.ndarray:
-  """A melody of a note each half beat that never repeats one at once."""
+  """A melody with a note every half beat, never the same note twice in a row."""
   mood, out = MOODS[music.mood], np.zeros(length, np.float32)
   rng = np.random.default_rng(music.tune)
   step_s = 30 / mood.tempo_bpm
@@ -99,13 +99,13 @@ def _music(music: Music, length: int, rate: int) -> np.ndarray:
 def _effect(scene: Scene, length: int, rate: int) -> np.ndarray:
   """The continuous sound of the subject's motion."""
   thing = scene.objects[0]
-  # Poses are smooth: a thousand a second are as good as one a sample, and cost nothing.
+  # Poses are smooth: a thousand per second are as good as one per sample, and cheap.
   step = rate // 1000
   few, time = np.arange(0, length + step, step) / rate, np.arange(length) / rate
   pose = MOTIONS[thing.motion.name](thing.motion, few / scene.duration_s)
   name = effect(scene)
   if name == "whirr":
-    # Each corner that passes by is heard four times: one alone would be too slow to hear.
+    # Each passing corner sounds four times: once alone would be too slow to hear.
     turns = 4 * max(1, SHAPES[thing.kind].symmetry) * np.interp(time, few, pose.angle)
     noise = band_noise(_rng(scene, 0), length, rate=rate, band_hz=WHIRR_HZ)
     out = noise * (0.7 + 0.3 * np.cos(turns))
@@ -131,7 +131,7 @@ def _ambience(scene: Scene, length: int, rate: int) -> np.ndarray:
 
 
 def _faded(wave: np.ndarray, rate: int) -> np.ndarray:
-  """Ends that rise and fall within FADE_S, as a cut would click."""
+  """Fades both ends within FADE_S, as a cut would click."""
   ramp = np.linspace(0, 1, min(round(FADE_S * rate), len(wave) // 2))
   wave[: len(ramp)] *= ramp
   wave[len(wave) - len(ramp) :] *= ramp[::-1]

@@ -1,9 +1,9 @@
-"""Timbres of the toy world: one struck object or one played note as a wave, (n,) float32.
+"""Timbres of the toy world: one struck object or one played note as a waveform, (n,) float32.
 
 An impact is a short burst of noise, the contact, and decaying modes at the ratios of a free bar, a
-plate or a dull lump. Notes are band-limited: all of a note lies below `MUSIC_TOP`, and most of an
-impact above it or within its first hundredth of a second, so that each can be heard through the
-other. Waves are cached and read-only.
+plate or a dull lump. Notes are band-limited: a note is entirely below `MUSIC_TOP`, and most of an
+impact above it or within its first hundredth of a second, so that each is audible through the
+other. Waveforms are cached and read-only.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ INSTRUMENTS: dict[str, Instrument] = {
 
 @functools.cache
 def strike(material: str, pitch_hz: float, rate: int) -> np.ndarray:
-  """An impact of level 1, from its first sample on."""
+  """An impact of level 1, starting at its first sample."""
   timbre = STRIKES[material]
   length = round(7 * max(timbre.decays_s) * rate)
   time = np.arange(length) / rate
@@ -72,7 +72,7 @@ def strike(material: str, pitch_hz: float, rate: int) -> np.ndarray:
 
 @functools.cache
 def note(instrument: str, hz: float, seconds: float, rate: int) -> np.ndarray:
-  """One note; `seconds` is the time to the next, in which decaying notes do not stop."""
+  """One note; `seconds` is the time to the next, at which decaying notes do not stop."""
   timbre = INSTRUMENTS[instrument]
   pad = instrument == "pad"
   attack_s = _PAD_ATTACK_S if pad else _ATTACK_S
@@ -100,7 +100,7 @@ def band_noise(
   inside = (hz >= band_hz[0]) & (hz < band_hz[1])
   spectrum = np.zeros(len(hz), complex)
   spectrum[inside] = rng.standard_normal((int(inside.sum()), 2)).view(complex)[:, 0]
-  # Parseval: each of these bins stands for two of the whole spectrum.
+  # Parseval: each of these bins counts for two of the whole spectrum.
   power = 2 * np.square(np.abs(spectrum[inside])).sum() / length**2
   return np.fft.irfft(spectrum, length) / max(float(power) ** 0.5, 1e-12)
 

@@ -80,7 +80,7 @@ def test_nothing_to_hear_is_right_when_nothing_is_heard(heard, true, rates):
 
 def test_pooled_impacts_count_alike():
   whole = pool([match([0.1], [0.1]), match([0.2, 0.5, 0.9], [0.51]), match([], [0.3])])
-  assert (whole.heard, whole.true) == (4, 3)
+  assert (whole.detected, whole.true) == (4, 3)
   assert (whole.precision, whole.recall) == pytest.approx((2 / 4, 2 / 3))
   np.testing.assert_allclose(whole.errors_ms, [0, -10], atol=1e-9)
   assert pool([]).f1 == 1

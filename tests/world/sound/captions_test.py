@@ -74,5 +74,5 @@ def test_prompts_of_people_are_read():
   assert (told["material"], told["size"], told["hits"]) == ("glass", "large", 7)
   assert (told["ambience"], told["mood"], told["quality"]) == ("rain", "tense", 7.0)
   assert parse_sound_caption(text.replace("0.90", "0.01"))["mood"] is None
-  with pytest.raises(UserError, match="not a caption of sound"):
+  with pytest.raises(UserError, match="not a sound caption"):
     parse_sound_caption("a dog barks")
