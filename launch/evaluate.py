@@ -4,6 +4,7 @@ Clips, and sounds with --measure=sound, are measured by the oracles of the toy w
 seams also work for runs on folders of files.
 
 python launch/evaluate.py --workdir=runs/t2v --count=100
+python launch/evaluate.py --workdir=runs/i2v --measure=known           # first frames, continuation
 python launch/evaluate.py --workdir=runs/soundtrack --condition=video
 python launch/evaluate.py --workdir=runs/soundtrack --measure=infill   # or seams, of long sounds
 """
@@ -34,7 +35,9 @@ _CONDITION = flags.DEFINE_enum(
   "condition", "both", ["both", "video", "text"], "What a model of sound is conditioned on."
 )
 _MEASURE = flags.DEFINE_enum(
-  "measure", "sound", ["sound", "infill", "seams"], "Measurement of a model of sound."
+  "measure", None, ["clips", "known", "sound", "infill", "seams"],
+  "What is measured: clips from prompts or sound, the defaults; known: clips from a first frame, "
+  "and continued ones; infill and seams of sound.",
 )
 
 
@@ -45,33 +48,16 @@ def main(argv: list[str]) -> dict | None:
   if not _WORKDIR.value or _COUNT.value < 1:
     raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # Imported late: --help and mistakes should not wait for a backend.
-  from mg_jax.evaluation import toy_context, toy_sound
-  from mg_jax.evaluation.toy_video import score
-  from mg_jax.inference.load import load_text_to_video
-  from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
-  from mg_jax.sampling import prompts
-  from mg_jax.train.runs import stage_of
+  from mg_jax.evaluation.evaluate import evaluate
 
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
-  if stage_of(_WORKDIR.value) == "soundtrack":
-    given = {} if _MEASURE.value == "seams" else {"condition": _CONDITION.value}
-    measure = {
-      "sound": toy_sound.score_sound, "infill": toy_context.score_infill,
-      "seams": toy_context.score_seams,
-    }[_MEASURE.value]  # fmt: skip
-    report = measure(
-      load_soundtrack(_WORKDIR.value), soundtrack_data(_WORKDIR.value), folder,
-      count=_COUNT.value, seed=_SEED.value, **given, **changes,
-    )  # fmt: skip
-    _log.info("%s\n%s", folder, report.table)
-    return report.rows
-  report = score(
-    load_text_to_video(_WORKDIR.value), folder, world=_WORLD.value, count=_COUNT.value,
-    texts=prompts.read(_PROMPTS.value) if _PROMPTS.value else None, seed=_SEED.value, **changes,
+  table, result = evaluate(
+    _WORKDIR.value, folder, measure=_MEASURE.value, condition=_CONDITION.value, count=_COUNT.value,
+    world=_WORLD.value, texts=_PROMPTS.value, seed=_SEED.value, **changes,
   )  # fmt: skip
-  _log.info("%s\n%s", folder / "scores.json", report.table)
-  return report.rates
+  _log.info("%s\n%s", folder, table)
+  return result
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def generate(
   """
   entries = [(text, None) for text in texts] + (prompts.read(file) if file else [])
   if not entries:
-    raise UserError("there is no prompt; give --prompt or --prompts")
+    raise UserError("no prompt given; give --prompt or --prompts")
   if bool(video) != bool(extend):
     raise UserError("--video and --extend go together: the clip, and by how many seconds")
   if first_frame and (video or image):

@@ -77,7 +77,11 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   whole = lambda *shape: jax.ShapeDtypeStruct(  # noqa: E731
     shape, jnp.float32, sharding=replicated(mesh)
   )
-  args = params, whole(1, *latent), whole(2), abstract_batch(cond, mesh)
+  # One clip is on all devices; its branches are spread.
+  cond = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=replicated(mesh)), cond
+  )
+  args = params, whole(1, *latent), whole(2), cond
   count, blocks = _flops(step, *args), zoo.block_parameters(params)
   evaluations = rows * (2 if settings.method == "midpoint" else 1)
   formula = 2 * blocks * tokens + 4 * dit["layers"] * dit["width"] * tokens**2

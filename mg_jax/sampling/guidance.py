@@ -31,15 +31,17 @@ class Branch:
   keep: frozenset[str]
 
 
-def read(text: str) -> float | str:
+def read(value: str | float) -> float | str:
   """The value of a flag: a number, or scales by name as `parse` takes them."""
   try:
-    return float(text)
+    return float(value)
   except ValueError:
-    return text
+    return value
 
 
-def parse(value: float | str, names: Collection[str]) -> tuple[tuple[tuple[str, ...], float], ...]:
+def parse(
+  value: float | int | str, names: Collection[str]
+) -> tuple[tuple[tuple[str, ...], float], ...]:
   """The scales of a setting, in the form that `chain` takes.
 
   Args:

@@ -13,6 +13,7 @@ and the network over the others.
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, use_mesh
 from mg_jax.core.pixels import from_uint8, to_uint8
 from mg_jax.core.rng import stream
-from mg_jax.core.sharding import batch_sharding
+from mg_jax.core.sharding import batch_sharding, replicated
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.conditions import Condition, Latent
@@ -124,9 +125,10 @@ class TextToVideo:
   _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   def __post_init__(self):
-    # The batch divides over the devices that share it.
+    # Clips times branches of guidance divide over the devices that share a batch.
     ways = batch_axes(self.mesh) if self.mesh else 1
-    self.batch = -(-self.batch // ways) * ways
+    least = ways // math.gcd(ways, len(self._branches(self.settings)))
+    self.batch = -(-self.batch // least) * least
 
   def __call__(
     self,
@@ -186,7 +188,6 @@ class TextToVideo:
       UserError: a model that is not trained to continue clips, a clip too short or of another size.
     """
     settings = self.resolve(**changes)
-    per_latent = self.autoencoder.factors[0]
     window = self._latent_shape(settings)[0]
     if KNOWN not in self.model.routes() or window < 2:
       raise UserError(
@@ -198,11 +199,12 @@ class TextToVideo:
         f"the clip is {video.shape[1]}x{video.shape[2]}; fit it to "
         f"{settings.height}x{settings.width}"
       )
+    per_latent = self.autoencoder.factors[0]
     context = min(max(1, window // 2), len(video) // per_latent)
     if not context:
       raise UserError(f"the clip has {len(video)} frames; at least {per_latent} are needed")
     tail = video[len(video) - context * per_latent :]
-    latents = self._encode(tail[None])
+    latents = self.encode(tail[None])
     for turn in range(-(-frames // ((window - context) * per_latent))):
       held = latents[:, -context:]
       made = self._latents(
@@ -275,11 +277,11 @@ class TextToVideo:
               f"the first frame is {frame.shape[0]}x{frame.shape[1]}; fit it to "
               f"{settings.height}x{settings.width}"
             )
-          rows[i] = condition.place(np.asarray(self._encode(frame[None, None])[0]), grid)
+          rows[i] = condition.place(np.asarray(self.encode(frame[None, None])[0]), grid)
       cond[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return cond
 
-  def _encode(self, video: np.ndarray) -> np.ndarray:
+  def encode(self, video: np.ndarray) -> np.ndarray:
     """Normalised latents of uint8 (B, T, H, W, 3)."""
     if "encode" not in self._compiled:
       self._compiled["encode"] = jax.jit(
@@ -416,7 +418,8 @@ class TextToVideo:
     """A batch that every process knows whole, split over the mesh."""
     if self.mesh is None:
       return batch
-    place = batch_sharding(self.mesh)
+    divides = self.batch % batch_axes(self.mesh) == 0
+    place = batch_sharding(self.mesh) if divides else replicated(self.mesh)
     return jax.tree.map(
       lambda a: jax.make_array_from_callback(a.shape, place, lambda index: a[index]), batch
     )

@@ -8,6 +8,7 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.video import probe, read_frames, write_video
 from mg_jax.data.records import RecordSource, RecordWriter
+from mg_jax.inference import load as loading
 from mg_jax.models.codecs.tiling import TiledAutoencoder
 from mg_jax.sampling.latents import decode_latents, encode_video
 
@@ -119,7 +120,7 @@ def loaded(monkeypatch):
     calls.append((workdir, step, tiling.frames))
     return autoencoder()
 
-  monkeypatch.setattr(export, "load_autoencoder", load)
+  monkeypatch.setattr(loading, "load_autoencoder", load)
   return calls
 
 

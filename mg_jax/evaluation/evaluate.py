@@ -1,0 +1,69 @@
+"""Measures a generator's run: which measurement, from its stage and what is asked for."""
+
+import os
+import pathlib
+from typing import Any
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.evaluation import toy_context, toy_known, toy_sound, toy_video
+from mg_jax.inference.load import load_text_to_video
+from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
+from mg_jax.sampling import prompts
+from mg_jax.train.runs import saved_config, stage_of
+
+MEASURES = ("clips", "known", "sound", "infill", "seams")
+_SOUND = {
+  "sound": toy_sound.score_sound, "infill": toy_context.score_infill,
+  "seams": toy_context.score_seams,
+}  # fmt: skip
+
+
+def evaluate(
+  workdir: str | os.PathLike[str],
+  folder: pathlib.Path,
+  *,
+  measure: str | None = None,
+  condition: str = "both",
+  world: str = "simple",
+  texts: str | None = None,
+  count: int = 64,
+  seed: int = 0,
+  **changes: Any,
+) -> tuple[str, dict[str, Any]]:
+  """Measures a run; returns a table and what it holds.
+
+  Args:
+    workdir: of the run.
+    folder: for results.
+    measure: one of MEASURES, by default clips from prompts, or sound.
+    condition: what a model of sound is conditioned on.
+    world: toy world of the prompts.
+    texts: file of prompts instead.
+    count, seed: how many, and the seed of the first.
+    **changes: settings that differ from the run's.
+
+  Raises:
+    UserError: a measurement of another stage, and as the measurements do.
+  """
+  sound = stage_of(workdir) == "soundtrack"
+  measure = measure or ("sound" if sound else "clips")
+  if (measure in _SOUND) != sound:
+    kind = "sound" if sound else "video"
+    raise UserError(f"--measure={measure} is not for {workdir}, a model of {kind}; see --help")
+  how = {"count": count, "seed": seed, **changes}
+  if sound:
+    given = {} if measure == "seams" else {"condition": condition}
+    data = soundtrack_data(workdir)
+    report = _SOUND[measure](load_soundtrack(workdir), data, folder, **given, **how)
+    return report.table, report.rows
+  if measure == "known":
+    data = configs.build(DataConfig, saved_config(workdir)["data"], where="data")
+    pipeline = load_text_to_video(workdir, batch=16)
+    report = toy_known.score_known(pipeline, data, folder, **how)
+  else:
+    entries = prompts.read(texts) if texts else None
+    pipeline = load_text_to_video(workdir)
+    report = toy_video.score(pipeline, folder, world=world, texts=entries, **how)
+  return report.table, report.rates
