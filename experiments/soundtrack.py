@@ -15,7 +15,7 @@ from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.sound_flow import SoundFlow
-from mg_jax.sampling.soundtrack import SoundSettings
+from mg_jax.sampling.sound_request import SoundSettings
 from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig

@@ -17,7 +17,7 @@ from mg_jax.data.sources.recipe import DataConfig
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.flow_matching import FlowMatching
-from mg_jax.sampling.pipeline import Settings
+from mg_jax.sampling.settings import Settings
 from mg_jax.stages.experiment import EvalConfig
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.optim import OptimConfig

@@ -21,7 +21,8 @@ from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.generator import Generator
 from mg_jax.models.transformer import Block, Surroundings
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 from mg_jax.train import flops
 
 _POSITION_STD = 0.02

@@ -21,7 +21,8 @@ from mg_jax.data.media import video as videos
 from mg_jax.inference.load import load_text_to_video
 from mg_jax.models.codecs import tiling
 from mg_jax.sampling import outputs, prompts
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from mg_jax.data.media import audio, muxing, video
 from mg_jax.data.text import sound_prompts as sound_text
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import prompts, sound_plots
-from mg_jax.sampling.soundtrack import Request, Video
+from mg_jax.sampling.sound_request import Request, Video
 
 _log = logging.getLogger(__name__)
 SHOWN_S = 30.0  # length of the sound in the plot

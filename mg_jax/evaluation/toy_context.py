@@ -21,7 +21,8 @@ from mg_jax.data.sources.soundtracks import KINDS, SoundtrackConfig, open_source
 from mg_jax.evaluation.toy_sound import SHOWN, Condition, SoundReport, request_of
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
-from mg_jax.sampling.soundtrack import Request, Soundtrack
+from mg_jax.sampling.sound_request import Request
+from mg_jax.sampling.soundtrack import Soundtrack
 
 LEAST_SIDE_S = 0.5  # of known sound, on each side of a gap
 

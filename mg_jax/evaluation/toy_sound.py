@@ -23,7 +23,8 @@ from mg_jax.data.sources import toy
 from mg_jax.data.sources.soundtracks import SoundtrackConfig, toy_recipe
 from mg_jax.metrics.audio import loudness
 from mg_jax.sampling import sound_plots
-from mg_jax.sampling.soundtrack import Request, Soundtrack
+from mg_jax.sampling.sound_request import Request
+from mg_jax.sampling.soundtrack import Soundtrack
 from mg_jax.world.oracles import sound as oracles_sound
 from mg_jax.world.oracles.onsets import pool
 from mg_jax.world.sound import facts as sound_facts

@@ -38,7 +38,8 @@ from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions
 from mg_jax.models.weights import published
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 from mg_jax.train.runs import Role, load_role
 from mg_jax.train.workdir import latents_folder, resolve
 

@@ -19,7 +19,8 @@ from mg_jax.inference.load import autoencoder_folder, load_codec, read_statistic
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import from_config
-from mg_jax.sampling.soundtrack import SoundSettings, Soundtrack
+from mg_jax.sampling.sound_request import SoundSettings
+from mg_jax.sampling.soundtrack import Soundtrack
 from mg_jax.train.runs import load_role, saved_config, stage_of
 from mg_jax.train.workdir import latents_folder, resolve
 

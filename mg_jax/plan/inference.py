@@ -31,7 +31,8 @@ from mg_jax.models.inputs import open_conditions
 from mg_jax.plan.program import Program, check_divides, device_bytes, row_bytes, section
 from mg_jax.plan.training import latent_tokens
 from mg_jax.sampling import guidance as cfg
-from mg_jax.sampling.pipeline import Settings, sample_latents
+from mg_jax.sampling.guided import sample_latents
+from mg_jax.sampling.settings import Settings
 from mg_jax.train import flops
 from mg_jax.train.state import abstract_batch, abstract_key, as_abstract
 

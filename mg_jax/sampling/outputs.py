@@ -17,8 +17,9 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media.images import contact_sheet, write_png
 from mg_jax.data.media.video import read_clip, write_video
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.prompts import Prompt
+from mg_jax.sampling.settings import Settings
 
 SHEET = "contact_sheet.png"
 SHEET_ROWS = 64

@@ -12,7 +12,6 @@ and the network over the others.
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,61 +31,13 @@ from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.conditions import Condition, Latent
 from mg_jax.data.transforms import prompt_tags
-from mg_jax.losses import flow
-from mg_jax.models import conditioning
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
-from mg_jax.sampling import sampler
+from mg_jax.sampling.guided import KNOWN, sample_latents
 from mg_jax.sampling.sampler import Known
-
-KNOWN = "known"  # the route that marks clean latents
-LINEAR_RATIO = flow.LINEAR_STEPS // flow.STEPS  # keeps t = 0.1 half-way at any number of steps
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How to sample; everything of a clip but its prompt and seed.
-
-  Attributes:
-    frames, height, width: of the video, in pixels; frames = 1 is an image.
-    fps: named in the prompt of the model, and the speed at which the clip is to be shown.
-    steps: solver steps.
-    guidance: text scale; 1 is the conditional model alone and costs half. Or scales of single
-      conditions, see `guidance.parse`.
-    schedule: "linear_quadratic" (with the paper's ratio at any number of steps) or "linear".
-    method: "euler" or "midpoint".
-  """
-
-  frames: int
-  height: int
-  width: int
-  fps: float | int
-  steps: int = flow.STEPS
-  guidance: float | int | str = cfg.GUIDANCE
-  schedule: str = "linear_quadratic"
-  method: str = "euler"
-
-  def __post_init__(self):
-    for name in ("frames", "height", "width", "steps"):
-      if getattr(self, name) < 1:
-        raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-    if not 0.5 <= self.fps <= 1000:
-      raise UserError(f"fps is {self.fps}; choose a frame rate between 0.5 and 1000.")
-    if not isinstance(self.guidance, str):
-      cfg.parse(self.guidance, ("text",))
-    if self.method not in ("euler", "midpoint"):
-      raise UserError(f'method is "{self.method}"; set it to "euler" or "midpoint".')
-    self.times()
-
-  def times(self) -> np.ndarray:
-    """The (steps + 1,) times of the schedule."""
-    if self.schedule == "linear":
-      return flow.linear_schedule(self.steps)
-    if self.schedule == "linear_quadratic":
-      return flow.linear_quadratic_schedule(self.steps, LINEAR_RATIO * self.steps)
-    raise UserError(f'schedule is "{self.schedule}"; set it to "linear_quadratic" or "linear".')
+from mg_jax.sampling.settings import Settings
 
 
 @dataclasses.dataclass
@@ -423,44 +374,6 @@ class TextToVideo:
     return jax.tree.map(
       lambda a: jax.make_array_from_callback(a.shape, place, lambda index: a[index]), batch
     )
-
-
-def sample_latents(
-  model: nn.Module, text: Streams, branches: Sequence[cfg.Branch], params: PyTree,
-  text_params: PyTree, cond: Mapping[str, Any], noise: Array, times: Array, *, method: str,
-  weights: Array | None = None, known: Known | None = None,
-) -> Array:
-  """Conditions and noise to normalised latents: what a sampler compiles, and a plan with it.
-
-  Args:
-    model: the generator.
-    text: its streams; frozen encoders read a prompt once, before it is laid out in branches.
-    branches: of guidance; conditions that none of them names are kept in all.
-    params, text_params: of the generator and of the frozen encoders.
-    cond: conditions by name, (B, ...).
-    noise: (B, t, h, w, C).
-    times: (steps + 1,).
-    method: of the solver.
-    weights: of the branches, where one program is to serve all.
-    known: latents that are held.
-  """
-  routes, variables = model.routes(), {"params": params}
-  keep_only = functools.partial(conditioning.keep_only, routes=routes)
-  cond = text.encode(text_params, cond)
-  if known is not None and KNOWN in routes:
-    cond = {**cond, KNOWN: jnp.broadcast_to(known.mask, noise.shape[:-1])}
-  guided = set(text.readers).union(*(branch.keep for branch in branches))
-  cond = cfg.expand(cond, branches, keep_only=keep_only, always=cond.keys() - guided)
-  cond = model.apply(variables, cond, method="encode")
-  velocity = cfg.guided(
-    lambda x, t_B, c: model.apply(variables, x, t_B, c), branches, weights=weights
-  )
-
-  def field(x: Array, t: Array, window: Array, beside: Any) -> Array:
-    del window, beside
-    return velocity(x, jnp.broadcast_to(t, x.shape[:1]), cond)
-
-  return sampler.sample(field, noise, times, method=method, known=known)
 
 
 def _noise_key(seed: Array, turn: Array) -> Array:

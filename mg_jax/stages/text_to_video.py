@@ -21,7 +21,7 @@ from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions, text_streams
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.precompute.clips import encode, pinned_step
-from mg_jax.sampling.pipeline import Settings
+from mg_jax.sampling.settings import Settings
 from mg_jax.stages import previews
 from mg_jax.stages.base import (
   Experiment,

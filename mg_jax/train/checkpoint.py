@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
@@ -158,7 +157,7 @@ class Checkpointer:
     } | ({"frozen": dict(frozen)} if frozen else {})
     meta["sha256"] = _digest(meta)
     items = ocp.args.Composite(
-      state=ocp.args.PyTreeSave(_nest(leaves)),
+      state=ocp.args.PyTreeSave(nest(leaves)),
       data=ocp.args.JsonSave({"position": data}),
       meta=ocp.args.JsonSave(meta),
     )
@@ -274,7 +273,7 @@ class Checkpointer:
 
   def _read(self, step: int, wanted: Mapping, meta: Mapping) -> dict[str, Any]:
     place = SingleDeviceSharding(jax.local_devices()[0])
-    target = _nest({
+    target = nest({
       path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or place)
       for path, x in wanted.items()
     })
@@ -352,57 +351,12 @@ class Checkpointer:
     return UserError(f"{what}, {reason}; {safe}, {remedy} the same command again")
 
 
-def load_params(
-  workdir: str,
-  role: str,
-  *,
-  ema: bool = True,
-  step: int | None = None,
-  target: PyTree | None = None,
-  dtype: Any = None,
-) -> PyTree:
-  """The parameters of one role, for inference, as a tree of nested dicts.
-
-  Args:
-    workdir: folder of a training run; it may still be running.
-    role: "model", "autoencoder", ...
-    ema: the averaged weights rather than the latest ones.
-    step: defaults to the newest.
-    target: abstract tree with shardings to match and to place on; by default everything is taken
-      as saved and goes to the first device.
-    dtype: what floating point parameters are cast to, once they are verified and on their devices.
-
-  Raises:
-    UserError: when there is nothing to read, it does not fit, or it is damaged.
-  """
-  reader = Checkpointer(workdir, read_only=True)
-  try:
-    prefix = f"{'ema' if ema else 'params'}/{role}/"
-    saved = reader.leaves(step)
-    if target is None:
-      wanted = {path: leaf for path, leaf in saved.items() if path.startswith(prefix)}
-    else:
-      wanted = {prefix + path: leaf for path, leaf in flatten_paths(target).items()}
-    if not wanted:
-      kinds = sorted({"/".join(p.split("/")[:2]) for p in saved if p.startswith(("params", "ema"))})
-      raise UserError(f"no {prefix[:-1]} in {reader.folder}; there are {', '.join(kinds)}")
-    leaves = reader.read(wanted, step)
-  finally:
-    reader.close()
-  found = {}
-  for path in list(leaves):
-    leaf = leaves.pop(path)  # which is let go of once it is cast
-    cast = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
-    found[path.removeprefix(prefix)] = leaf.astype(dtype) if cast else leaf
-  return _nest(found)
-
-
 def _digest(meta: Mapping[str, Any]) -> str:
   rest = {key: value for key, value in meta.items() if key != "sha256"}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
   """{"a/b": x} as {"a": {"b": x}}."""
   tree: dict[str, Any] = {}
   for path, leaf in leaves.items():

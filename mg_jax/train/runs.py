@@ -5,8 +5,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
+from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import PyTree
-from mg_jax.train.checkpoint import Checkpointer, load_params
+from mg_jax.train.checkpoint import Checkpointer, nest
 from mg_jax.train.workdir import resolve
 
 
@@ -52,6 +55,51 @@ def load_role(
   target = place(meta["config"]) if place else None
   params = load_params(workdir, role, ema=averaged, step=step, target=target, dtype=dtype)
   return Role(params, meta["config"], step, meta["sha256"])
+
+
+def load_params(
+  workdir: str,
+  role: str,
+  *,
+  ema: bool = True,
+  step: int | None = None,
+  target: PyTree | None = None,
+  dtype: Any = None,
+) -> PyTree:
+  """The parameters of one role, for inference, as a tree of nested dicts.
+
+  Args:
+    workdir: folder of a training run; it may still be running.
+    role: "model", "autoencoder", ...
+    ema: the averaged weights rather than the latest ones.
+    step: defaults to the newest.
+    target: abstract tree with shardings to match and to place on; by default everything is taken
+      as saved and goes to the first device.
+    dtype: what floating point parameters are cast to, once they are verified and on their devices.
+
+  Raises:
+    UserError: when there is nothing to read, it does not fit, or it is damaged.
+  """
+  reader = Checkpointer(workdir, read_only=True)
+  try:
+    prefix = f"{'ema' if ema else 'params'}/{role}/"
+    saved = reader.leaves(step)
+    if target is None:
+      wanted = {path: leaf for path, leaf in saved.items() if path.startswith(prefix)}
+    else:
+      wanted = {prefix + path: leaf for path, leaf in flatten_paths(target).items()}
+    if not wanted:
+      kinds = sorted({"/".join(p.split("/")[:2]) for p in saved if p.startswith(("params", "ema"))})
+      raise UserError(f"no {prefix[:-1]} in {reader.folder}; there are {', '.join(kinds)}")
+    leaves = reader.read(wanted, step)
+  finally:
+    reader.close()
+  found = {}
+  for path in list(leaves):
+    leaf = leaves.pop(path)  # which is let go of once it is cast
+    cast = dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+    found[path.removeprefix(prefix)] = leaf.astype(dtype) if cast else leaf
+  return nest(found)
 
 
 def stage_of(workdir: str | os.PathLike[str], *, step: int | None = None) -> str:

@@ -12,7 +12,7 @@ from mg_jax.app.soundtracks import Order, frames_of, make
 from mg_jax.core.errors import UserError
 from mg_jax.data.media import audio, muxing, video
 from mg_jax.metrics.audio import loudness
-from mg_jax.sampling.soundtrack import SoundSettings
+from mg_jax.sampling.sound_request import SoundSettings
 from tests.data.media.audio_test import tone
 from tests.data.media.muxing_test import packets
 

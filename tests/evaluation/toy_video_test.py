@@ -8,7 +8,8 @@ import pytest
 from mg_jax.data.sources.toy import VALIDATION_START, world
 from mg_jax.evaluation.toy_video import score
 from mg_jax.sampling import prompts
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 from mg_jax.world.scene.render import render
 from mg_jax.world.scene.sampling import sample
 

@@ -15,8 +15,9 @@ from mg_jax.core import config as configs
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import Generator
-from mg_jax.sampling.pipeline import Settings, TextToVideo
-from mg_jax.sampling.soundtrack import Request
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
+from mg_jax.sampling.sound_request import Request
 from tests.sampling.networks import RATE, filled, frames, soundtrack
 from tests.train import tiny
 

@@ -11,7 +11,8 @@ from mg_jax.core.sharding import placed, replicate
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import Generator
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 from tests.sampling.networks import filled
 from tests.train import tiny
 

@@ -11,7 +11,8 @@ from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import Generator
-from mg_jax.sampling.soundtrack import SoundSettings, Soundtrack
+from mg_jax.sampling.sound_request import SoundSettings
+from mg_jax.sampling.soundtrack import Soundtrack
 from tests.train import tiny
 
 RATE = 16_000

@@ -8,7 +8,8 @@ from PIL import Image
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.video import probe
 from mg_jax.sampling import outputs, prompts
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 
 SETTINGS = Settings(frames=4, height=16, width=24, fps=8.0)
 PROMPTS = prompts.plan([("a", None), ("../b", None), ("🌞", None)], seed=0)[0]

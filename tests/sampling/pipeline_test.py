@@ -14,7 +14,8 @@ from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.models import conditioning
 from mg_jax.models.codecs.tiling import Tiling
 from mg_jax.models.encoders.streams import Streams
-from mg_jax.sampling.pipeline import Settings, TextToVideo
+from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.sampling.settings import Settings
 
 
 class Field(nn.Module):

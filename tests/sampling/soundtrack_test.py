@@ -10,7 +10,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.sampling import scorers
-from mg_jax.sampling.soundtrack import Request
+from mg_jax.sampling.sound_request import Request
 from mg_jax.sampling.windows import Windows
 from tests.sampling.networks import RATE, frames, soundtrack
 

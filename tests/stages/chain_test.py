@@ -14,9 +14,10 @@ from mg_jax.models.generator import Generator
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.stages import chain, experiment
 from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.growth import interpolate
 from mg_jax.train.runs import load_role
 from mg_jax.train.state import abstract_params
-from mg_jax.train.warmstart import WarmStartConfig, interpolate, warm_start
+from mg_jax.train.warmstart import WarmStartConfig, warm_start
 from tests.train import tiny
 
 SWITCHES = [

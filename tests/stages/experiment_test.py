@@ -29,8 +29,8 @@ from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.objectives.flow_matching import FlowMatching
 from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.objectives.wave_autoencoding import WaveWeights
-from mg_jax.sampling.pipeline import Settings
-from mg_jax.sampling.soundtrack import SoundSettings
+from mg_jax.sampling.settings import Settings
+from mg_jax.sampling.sound_request import SoundSettings
 from mg_jax.stages import experiment
 from mg_jax.stages import table as stages
 from mg_jax.stages.experiment import EvalConfig, Experiment

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.video import read_clip
-from mg_jax.sampling.pipeline import Settings
+from mg_jax.sampling.settings import Settings
 from mg_jax.stages import previews
 
 RED, BLUE = np.array([230, 20, 20], np.uint8), np.array([20, 20, 230], np.uint8)

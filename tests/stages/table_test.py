@@ -22,8 +22,8 @@ from mg_jax.models.encoders.clip import CLIP
 from mg_jax.models.weights import published
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.stages import experiment, soundtrack
+from mg_jax.train.growth import interpolate
 from mg_jax.train.runs import load_role
-from mg_jax.train.warmstart import interpolate
 from mg_jax.train.writer import FILE as METRICS
 from tests.models.encoders import vision_test
 from tests.precompute import sounds_test as encode_sound_test

@@ -10,8 +10,9 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.core.tree import fingerprint, flatten_paths
-from mg_jax.train.checkpoint import Checkpointer, DamagedError, load_params
+from mg_jax.train.checkpoint import Checkpointer, DamagedError
 from mg_jax.train.integrity import describe, inspect
+from mg_jax.train.runs import load_params
 from mg_jax.train.state import abstract_state
 
 

@@ -10,10 +10,11 @@ import pytest
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.core.tree import fingerprint
-from mg_jax.train.checkpoint import Checkpointer, load_params
+from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.damage import DamagedError, find_leaf
 from mg_jax.train.loop import TrainConfig, train
 from mg_jax.train.optim import OptimConfig
+from mg_jax.train.runs import load_params
 from mg_jax.train.state import abstract_state
 from mg_jax.train.warmstart import WarmStartConfig, warm_start
 

@@ -18,8 +18,9 @@ from mg_jax.data import tensors
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.weights import published
 from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.growth import inflate, interpolate, pad_input
 from mg_jax.train.loop import TrainConfig
-from mg_jax.train.warmstart import WarmStartConfig, inflate, interpolate, pad_input, warm_start
+from mg_jax.train.warmstart import WarmStartConfig, warm_start
 
 
 @pytest.fixture
