@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.train.checkpoint import Checkpointer, nest
