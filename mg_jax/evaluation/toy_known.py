@@ -40,10 +40,11 @@ def score_known(
 ) -> Report:
   """Generates, measures and shows clips; writes known.json and two contact sheets.
 
-  "first_frame" has for each way to make a clip its rates by attribute, and "psnr", that of its
-  first frame in dB against the first frame of the clip's reconstruction. "extension" has the mean
-  absolute difference of pixels between the last given and the first new frame ("seam") and between
-  the new frames ("inside"), and both for the true clips.
+  "first_frame" has for each way to make a clip its rates by attribute; "psnr", that of its first
+  frame in dB against the first frame of the clip's reconstruction; and "start_psnr", that of the
+  frames of its first latent against the true ones. "extension" has the mean absolute difference of
+  pixels between the last given and the first new frame ("seam") and between the new frames
+  ("inside"), and both for the true clips and their reconstructions, whose latents meet there too.
 
   Args:
     pipeline: a generator trained with `experiments/t2v_256.py:known=true`.
@@ -76,8 +77,10 @@ def score_known(
     clips["reconstruction"] += list(pipeline.decode(latents, settings))
     spliced = np.concatenate([pipeline.encode(video[:, :1]), latents[:, 1:]], axis=1)
     clips["splice"] += list(pipeline.decode(spliced, settings))
-  rows = {name: _rates(made, samples, clips["reconstruction"]) for name, made in clips.items()}
-  extended = _extension(pipeline, samples, seed, changes)
+  given = pipeline.autoencoder.factors[0]
+  references = clips["reconstruction"]
+  rows = {name: _rates(made, samples, references, given) for name, made in clips.items()}
+  extended = _extension(pipeline, samples, references, seed, changes)
   result = {"first_frame": rows, "extension": extended["rates"]}
   write_json(folder / "known.json", {"origin": pipeline.origin, "count": count} | result)
   names = [s.caption for s in samples[:SHOWN]]
@@ -89,26 +92,34 @@ def score_known(
   return Report(_table(result), result)
 
 
-def _rates(clips: list, samples: list, references: list) -> dict[str, Any]:
-  scores, decibels = Scores(), []
+def _rates(clips: list, samples: list, references: list, given: int) -> dict[str, Any]:
+  scores, decibels, start = Scores(), [], []
   for clip, sample, reference in zip(clips, samples, references, strict=True):
     scores.add(oracles.compare(oracles.measure(clip), parse_prompt(sample.caption)))
-    error = np.mean(np.square((clip[0].astype(np.float64) - reference[0]) / 255))
-    decibels.append(-10 * np.log10(max(error, 1e-10)))
-  return scores.to_dict() | {"psnr": float(np.mean(decibels))}
+    decibels.append(_psnr(clip[0], reference[0]))
+    start.append(_psnr(clip[:given], sample.video[:given]))
+  return scores.to_dict() | {"psnr": float(np.mean(decibels)), "start_psnr": float(np.mean(start))}
 
 
-def _extension(pipeline: TextToVideo, samples: list, seed: int, changes: dict) -> dict[str, Any]:
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+  error = np.mean(np.square((a.astype(np.float64) - b) / 255))
+  return -10 * np.log10(max(error, 1e-10))
+
+
+def _extension(
+  pipeline: TextToVideo, samples: list, references: list, seed: int, changes: dict
+) -> dict[str, Any]:
   """Clips continued from the frames of their first latent."""
   given = pipeline.autoencoder.factors[0]
-  clips, rates = [], {"made": [], "true": []}
+  clips, rates = [], {"made": [], "reconstruction": [], "true": []}
   for k, sample in enumerate(tqdm(samples, "extensions", leave=False, disable=None)):
     clip = pipeline.extend(
       sample.video[:given], len(sample.video) - given, prompt=sample.caption, seed=seed + k,
       **changes,
     )  # fmt: skip
     clips.append(clip)
-    for name, video in (("made", clip), ("true", sample.video)):
+    videos = {"made": clip, "reconstruction": references[k], "true": sample.video}
+    for name, video in videos.items():
       steps = np.abs(np.diff(video.astype(np.float64), axis=0)).mean((1, 2, 3))
       rates[name].append((steps[given - 1], steps[given:].mean()))
   found = {}
@@ -122,10 +133,11 @@ def _extension(pipeline: TextToVideo, samples: list, seed: int, changes: dict) -
 
 
 def _table(result: dict[str, Any]) -> str:
-  lines = [f"{'':>16}{'psnr dB':>9}{'motion %':>10}"]
+  lines = [f"{'':>16}{'psnr dB':>9}{'start dB':>10}{'motion %':>10}"]
   for name, row in result["first_frame"].items():
-    lines.append(f"{name:>16}{row['psnr']:9.1f}{100 * row['motion']['rate']:10.0f}")
-  for name in ("made", "true"):
+    rate = 100 * row["motion"]["rate"]
+    lines.append(f"{name:>16}{row['psnr']:9.1f}{row['start_psnr']:10.1f}{rate:10.0f}")
+  for name in ("made", "reconstruction", "true"):
     row = result["extension"][name]
     lines.append(
       f"extension, {name}: seam {row['seam']:.2f}, inside {row['inside']:.2f}, ratio "
