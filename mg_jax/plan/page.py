@@ -167,7 +167,8 @@ ROWS: tuple[Row, ...] = (
   ),
   *_rows(
     "Sampling: one guided step of 256 frames at 768 px", "t2v_768.py",
-    ("h200:8", "--mesh=1,2,1,4"), ("v5p:2x2x4", "--mesh=1,2,1,8"), ("v6e:4x8", "--mesh=1,2,2,8"),
+    ("h200:8", "--mesh=1,2,1,4"), ("v5p:2x2x1", "--mesh=1,1,1,4"),
+    ("v5p:2x2x4", "--mesh=1,2,1,8"), ("v6e:4x8", "--mesh=1,2,2,8"),
     ("tpu7x:2x2x4", "--mesh=1,2,2,8"),
     common="--what=sample",
   ),
