@@ -20,6 +20,7 @@ from mg_jax.models.encoders.clip import TextTower
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.generator import Generator
+from mg_jax.models.inputs import abstract_latents, open_conditions
 from mg_jax.models.transformer import Block, Surroundings
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
@@ -191,7 +192,8 @@ def pipeline(shapes: dict[str, Any]) -> TextToVideo:
   text = open_streams(
     config.text.to_dict(), routes=model.routes(), trained=config.model.encoders.to_dict()
   )
-  cond = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), text.abstract(1, model.routes()))
+  shapes_of = abstract_latents(open_conditions(config.to_dict()), 1, latent.shape[1:])
+  cond = {name: jax.tree.map(jnp.zeros_like, shapes_of[name]) for name in model.routes()}
   return TextToVideo(
     model=model,
     params=_init(lambda key: model.init(key, latent, jnp.zeros((1,)), cond)),

@@ -15,7 +15,7 @@ from mg_jax.data.media import audio, muxing, video
 from mg_jax.data.media import containers as media
 from mg_jax.data.media.containers import MediaError
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 NAMES = (
   "12:30 take.mp4", "shot:1.mp4", "-dash.mp4", "a%d.mp4", "a%03d.mp4", "pipe:.mp4", "pipe:1.mp4",
   "concat:a|b.mp4", "|x.mp4", "file:x.mp4", "http:x.mp4", "a?b#c.mp4", "[1] 'é\".mp4", " .mp4",
