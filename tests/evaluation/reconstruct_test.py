@@ -120,10 +120,10 @@ def test_what_cannot_be_reconstructed_is_told_and_leaves_nothing(tmp_path):
     ("saved as .mp4", path, tmp_path / "out.avi", {}),
     ("is the video itself", path, path, {}),
     ("no such file", tmp_path / "missing.mp4", out, {}),
-    ("holds no bytes", empty, out, {}),
+    ("the file is empty", empty, out, {}),
     ("6x32 are smaller than the 8x8 pixels", small, out, {}),
     ("8x8 are smaller than the window of SSIM", path, out, {"size": (8, 8)}),
-    ("seconds hold no frame", path, out, {"seconds": 0.0}),
+    ("seconds is invalid", path, out, {"seconds": 0.0}),
     ("empty.mp4 cannot be written", path, empty / "out.mp4", {}),
   ):
     with pytest.raises(UserError, match=words):

@@ -52,7 +52,7 @@ def test_what_cannot_be_fitted_is_told(tmp_path):
   assert fit(path, multiple=(8, 8), size=8).size == (8, 40)
   with pytest.raises(UserError, match="frame rate of 0"):
     fit(path, multiple=(1, 1), fps=0.0)
-  with pytest.raises(UserError, match="hold no frame"):
+  with pytest.raises(UserError, match="seconds is invalid"):
     next(read(path, fit(path, multiple=(1, 1)), seconds=-1.0))
 
 

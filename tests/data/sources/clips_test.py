@@ -135,10 +135,10 @@ def test_what_is_passed_over_is_counted_once(clips, tmp_path, caplog):
     (tmp_path / name).write_bytes(b"x")
   (tmp_path / "more").mkdir()
   scan(tmp_path, TINY)
-  assert caplog.text.count("passed over") == 1
-  assert "passed over are 2 .gif, 1 .png, 1 .txt, 1 subfolders" in caplog.text
+  assert caplog.text.count("skipped") == 1
+  assert "skipped 2 .gif, 1 .png, 1 .txt, 1 subfolders" in caplog.text
   (tmp_path / "a.mp4").unlink()
-  with pytest.raises(UserError, match="holds no video; .* there are 2 .gif, 1 .png"):
+  with pytest.raises(UserError, match="has no video; .* there are 2 .gif, 1 .png"):
     scan(tmp_path, TINY)
 
 
@@ -292,7 +292,7 @@ def test_missing_caption_says_how_to_give_it(clips, tmp_path):
 def test_folders_that_cannot_serve(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="no such folder"):
     scan(tmp_path / "nothing", TINY)
-  with pytest.raises(UserError, match="holds no video"):
+  with pytest.raises(UserError, match="has no video"):
     scan(tmp_path, TINY)
   (tmp_path / "a.mp4").write_bytes(b"")
   with pytest.raises(UserError, match=r"none of 1 videos.*a\.mp4"):

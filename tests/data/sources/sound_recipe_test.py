@@ -79,7 +79,7 @@ def test_rejected_files_are_told(config, tmp_path, caplog):
     ({"path": ""}, "data.path is empty"),
     ({"rate": 0}, "data.rate is 0"),
     ({"seconds": -1.0}, "data.seconds is -1.0"),
-    ({"seconds": 1e-6}, "hold no sample"),
+    ({"seconds": 1e-6}, "less than a sample"),
     ({"held_out_seconds": float("nan")}, "data.held_out_seconds is nan"),
     ({"global_batch": 0}, "data.global_batch is 0"),
     ({"silence_db": 3.0}, "data.silence_db is 3.0"),

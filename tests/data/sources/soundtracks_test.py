@@ -266,7 +266,7 @@ def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
   [
     ({"fps": 0.0}, "data.fps is 0"),
     ({"chunks": ()}, "data.chunks is"),
-    ({"chunks": ((1.0, 1), (1.0, 2))}, "different seconds"),
+    ({"chunks": ((1.0, 1), (1.0, 2))}, "distinct seconds"),
     ({"chunks": ((1.0, 0),)}, "whole weights"),
     ({"video_weight": 0, "sound_weight": 0}, "one must be positive"),
     ({"sound_weight": -1}, "neither may be negative"),

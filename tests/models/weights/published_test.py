@@ -295,7 +295,7 @@ def _no_weights(folder):
     (_cut_shard, "fetch it again"),
     (_doubled, "another shard holds too"),
     (_not_a_number, "SelfAttention.q.weight holds values that are not finite"),
-    (_pickle, "cut off or no safetensors"),
+    (_pickle, "truncated or not a safetensors"),
     (_no_weights, "holds none of model.safetensors"),
   ],
 )
