@@ -194,8 +194,9 @@ def test_another_global_batch_goes_on_at_the_next_whole_block(before, after, blo
     for batches, expected in zip(zip(*shards, strict=True), whole[block:], strict=True):
       joined = np.concatenate([batch["index"] for batch in batches])
       np.testing.assert_array_equal(joined, expected["index"])
-  message = f"the global batch was {before} and is {after}: the data continue at element {block * after}"
-  assert f"{message}, {block * after - 3 * before} are skipped" in caplog.text
+  begin = block * after
+  message = f"the global batch was {before} and is {after}: the data continue at element {begin}"
+  assert f"{message}, {begin - 3 * before} are skipped" in caplog.text
 
 
 def grouped(**changes):

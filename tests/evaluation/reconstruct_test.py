@@ -90,7 +90,7 @@ def test_odd_sizes_are_cut_and_that_is_told(tmp_path, caplog):
   path = moving(tmp_path / "in.mp4", 3, height=30, width=38)
   report = reconstruct(autoencoder(), path, tmp_path / "out.mp4", seconds=0.2)
   assert (report["height"], report["width"], report["frames"]) == (24, 32, 2)
-  assert "cut from 30x38 to 24x32" in report["notice"] and report["notice"] in caplog.text
+  assert "cropped from 30x38 to 24x32" in report["notice"] and report["notice"] in caplog.text
 
 
 @pytest.mark.parametrize("codec, pix_fmt", [

@@ -101,7 +101,7 @@ def read_blocks(
     track = Track(path, container, _stream(path, container))
     for block in _mono(container, track, rate):
       if not np.isfinite(block).all():
-        raise MediaError("not_finite", path, "its sound contains NaN or Inf")
+        raise MediaError("not_finite", path, "its sound holds values that are not finite")
       begin, position = position, position + len(block)
       block = block[max(0, skip - begin) :]
       if len(block):
@@ -147,7 +147,7 @@ def write_blocks(
         if wave.ndim != 1 or wave.dtype.kind != "f":
           raise ValueError(f"a waveform must be floats (T,), got {wave.dtype} {wave.shape}")
         if not np.isfinite(wave).all():
-          raise MediaError("not_finite", path, "the sound contains NaN or Inf")
+          raise MediaError("not_finite", path, "the sound holds values that are not finite")
         # 16 bits are scaled by 2^15, as decoders do; the positive end is one step short.
         levels = np.round(wave.astype(np.float64) * 2**15).clip(-(2**15), 2**15 - 1)
         file.writeframes(levels.astype("<i2").tobytes())

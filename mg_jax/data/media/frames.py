@@ -31,7 +31,7 @@ def as_rgb(frames: np.ndarray) -> np.ndarray:
   elif np.issubdtype(frames.dtype, np.floating):
     frames = frames.astype(np.float32)
     if not np.isfinite(frames).all():
-      raise UserError("a frame contains NaN or Inf; repair it or leave it out")
+      raise UserError("a frame holds values that are not finite; repair it or leave it out")
     frames = np.clip(frames, -1.0, 1.0)
   elif frames.dtype != np.uint8:
     raise UserError(f"frames of {frames.dtype} are not supported; give uint8, uint16 or floats")

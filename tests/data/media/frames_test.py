@@ -41,7 +41,7 @@ def test_floats_are_clipped_to_the_range():
 def test_a_value_that_is_not_finite_is_told(bad):
   frames = np.zeros((2, 4, 5, 3), np.float32)
   frames[1, 2, 3, 0] = bad
-  with pytest.raises(UserError, match="NaN or Inf; repair"):
+  with pytest.raises(UserError, match="not finite; repair"):
     as_rgb(frames)
 
 

@@ -252,7 +252,7 @@ def test_a_folder_of_both_is_read_by_kind(stills, ramp):
 
 
 def test_images_of_a_folder_that_has_none(clips, tmp_path):
-  with pytest.raises(UserError, match=r"holds no image; .*\.webp there; there are 1 \.mp4"):
+  with pytest.raises(UserError, match=r"has no image; .*\.webp there; it has 1 \.mp4"):
     scan(clips(a=6), IMAGES, kind="image")
 
 

@@ -110,4 +110,4 @@ def test_files_passed_over_are_named(config, tmp_path, caplog):
     (tmp_path / "in" / name).write_text("x")
   with caplog.at_level("WARNING"):
     sound_recipe.open_source(config(seed=5), "train")
-  assert "passed over for unknown endings (2): cover.jpg, song.mid" in caplog.text
+  assert "skipped unknown extensions (2): cover.jpg, song.mid" in caplog.text

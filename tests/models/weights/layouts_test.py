@@ -168,7 +168,7 @@ REFUSED = [
   ("clip", BOTH, {"text_config": TEXT | {"model_type": "bert"}}, "text_config has model_type"),
   ("clip", BOTH, {"vision_config": VISION | {"num_channels": 4}}, "num_channels 4"),
   ("clip", TEXT, {"is_decoder": True}, "is_decoder True"),
-  ("clip", {}, {}, "describes no tower of a CLIP, and the arrays hold none"),
+  ("clip", {}, {}, "describes no tower of a CLIP, nor do the arrays"),
   ("dacvae", {}, {"model_type": "dac"}, "type 'dac', which kind dacvae does not read"),
 ]  # fmt: skip
 
@@ -254,7 +254,7 @@ def test_a_vision_tower_alone_sees_frames(tmp_path, projects):
   tower = FrozenVision(tmp_path / "ours")
   seen = tower(np.zeros((3, 16, 16, 3), np.uint8))
   assert seen.shape == (3, 8 if projects else 12) and np.isfinite(seen).all()
-  with pytest.raises(UserError, match="holds no CLIP"):
+  with pytest.raises(UserError, match="has no CLIP"):
     published.convert(write(tmp_path / "t", TEXT, arrays_of("clip", TEXT)), tmp_path / "x", "clip")
     FrozenVision(tmp_path / "x")
 
@@ -385,7 +385,7 @@ def test_weights_under_another_name_are_named(tmp_path):
 
 
 def test_a_tower_is_no_kind_to_ask_for(tmp_path):
-  with pytest.raises(UserError, match="clip_text is no kind to convert from; give one of t5, clip"):
+  with pytest.raises(UserError, match="kind clip_text cannot be imported; give one of t5, clip"):
     published.convert(tmp_path, tmp_path / "ours", "clip_text")
 
 
