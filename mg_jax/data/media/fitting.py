@@ -51,7 +51,7 @@ def fit(
     UserError: if a side is shorter than its multiple, or the frame rate is out of range.
   """
   if fps is not None and not 0.5 <= fps <= 1000:
-    raise UserError(f"the frame rate {fps} is invalid; choose one between 0.5 and 1000")
+    raise UserError(f"a frame rate of {fps} is invalid; choose one between 0.5 and 1000")
   info = probe(path)
   native = info.height, info.width
   if size is None:

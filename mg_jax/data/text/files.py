@@ -41,8 +41,8 @@ def read(path: str | os.PathLike[str], *, what: str = "") -> str:
   if "\0" in text:
     line = text.count("\n", 0, text.index("\0")) + 1
     raise UserError(
-      f"{name} is not UTF-8 text: line {line} has a zero byte, as UTF-16 without a byte-order mark "
-      "does; save it as UTF-8."
+      f"{name} is not UTF-8 text: line {line} holds a zero byte, as UTF-16 without a byte-order "
+      "mark does; save it as UTF-8."
     )
   return text
 

@@ -24,7 +24,7 @@ def test_sides_are_cut_at_the_centre_and_that_is_said(tmp_path):
   path = video(tmp_path / "a.mp4", 38, 50)
   how = fit(path, multiple=(8, 16))
   assert how.scaled == (38, 50) and how.size == (32, 48)
-  assert "cut from 38x50 to 32x48, as sides must be multiples of 8 and 16" in how.notice
+  assert "cropped from 38x50 to 32x48, as sides must be multiples of 8 and 16" in how.notice
   whole = next(read(path, fit(path, multiple=(1, 1))))
   np.testing.assert_array_equal(next(read(path, how)), whole[3:35, 1:49])
 

@@ -82,7 +82,7 @@ def test_unusable_files_are_listed_with_reasons(clips, tmp_path, audio_only):
     "sound.mp4": "no_video",
   }
   details = {item.file: item.detail for item in index.rejected}
-  assert details["short.mp4"] == "0.30 s fit no bucket, the shortest of which needs 0.500 s"
+  assert details["short.mp4"] == "0.30 s fits no bucket; the shortest needs 0.500 s"
 
 
 @pytest.mark.parametrize("suffix, codec", [
@@ -138,7 +138,7 @@ def test_what_is_passed_over_is_counted_once(clips, tmp_path, caplog):
   assert caplog.text.count("skipped") == 1
   assert "skipped 2 .gif, 1 .png, 1 .txt, 1 subfolders" in caplog.text
   (tmp_path / "a.mp4").unlink()
-  with pytest.raises(UserError, match="has no video; .* there are 2 .gif, 1 .png"):
+  with pytest.raises(UserError, match="has no video; .* it has 2 .gif, 1 .png"):
     scan(tmp_path, TINY)
 
 
@@ -161,7 +161,7 @@ def test_a_clip_of_exactly_the_frames_asked_for_fits(tmp_path, ramp, rate, suffi
     assert [w.start_s for w in index.pieces] == pytest.approx([0.0], abs=1e-3)
     clip = open_clips(index, choices[0])[0]
     assert np.abs(clip.video.mean((1, 2, 3)) - 10 * (np.arange(16) + 1)).max() <= 12
-  with pytest.raises(UserError, match=r"\d s fit no bucket, the shortest .* needs 0\.\d{3} s"):
+  with pytest.raises(UserError, match=r"\d s fits no bucket; the shortest needs 0\.\d{3} s"):
     scan(tmp_path, [_bucket(17, float(rate))], caption_required=False)
 
 

@@ -204,7 +204,7 @@ def test_unknown_fields_are_named_and_known_ones_are_not(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     KINDS["t5"].read(Config(config, "folder/config.json"), ())
   assert caplog.messages == [
-    "folder/config.json has fields that are not understood and left out: attention_twist"
+    "folder/config.json has unknown fields, which are ignored: attention_twist"
   ]
 
 
@@ -380,7 +380,7 @@ def test_the_tokenizer_of_a_generator_lies_beside_the_encoder(tmp_path):
 
 def test_weights_under_another_name_are_named(tmp_path):
   folder = write(tmp_path / "a", T5, arrays_of("t5", T5), "model.fp16.safetensors")
-  with pytest.raises(UserError, match="it has model.fp16.safetensors, which is read under one of"):
+  with pytest.raises(UserError, match="it has model.fp16.safetensors, which must have one of"):
     published.convert(folder, tmp_path / "ours", "t5")
 
 
