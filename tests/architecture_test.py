@@ -69,10 +69,6 @@ _PHRASES = (
   "has come here", "none of their business", "nothing is lost of",
 )  # fmt: skip
 _PHRASE = re.compile(rf"\b(?:{'|'.join(_PHRASES)})\b".replace(" ", r"(?:\s|#)+"))
-# Not revised yet; take out what is.
-_UNREVISED = (
-  "mg_jax/data/", "mg_jax/models/", "mg_jax/objectives/", "mg_jax/precompute/", "mg_jax/stages/",
-)  # fmt: skip
 _MACHINE_PATH = re.compile(r"(?<![\w.*~})])/(?:work|root)\b")
 
 Tree = dict[str, str]
@@ -257,7 +253,7 @@ def phrases(tree: Tree) -> list[str]:
     "WORKSPACE.md has a better term"
     for path, text in tree.items()
     if path.startswith(("mg_jax/", "launch/", "experiments/", "docs/")) or path == "README.md"
-    if path.endswith((".py", ".sh", ".md")) and not path.startswith(_UNREVISED)
+    if path.endswith((".py", ".sh", ".md"))
     for found in _PHRASE.finditer(text)
   ]
 

@@ -21,7 +21,7 @@ from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.generator import Generator
 from mg_jax.models.inputs import abstract_latents, open_conditions
-from mg_jax.models.transformer import Block, Surroundings
+from mg_jax.models.transformer import Block, LayerInputs
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
 from mg_jax.train import flops
@@ -30,7 +30,7 @@ _POSITION_STD = 0.02
 
 
 def block(shapes: dict[str, Any]) -> tuple[Block, dict[str, jax.Array]]:
-  """The layer, and its inputs by the field names of `Surroundings`; 1/8 of the text is padding."""
+  """The layer, and its inputs by the field names of `LayerInputs`; 1/8 of the text is padding."""
   b, width, context = (shapes[name] for name in ("batch", "width", "context"))
   dtype = shapes.get("dtype", "float32")
   normal = lambda seed, *shape: jax.random.normal(jax.random.key(seed), shape, dtype)  # noqa: E731
@@ -48,7 +48,7 @@ def block(shapes: dict[str, Any]) -> tuple[Block, dict[str, jax.Array]]:
 def _block_apply(module, params, learned, fixed):
   inputs = learned | fixed
   x = inputs.pop("x")
-  return module.apply({"params": params}, x, Surroundings(**inputs))[0]
+  return module.apply({"params": params}, x, LayerInputs(**inputs))[0]
 
 
 def _split(inputs):
@@ -80,7 +80,7 @@ def _product(shapes):
 
 
 def _surroundings(inputs):
-  return Surroundings(**{name: value for name, value in inputs.items() if name != "x"})
+  return LayerInputs(**{name: value for name, value in inputs.items() if name != "x"})
 
 
 def _init(init: Callable) -> Any:

@@ -1,1 +1,1 @@
-"""Clips, captions and cached latents as random-access sources, and the Grain feed over them."""
+"""Clips, captions and cached latents as random-access sources, and the Grain pipeline over them."""

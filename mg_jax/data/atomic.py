@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all.
+"""Atomic writes of files.
 
-A file is written beside its target under a temporary name, synced, then renamed.
+A file is written next to its target under a temporary name, synced, then renamed.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ _KEPT = 200  # bytes of a target's name in the temporary one, which may have 255
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Yields a temporary path in the folder of `path`; on success it is synced and renamed to `path`.
 
-  When the body raises, the temporary file is removed and `path` is left as it was. The parent
-  folder is created.
+  If the body raises, the temporary file is removed and `path` is unchanged. The parent folder is
+  created.
 
   Raises:
-    OSError: naming `path`, when the disk refuses, whatever the writing library made of that.
+    OSError: naming `path`, if the disk refuses, however the writing library reports that.
   """
   target = pathlib.Path(path)
   partial = _partial(target)
@@ -38,20 +38,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     os.replace(partial, target)
     _sync_folder(target.parent)
   except Exception as error:
-    told = None if isinstance(error, UserError) else refusal(error)
-    if told is None or told.file not in ("", os.fspath(partial)):
+    refused = None if isinstance(error, UserError) else refusal(error)
+    if refused is None or refused.file not in ("", os.fspath(partial)):
       raise
-    raise OSError(told.code, os.strerror(told.code), os.fspath(target)) from error
+    raise OSError(refused.code, os.strerror(refused.code), os.fspath(target)) from error
   finally:
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-  """Tries whether a file can be written at `path`, its folders included; leaves nothing behind.
+  """Checks that a file can be written at `path`, its folders included; leaves nothing behind.
+
+  Meant to be called before hours are spent on computing the content.
 
   Raises:
-    UserError: when it cannot, for this is asked before hours are spent on what goes there.
+    UserError: if it cannot.
   """
   target = tried = pathlib.Path(path)
   try:
@@ -89,7 +91,7 @@ def write_jsonl(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> Non
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-  # Without it a power cut may undo the rename of a file whose bytes are already safe.
+  # Without it a power cut may undo the rename of a file whose bytes are already on disk.
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -1,11 +1,11 @@
-"""Duration and aspect buckets: which shape a clip trains at [MG 3.2.1, Table 2].
+"""Duration and aspect buckets: the shape at which a clip is trained on [MG 3.2.1, Table 2].
 
-Every bucket holds one frame count and one frame size, so that its clips stack. The frame count is
-fixed and the frame rate follows: it is whatever spreads the frames over the clip, and it is told to
-the model through the prompt. A row with `clip_s` cuts that many seconds from the middle of a longer
-video; a row without takes the video whole. Sizes are derived from one base resolution: each of five
+Every bucket has one frame count and one frame size, so that its clips can be stacked. The frame
+count is fixed and the frame rate follows: it spreads the frames over the clip, and conditions the
+model through the prompt. A row with `clip_s` cuts that many seconds from the middle of a longer
+video; a row without takes the whole video. Sizes are derived from one base resolution: each of five
 aspect ratios at about base x base pixels, sides in multiples of 16 (8 of the autoencoder times a
-patch of 2). An image is a bucket of one frame.
+patch of 2). Images use buckets of one frame.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class Duration:
 
   Attributes:
     min_s: shortest video of the row, seconds, inclusive.
-    max_s: its upper end, seconds, exclusive; may be infinite when `clip_s` is given.
+    max_s: its upper end, seconds, exclusive; may be infinite if `clip_s` is given.
     frames: frames of every clip of the row.
     clip_s: seconds cut from each video, or None to spread the frames over the whole video.
   """
@@ -33,30 +33,30 @@ class Duration:
 
   def __post_init__(self) -> None:
     if self.frames < 1 or not 0 <= self.min_s < self.max_s:
-      raise ValueError(f"not a duration row: {self}")
+      raise ValueError(f"invalid duration row: {self}")
     if self.clip_s is None and math.isinf(self.max_s) and self.frames > 1:
       raise ValueError(f"{self}: frames cannot be spread over a video without an upper duration")
     if self.clip_s is not None and not 0 < self.clip_s <= self.min_s:
       raise ValueError(f"{self}: a clip of {self.clip_s} s does not fit into {self.min_s} s")
 
   def clip_seconds(self, duration_s: float) -> float:
-    """Seconds of one clip cut from a video of `duration_s` seconds."""
+    """Length of a clip of a video of `duration_s` seconds."""
     return duration_s if self.clip_s is None else self.clip_s
 
   def fps(self, duration_s: float) -> float:
-    """Frames per second that spread the frames over the clip of a video of `duration_s` seconds.
+    """Frame rate that spreads the frames over the clip of a video of `duration_s` seconds.
 
-    One frame spreads over nothing: an image counts as 1 frame per second.
+    An image counts as 1 frame per second.
     """
     if self.frames == 1:
       return 1.0
     return self.frames / self.clip_seconds(duration_s)
 
   def slack_s(self, frame_s: float) -> float:
-    """Seconds that a video whose frames last `frame_s` may lack: half a frame of its or the row's.
+    """Seconds that a video may lack: half of its frame duration `frame_s` or of the row's.
 
-    Rates such as 30000/1001 and the rounded times of containers leave a clip of exactly the frames
-    of a row a little shorter than the row says.
+    Frame rates such as 30000/1001 and rounded times in containers make a clip with exactly the
+    row's frames slightly shorter than the row.
     """
     return min(frame_s, self.clip_seconds(self.min_s) / self.frames) / 2
 
@@ -66,9 +66,8 @@ class Duration:
     return self.fps(self.max_s), self.fps(self.min_s)
 
 
-# [MG Table 2]. The first matching row wins; the paper leaves open which bucket a video of 10.67-12
-# s goes to, and the longer clip is taken. The whole-video rows therefore serve 12-16, 8-10.67 and
-# 4-8 s.
+# [MG Table 2]. The first matching row wins; the paper leaves the bucket of a video of 10.67-12 s
+# open, and the longer clip is taken. The whole-video rows therefore serve 12-16, 8-10.67 and 4-8 s.
 PAPER_DURATIONS = (
   Duration(32 / 3, 12, 256, clip_s=32 / 3),
   Duration(16, math.inf, 256, clip_s=16),
@@ -76,12 +75,12 @@ PAPER_DURATIONS = (
   Duration(8, 12, 192),
   Duration(4, 8, 128),
 )
-# [MG 3.3] Videos of 10.67 s and more; whole 16 s give 16 fps, the shorter ones 24.
+# [MG 3.3] Videos of at least 10.67 s; clips of 16 s have 16 fps, the shorter ones 24.
 SFT_DURATIONS = (
   Duration(16, math.inf, 256, clip_s=16),
   Duration(32 / 3, 16, 256, clip_s=32 / 3),
 )
-# [MG 3.6] Of the ablations: clips of 4 to 8 s.
+# [MG 3.6] Ablations: clips of 4 to 8 s.
 ABLATION_DURATIONS = (Duration(4, 8, 128),)
 TABLES = {"paper": PAPER_DURATIONS, "sft": SFT_DURATIONS, "ablation": ABLATION_DURATIONS}
 TINY_DURATIONS = (Duration(2, math.inf, 16, clip_s=2),)
@@ -108,12 +107,12 @@ class Bucket:
 def assign(
   duration_s: float, durations: Sequence[Duration], *, frame_s: float = 0.0
 ) -> Duration | None:
-  """Returns the first row that holds `duration_s`, or None when the video fits no row.
+  """Returns the first row that contains `duration_s`, or None.
 
   Args:
     duration_s: of the video, seconds.
     durations: rows in order of preference.
-    frame_s: how long a frame of it lasts; it may lack half of that, see `Duration.slack_s`.
+    frame_s: duration of a frame; the video may lack half of it, see `Duration.slack_s`.
   """
   fitting = (r for r in durations if r.min_s - r.slack_s(frame_s) <= duration_s < r.max_s)
   return next(fitting, None)
@@ -156,7 +155,7 @@ def make_buckets(
   Args:
     durations: rows such as `PAPER_DURATIONS`, `TINY_DURATIONS` or `IMAGE_DURATIONS`.
     base: resolution, such as 256 or 768.
-    aspects: names out of `ASPECTS`; ("1:1",) makes square buckets only.
+    aspects: names from `ASPECTS`; ("1:1",) for square buckets only.
     multiple: see `frame_sizes`.
   """
   sizes = frame_sizes(base, multiple=multiple)
@@ -166,10 +165,10 @@ def make_buckets(
 def find(
   duration_s: float, height: int, width: int, buckets: Sequence[Bucket], *, frame_s: float = 0.0
 ) -> Bucket | None:
-  """Returns the bucket for a video, or None when it is shorter (or longer) than every bucket.
+  """Returns the bucket of a video, or None if its duration fits no bucket.
 
-  The duration decides first, by the order of `buckets`, see `assign`; among that row's sizes the
-  nearest aspect ratio wins.
+  The duration row is chosen first, by the order of `buckets`, see `assign`; of its sizes the one
+  with the nearest aspect ratio is taken.
   """
   row = assign(duration_s, [bucket.duration for bucket in buckets], frame_s=frame_s)
   if row is None:

@@ -1,10 +1,10 @@
-"""One record as bytes: a JSON header and the raw arrays behind it.
+"""Serialisation of a record: a JSON header followed by raw arrays.
 
 A record is a flat dictionary of numpy arrays, numbers, booleans, strings and lists of strings. The
 layout is the magic "MGR1", the header length (uint32, little-endian), the header {"values": {...},
 "arrays": {name: [dtype, shape]}} in UTF-8, padding to 8 bytes, and each array in C order,
-little-endian, padded to 8 bytes. Reading executes nothing and copies nothing: arrays are read-only
-views of the given bytes.
+little-endian, padded to 8 bytes. Decoding executes no code and copies nothing: arrays are read-only
+views of the bytes.
 """
 
 import json
@@ -22,15 +22,14 @@ _KINDS = "biufc"
 
 
 class RecordError(ValueError):
-  """Bytes that are not a whole, well-formed record, or that could not be read at all."""
+  """Bytes that are not a complete, well-formed record, or that could not be read at all."""
 
 
 def encode(record: Record) -> bytes:
   """Returns the bytes of `record`.
 
   Raises:
-    TypeError: a value is neither an array of numbers nor a number, boolean, string or list of
-      strings.
+    TypeError: if a value is not a numeric array, number, boolean, string or list of strings.
   """
   values, arrays, parts = {}, {}, []
   for name, value in record.items():
@@ -59,24 +58,24 @@ def decode(data: bytes) -> Record:
   """Returns the record in `data`; arrays are read-only views.
 
   Raises:
-    RecordError: the bytes are not exactly one record.
+    RecordError: if the bytes are not exactly one record.
   """
   try:
     if data[:4] != _MAGIC:
       raise RecordError("the bytes do not start as a record")
     (length,) = struct.unpack_from("<I", data, 4)
     if 8 + length > len(data):
-      raise RecordError("the header is cut off")
+      raise RecordError("the header is truncated")
     header = json.loads(data[8 : 8 + length])
     record: Record = dict(header["values"])
     offset = 8 + length + len(_padding(8 + length))
     for name, (dtype_name, shape) in header["arrays"].items():
       dtype = _dtype(dtype_name)
       if any(not isinstance(side, int) or side < 0 for side in shape):
-        raise RecordError(f"entry {name!r} has the impossible shape {shape}")
+        raise RecordError(f"entry {name!r} has the invalid shape {shape}")
       count = math.prod(shape)
       if offset + count * dtype.itemsize > len(data):
-        raise RecordError(f"entry {name!r} is cut off")
+        raise RecordError(f"entry {name!r} is truncated")
       record[name] = np.frombuffer(data, dtype, count, offset).reshape(shape)
       offset += count * dtype.itemsize + len(_padding(count * dtype.itemsize))
     if offset != len(data):
@@ -110,7 +109,7 @@ def _plain(name: str, value: object) -> object:
 
 
 def _dtype(name: str) -> np.dtype:
-  """The dtype of a name, bfloat16 included, objects and strings refused."""
+  """The dtype of a name, bfloat16 included; objects and strings are rejected."""
   if name == "bfloat16":
     import ml_dtypes
 
@@ -120,7 +119,7 @@ def _dtype(name: str) -> np.dtype:
   except TypeError as error:
     raise RecordError(f"unknown dtype {name!r}") from error
   if dtype.kind not in _KINDS:
-    raise RecordError(f"dtype {name!r} is not one of numbers")
+    raise RecordError(f"dtype {name!r} is not numeric")
   return dtype
 
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation per channel, merged from those of parts [Chan et al. 1979]."""
+"""Streaming mean and standard deviation per channel, mergeable [Chan et al. 1979]."""
 
 import dataclasses
 from typing import Any
@@ -8,12 +8,12 @@ import numpy as np
 
 @dataclasses.dataclass
 class Moments:
-  """Float64 (C,); of nothing, until something is added.
+  """Accumulator of statistics per channel, float64 (C,); empty at first.
 
   Attributes:
     count: positions.
-    mean: over them.
-    squares: sum of squared distances from the mean; those from zero would lose digits.
+    mean: over the positions.
+    squares: sum of squared deviations from the mean; raw squares would lose precision.
   """
 
   count: float = 0
@@ -25,14 +25,14 @@ class Moments:
     self.squares = np.asarray(self.squares, np.float64)
 
   def add(self, values: np.ndarray) -> None:
-    """Takes in (..., C), all axes but the last being positions."""
+    """Adds values (..., C); all axes but the last are positions."""
     values = np.asarray(values, np.float64).reshape(-1, values.shape[-1])
     if len(values):
       mean = values.mean(0)
       self.merge(Moments(len(values), mean, np.square(values - mean).sum(0)))
 
   def merge(self, other: "Moments") -> None:
-    """Takes in what another one has taken in."""
+    """Merges another accumulator into this one."""
     if other.count:
       shift, count = other.mean - self.mean, self.count + other.count
       share = other.count / count
@@ -44,5 +44,5 @@ class Moments:
     return np.sqrt(self.squares / self.count)
 
   def to_json(self) -> dict[str, Any]:
-    """Fields for JSON, from which `Moments(**fields)` is the same again, bit for bit."""
+    """Fields for JSON; `Moments(**fields)` restores them bit-exactly."""
     return {"count": self.count, "mean": self.mean.tolist(), "squares": self.squares.tolist()}

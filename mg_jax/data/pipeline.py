@@ -1,14 +1,14 @@
-"""The Grain graph: sources and weights in, endless batches of one shape out [MG 3.2.1, 3.2.2].
+"""The Grain pipeline: weighted sources in, endless batches out [MG 3.2.1, 3.2.2].
 
 A `Feed` lists entries, each a source of one bucket with its row transform and an integer weight
-(images to videos as 1 to 10, say). Every consecutive block of `global_batch` elements comes from
-one entry, and every window of sum(weights) blocks holds each entry exactly as often as its weight
-says, in an order drawn from the seed. An entry walks its source in a new permutation each epoch.
-All of it is index arithmetic over random access, so element n of the stream is the same on any
-number of processes, workers and threads, and the position is one number: the state is
-{"global_next_index": n, "global_batch": b}. An element is a row or, in an entry whose batches are
-larger than the others', a group of rows. Out come dictionaries of numpy arrays with leading
-dimension global_batch / processes, times the rows of a group.
+(such as images to videos at 1 to 10). Every consecutive block of `global_batch` elements comes from
+one entry, and every window of sum(weights) blocks contains each entry exactly as often as its
+weight, in an order drawn from the seed. An entry iterates over its source in a new permutation each
+epoch. All of it is index arithmetic over random access, so element n of the stream is the same on
+any number of processes, workers and threads, and the position is one number: the state is
+{"global_next_index": n, "global_batch": b}. An element is a row or, in an entry with larger batches
+than the others, a group of rows. Batches are dictionaries of numpy arrays with leading dimension
+global_batch / processes, times the rows of a group.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ class Entry:
 
   Attributes:
     name: of the entry.
-    source: what is read.
+    source: random access to records.
     transform: from a record to a row.
     weight: blocks per window.
-    rows: rows of an element: batches of the entry have `global_batch` times as many.
+    rows: rows per element: batches of the entry have `global_batch` times as many.
   """
 
   name: str
@@ -57,9 +57,9 @@ class Feed:
   """The recipe of a training stream.
 
   Attributes:
-    entries: what to read, and how often.
+    entries: sources with their weights.
     global_batch: elements of a batch over all processes.
-    seed: decides every order and every draw, 0 <= seed < 2**32.
+    seed: of every order and every random draw, 0 <= seed < 2**32.
   """
 
   entries: tuple[Entry, ...]
@@ -69,7 +69,7 @@ class Feed:
   def __post_init__(self) -> None:
     names = [entry.name for entry in self.entries]
     if not names or len(set(names)) != len(names):
-      raise UserError(f"a feed needs entries of different names, got {names}; name each one once.")
+      raise UserError(f"a feed needs entries with distinct names, got {names}; name each one once.")
     for entry in self.entries:
       if entry.weight < 1 or entry.rows < 1 or not len(entry.source):
         raise UserError(
@@ -82,13 +82,13 @@ class Feed:
   def dataset(self, *, readers: int = 1) -> grain.MapDataset:
     """Returns the endless random-access dataset of single elements.
 
-    With several readers, of which each takes every `readers`-th element, those of a batch are so
-    ordered that each gets a piece of it whole: put side by side, the pieces are the batch.
+    With several readers, each of which takes every `readers`-th element, elements are ordered so
+    that each reader yields a contiguous shard of the batch.
     """
     parents = []
     for entry in self.entries:
-      # Grain permutes epoch e by seed + e; names spread the seeds so that no entry replays
-      # another's next epoch.
+      # Grain permutes epoch e by seed + e; seeds depend on names so that no entry replays another's
+      # next epoch.
       seed = zlib.crc32(f"{self.seed}/{entry.name}".encode())
       rows = grain.MapDataset.source(_Numbered(entry.name, entry.source)).seed(seed).shuffle()
       rows = rows.repeat().random_map(_Rows(entry.name, entry.transform))
@@ -104,16 +104,16 @@ class Feed:
     """Opens the stream of one process.
 
     Args:
-      process_index: which of the pieces of every batch this process reads.
-      process_count: how many pieces there are, a divisor of `global_batch`. Processes whose devices
-        hold the same rows read the same piece, see `core.mesh.batch_share`.
-      workers: worker processes (each imports the program anew); 0 reads in this process.
-      threads: reading threads per process, 0 to read only when asked; at most twice as many batches
-        wait ready.
+      process_index: which shard of every batch this process reads.
+      process_count: number of shards, a divisor of `global_batch`. Processes whose devices hold the
+        same rows read the same shard, see `core.mesh.batch_share`.
+      workers: worker processes (each imports the program again); 0 reads in this process.
+      threads: reading threads per process, 0 to read on demand; at most twice as many batches are
+        prefetched.
     """
     if self.global_batch % process_count:
       raise UserError(
-        f"a global batch of {self.global_batch} does not divide over {process_count} processes; "
+        f"a global batch of {self.global_batch} is not divisible by {process_count} processes; "
         "make it a multiple."
       )
     if workers:
@@ -133,8 +133,8 @@ class Feed:
 class Stream:
   """An endless iterator of batches with a state that fits any number of processes.
 
-  After an error it stays failed, since going on would skip batches unseen; `set_state` opens it
-  again.
+  After an error it stays failed, since continuing would silently skip batches; `set_state` reopens
+  it.
   """
 
   def __init__(self, elastic: grain.experimental.ElasticIterator, global_batch: int):
@@ -147,7 +147,7 @@ class Stream:
 
   def __next__(self) -> Batch:
     if self._failure is not None:
-      raise RuntimeError("the stream has failed before; set its state to go on") from self._failure
+      raise RuntimeError("the stream has failed; set its state to continue") from self._failure
     try:
       batch = next(self._iterator)
       return _merge(batch[_GROUP]) if _GROUP in batch else batch
@@ -159,32 +159,32 @@ class Stream:
       raise
 
   def get_state(self) -> dict[str, int]:
-    """Returns {"global_next_index": n, "global_batch": b}: elements handed out over all processes,
-    and how many make a batch.
+    """Returns {"global_next_index": n, "global_batch": b}: elements consumed over all processes,
+    and elements per batch.
     """
     return {_STATE: int(self._iterator.get_state()[_STATE]), _BATCH: self._global_batch}
 
   def set_state(self, state: Mapping[str, int]) -> None:
-    """Moves to a state of `get_state`, of any process count.
+    """Moves to a state of `get_state`, taken with any process count.
 
-    A state that was taken with another global batch, or without one as older runs have them, goes
-    on at the next whole block of this one: every entry then stands about as far as it did, counted
-    in elements. What is skipped is logged.
+    A state with another global batch, or without one, as in older runs, continues at the next whole
+    block of this one: every entry then has about the same position, counted in elements. The number
+    of skipped elements is logged.
 
     Raises:
-      UserError: not such a state.
+      UserError: if the state is invalid.
     """
     position, batch = state.get(_STATE), state.get(_BATCH, None)
     known = batch is None or (type(batch) is int and batch > 0)
     if type(position) is not int or position < 0 or not known or (batch and position % batch):
       raise UserError(
-        f"the data state {dict(state)} is no position of a stream with a global batch of "
+        f"the data state {dict(state)} is not a position of a stream with a global batch of "
         f"{batch or self._global_batch}; resume from another checkpoint."
       )
     skipped = -position % self._global_batch
     if skipped or batch not in (None, self._global_batch):
       _log.warning(
-        "the global batch was %s and is %d: the data go on at element %d, %d are skipped",
+        "the global batch was %s and is %d: the data continue at element %d, %d are skipped",
         batch or "another", self._global_batch, position + skipped, skipped,
       )  # fmt: skip
     self._failure = None
@@ -196,9 +196,9 @@ class Stream:
 
 
 def volume_weights(sizes: Sequence[int], *, window: int = 100) -> tuple[int, ...]:
-  """Weights in proportion to source sizes, about `window` in sum, each at least 1 [MG 3.2.2]."""
+  """Weights proportional to source sizes, about `window` in sum, each at least 1 [MG 3.2.2]."""
   if not sizes or min(sizes) < 1:
-    raise ValueError(f"every source must hold something, got sizes {sizes}")
+    raise ValueError(f"sources must not be empty, got sizes {sizes}")
   shares = [max(1, math.floor(window * size / sum(sizes) + 0.5)) for size in sizes]
   common = math.gcd(*shares)
   return tuple(share // common for share in shares)
@@ -214,12 +214,12 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
   """Yields the records of `source` once, in order, dropping none.
 
-  Every process reads whole batches. The last one repeats the last record to its full size; "valid"
+  Every process reads whole batches. The last one is padded by repeating the last record; "valid"
   (B,) is False there.
 
   Args:
     source: records.
-    transform: its draws depend on `seed` and the record's index only.
+    transform: its random draws depend on `seed` and the record's index only.
     batch: rows, at least 1.
     limit: reads at most this many records.
     seed: see `transform`.
@@ -255,7 +255,7 @@ def stack(rows: Sequence[Batch]) -> Batch:
 
 
 class _Numbered:
-  """A source whose records come with their index."""
+  """A source of (index, record)."""
 
   def __init__(self, name: str, source: Source):
     self._name, self._source = name, source
@@ -273,7 +273,7 @@ class _Numbered:
 
 
 class _Rows:
-  """The row transform of an entry, its errors told with the record they concern."""
+  """The row transform of an entry; errors name the record."""
 
   def __init__(self, name: str, transform: Transform):
     self._name, self._transform = name, transform
@@ -289,7 +289,7 @@ class _Rows:
 
 
 class _Groups(grain.MapDataset):
-  """Elements of several rows of an endless parent that follow each other, stacked."""
+  """Stacks consecutive rows of an endless parent into elements."""
 
   def __init__(self, parent: grain.MapDataset, *, size: int):
     super().__init__(parent)
@@ -309,7 +309,7 @@ class _Groups(grain.MapDataset):
 
 
 class _Blocks(grain.MapDataset):
-  """Deals blocks of elements from endless parents: all those of block b come from one parent."""
+  """Interleaves endless parents by blocks: all elements of block b come from one parent."""
 
   def __init__(
     self,
@@ -348,12 +348,12 @@ class _Blocks(grain.MapDataset):
 def _deal(
   weights: tuple[int, ...], seed: int, window: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-  """The parent of every block of a window, and that block's place among those of the parent."""
+  """The parent of every block of a window, and the block's rank among those of that parent."""
   deck = np.repeat(np.arange(len(weights)), weights)
   order = np.random.default_rng([seed, window]).permutation(deck).tolist()
-  seen = [0] * len(weights)
+  counts = [0] * len(weights)
   ranks = []
   for parent in order:
-    ranks.append(seen[parent])
-    seen[parent] += 1
+    ranks.append(counts[parent])
+    counts[parent] += 1
   return tuple(order), tuple(ranks)

@@ -1,8 +1,8 @@
 """Deterministic replacement of records that cannot be read.
 
-A feed may not drop elements (its position must say exactly what comes next on any number of hosts),
+A feed may not drop elements (its position must determine what comes next on any number of hosts),
 so a bad record is replaced by another one of the same source, chosen by a hash of its index: the
-same one in every process and run. Every bad record is remembered once with its reason; too many of
+same one in every process and run. Every bad record is recorded once with its reason; too many of
 them stop the run.
 """
 
@@ -30,16 +30,16 @@ class Bad:
 class Quarantine:
   """Reads records through `read`, replacing those that raise one of `errors`.
 
-  `len(quarantine)` counts the bad records met so far by this process, `quarantine.records` lists
+  `len(quarantine)` counts the bad records encountered by this process, `quarantine.records` lists
   them.
 
   Args:
     read: index -> record.
     length: number of records.
-    errors: what counts as a bad record; anything else passes through.
-    name: index -> what to call the record in messages.
-    limit: share of the source that may be bad (one bad record is always allowed when above 0).
-    setting: the field of a config that gives `limit`, for messages; empty where there is none.
+    errors: exceptions that mean a bad record; others propagate.
+    name: index -> name of the record in messages.
+    limit: fraction of the source that may be bad (one bad record is always allowed if above 0).
+    setting: the config field of `limit`, for messages; empty if there is none.
   """
 
   def __init__(
@@ -63,15 +63,16 @@ class Quarantine:
 
   @property
   def records(self) -> list[Bad]:
-    """The bad records met so far, by index."""
+    """The bad records encountered so far, by index."""
     with self._lock:
       return sorted(self._bad.values(), key=lambda bad: bad.index)
 
   def read(self, index: int) -> Any:
-    """Returns record `index`, or its replacement when it is bad.
+    """Returns record `index`, or its replacement if it is bad.
 
     Raises:
-      UserError: more than the allowed share of records is bad, or no good replacement turns up.
+      UserError: if more than the allowed fraction of records is bad, or no good replacement is
+        found.
     """
     candidate = index
     for attempt in range(_ATTEMPTS):
@@ -101,7 +102,7 @@ class Quarantine:
       ) from error
 
   def __getstate__(self) -> dict[str, Any]:
-    # Locks do not travel to worker processes; each worker counts what it meets itself.
+    # Locks cannot be pickled; each worker process counts for itself.
     return {key: value for key, value in self.__dict__.items() if key != "_lock"}
 
   def __setstate__(self, state: dict[str, Any]) -> None:

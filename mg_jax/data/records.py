@@ -1,13 +1,12 @@
-"""Folders of records in ArrayRecord shards: random access, and writing that can be restarted.
+"""Folders of records in ArrayRecord shards: random access, and resumable writing.
 
-A folder holds `shard-00000-of-00004.array_record` and so on, one JSON receipt per finished shard
-(count, bytes, sha256, and where asked for the moments of an array), and `manifest.json` once every
-shard is there: {"format", "metadata", "shards": [receipt...]}. The manifest is what makes a folder
-a data set: without it nothing is read. A shard is written under a temporary name, closed, synced
-and renamed, since an ArrayRecord file holds nothing before it is closed, and an empty or foreign
-file opens without an error as a file of no records; hence every shard is compared with its receipt
-when a source opens. Each record is a group of its own, so that reading one does not decode its
-neighbours.
+A folder has `shard-00000-of-00004.array_record` and so on, one JSON receipt per finished shard
+(count, bytes, sha256, and optionally the moments of an array), and `manifest.json` once every shard
+is complete: {"format", "metadata", "shards": [receipt...]}. A folder without one is not read. A
+shard is written under a temporary name, closed, synced and renamed, since an ArrayRecord file is
+empty until it is closed, and an empty or foreign file opens without an error as a file without
+records; hence every shard is checked against its receipt when a source opens. Each record is a
+group of its own, so that reading one does not decode its neighbours.
 """
 
 import contextlib
@@ -30,16 +29,16 @@ _SUFFIX = ".array_record"
 
 
 class RecordWriter:
-  """Writes a folder of records shard by shard; restarted, it goes on with the missing shards.
+  """Writes a folder of records shard by shard; after a restart only missing shards are written.
 
   Several processes may write different shards of one folder; one of them calls `finish`.
 
   Args:
     folder: created if missing.
     shards: number of shards, >= 1.
-    metadata: JSON-able description kept in the manifest; a restart must give the same one.
-    compress: zstd on each record; worth it for pixels, not for latents.
-    moments: name of the array whose moments per channel are kept with each shard, if any.
+    metadata: JSON-serialisable description kept in the manifest; must be the same after a restart.
+    compress: zstd on each record; worthwhile for pixels, not for latents.
+    moments: name of the array whose moments per channel are stored with each shard, if any.
   """
 
   def __init__(
@@ -72,7 +71,7 @@ class RecordWriter:
     """Returns the numbers of the shards that are complete on disk.
 
     Raises:
-      UserError: the folder holds shards of another writer (other metadata or another shard count).
+      UserError: if the folder has shards of another writer (other metadata or shard count).
     """
     finished = set()
     for receipt_path in self.folder.glob("shard-*.json"):
@@ -80,7 +79,7 @@ class RecordWriter:
       shard_path = self.folder / str(receipt.get("file"))
       if receipt.get("identity") != self._identity:
         raise UserError(
-          f"{self.folder} holds records of another recipe ({receipt_path.name}); "
+          f"{self.folder} has records of another recipe ({receipt_path.name}); "
           "remove the folder or write to a new one."
         )
       if shard_path.is_file() and shard_path.stat().st_size == receipt["bytes"]:
@@ -88,7 +87,7 @@ class RecordWriter:
     return finished
 
   def write_shard(self, shard: int, records: Iterable[Record]) -> int:
-    """Writes one whole shard, replacing it if it exists; returns how many records it holds."""
+    """Writes one whole shard, replacing it if it exists; returns its number of records."""
     from array_record.python import array_record_module
 
     if not 0 <= shard < self.shards:
@@ -125,7 +124,7 @@ class RecordWriter:
     """Writes the manifest and returns the number of records in the folder.
 
     Raises:
-      UserError: some shards are missing.
+      UserError: if shards are missing.
     """
     missing = sorted(set(range(self.shards)) - self.finished_shards())
     if missing:
@@ -145,13 +144,14 @@ class RecordSource:
 
   Args:
     folder: a folder finished by `RecordWriter`.
-    verify: "size" compares size and record count of each shard with the manifest, "sha256" also its
-      bytes.
-    limit: share of the records that may be bad, see `Quarantine`.
+    verify: "size" checks size and record count of each shard against the manifest, "sha256" also
+      its bytes.
+    limit: fraction of the records that may be bad, see `Quarantine`.
     setting: as there.
 
   Raises:
-    UserError: the folder, its manifest or a shard is missing, empty or not as the manifest says.
+    UserError: if the folder, its manifest or a shard is missing, empty or inconsistent with the
+      manifest.
   """
 
   def __init__(
@@ -167,7 +167,7 @@ class RecordSource:
     self.folder = pathlib.Path(folder)
     manifest_path = self.folder / MANIFEST
     if not manifest_path.is_file():
-      raise UserError(f"{folder} holds no {MANIFEST}; give a folder of records that was finished.")
+      raise UserError(f"{folder} has no {MANIFEST}; give a folder of records that was finished.")
     manifest = _read_json(manifest_path)
     if manifest.get("format") != FORMAT or not isinstance(manifest.get("shards"), list):
       raise UserError(f"{manifest_path} is not a manifest of {FORMAT!r}; write the folder again.")
@@ -180,7 +180,7 @@ class RecordSource:
       paths.append(f"{path}[0:{receipt['records']}]")
     self._length = sum(receipt["records"] for receipt in self._receipts)
     if not self._length:
-      raise UserError(f"{folder} holds no records; write some first.")
+      raise UserError(f"{folder} has no records; write some first.")
     self._records = array_record_data_source.ArrayRecordDataSource(paths)
     self.quarantine = Quarantine(
       self._read,
@@ -200,7 +200,7 @@ class RecordSource:
     return self.quarantine.read(index)
 
   def moments(self, name: str) -> Moments:
-    """Moments per channel of an array of all records; shards that keep none are read for it."""
+    """Moments per channel of an array over all records; shards without stored ones are read."""
     total, first = Moments(), 0
     for receipt in self._receipts:
       indices = range(first, first + receipt["records"])
@@ -219,7 +219,7 @@ class RecordSource:
     try:
       data = self._records[index]
     except RuntimeError as error:
-      # The reader reports a failed checksum this way, without a type of its own.
+      # The reader reports a failed checksum this way, without an exception type of its own.
       raise encoding.RecordError(f"its bytes are damaged ({error})") from error
     return encoding.decode(data)
 
@@ -232,18 +232,18 @@ def _check_shard(path: pathlib.Path, receipt: dict[str, Any], verify: str) -> No
   size = path.stat().st_size
   if size != receipt["bytes"]:
     raise UserError(
-      f"{path} has {size} bytes and not the {receipt['bytes']} of {MANIFEST}; copy it again."
+      f"{path} has {size} bytes instead of the {receipt['bytes']} of {MANIFEST}; copy it again."
     )
   if verify == "sha256" and _sha256(path) != receipt["sha256"]:
     raise UserError(f"{path} does not have the sha256 of {MANIFEST}; copy it again.")
   reader = array_record_module.ArrayRecordReader(os.fspath(path))
   count = reader.num_records()
-  # Only closing a reader tells that its file could not be understood; the count is 0 then.
+  # The reader raises on a malformed file only when it is closed; the count is 0 then.
   with contextlib.suppress(RuntimeError):
     reader.close()
   if count != receipt["records"]:
     raise UserError(
-      f"{path} opens with {count} records and not the {receipt['records']} of "
+      f"{path} opens with {count} records instead of the {receipt['records']} of "
       f"{MANIFEST}; copy it again."
     )
 
@@ -254,7 +254,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError) as error:
     raise UserError(f"{path} cannot be read as JSON ({error}); write the folder again.") from error
   if not isinstance(value, dict):
-    raise UserError(f"{path} holds no JSON object; write the folder again.")
+    raise UserError(f"{path} is not a JSON object; write the folder again.")
   return value
 
 

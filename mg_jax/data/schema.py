@@ -1,14 +1,14 @@
-"""The batch contract between data and training, and the one type of a decoded sample.
+"""The contract of batches between data and training, and the type of a decoded sample.
 
 Sources are random access (`len(source)`, `source[i]`) and pure: the same index gives the same
 record in every process, in every epoch. A feed turns records into batches of one shape, as
-dictionaries of numpy arrays without object types. Autoencoding gets {"video": uint8 (B, T, H, W,
+dictionaries of numpy arrays without object dtypes. Autoencoding gets {"video": uint8 (B, T, H, W,
 3), "frames": int32 (B,), "index": int32 (B,)}. Flow matching on cached latents gets {"latent":
 float32 (B, t, h, w, C) normalised per channel, "fps": float32 (B,), "index": int32 (B,)} and, for
-every stream of text by its name, {"ids": int32 (B, S), "mask": bool (B, S)} or, where features of a
-frozen encoder are cached, {"features": (B, S, E), "mask"}. An image is a one-frame video (T = 1).
-Pixels stay uint8 up to the device, where a model maps them to [-1, 1]. Evaluation batches carry one
-more entry, "valid": bool (B,), False on the rows that only fill up the last batch.
+every text stream by name, {"ids": int32 (B, S), "mask": bool (B, S)} or, if features of a frozen
+encoder are cached, {"features": (B, S, E), "mask"}. An image is a one-frame video (T = 1). Pixels
+are mapped from uint8 to [-1, 1] on the device, by the model. Evaluation batches have one more
+entry, "valid": bool (B,), False on the rows that only pad the last batch.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ class Sample:
   """A decoded clip, image, sound or soundtrack.
 
   Attributes:
-    video: uint8 (T, H, W, 3), RGB; None of sound alone.
-    frames: how many leading frames are real, 1..T; the rest repeat the last real one. 0 without.
-    fps: frames per second at which `video` samples the clip; > 0 where there is one.
+    video: uint8 (T, H, W, 3), RGB; None for sound alone.
+    frames: number of leading real frames, 1..T; the rest repeat the last real one. 0 without video.
+    fps: frame rate of `video`; > 0 if there is one.
     caption: the text, possibly empty.
     key: a stable name of the sample for logs and reports; never used as a path.
     variants: other wordings of the caption, possibly none.
-    camera: what the camera does, as in "pan left"; empty where that is not known.
-    wave: float32 (samples,) in [-1, 1], or int16 with full scale 2^15, at the rate of its source;
-      None where none is given. It lasts as long as the video, if there is one.
-    sound_caption: the text of the sound, possibly empty.
+    camera: camera motion, as in "pan left"; empty if unknown.
+    wave: float32 (samples,) in [-1, 1], or int16 with full scale 2^15, at the sample rate of its
+      source; None without sound. It lasts as long as the video, if there is one.
+    sound_caption: the caption of the sound, possibly empty.
   """
 
   video: np.ndarray | None
@@ -51,7 +51,7 @@ class Sample:
   def __post_init__(self) -> None:
     video, wave = self.video, self.wave
     if video is None and (wave is None or self.frames):
-      raise ValueError(f"sample {self.key!r}: {self.frames} frames, but no video, or no sound")
+      raise ValueError(f"sample {self.key!r}: {self.frames} frames, but no video or no sound")
     if video is not None:
       if video.dtype != np.uint8 or video.ndim != 4 or video.shape[-1] != 3:
         raise ValueError(
@@ -71,7 +71,7 @@ class Sample:
 
 @runtime_checkable
 class Source(Protocol):
-  """Random access to samples or records; pure in the index, picklable, safe to share by threads."""
+  """Random access to samples or records; pure in the index, picklable, thread-safe."""
 
   def __len__(self) -> int: ...
 

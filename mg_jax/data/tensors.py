@@ -1,8 +1,8 @@
-"""Files of named arrays in the safetensors layout, checked, and read or written an array at a time.
+"""Validated safetensors files, read or written one array at a time.
 
-A file is the length of a header (8 bytes), the header (JSON: name -> dtype, shape, bytes from, to)
-and the bytes. Nothing in it can run. The published reader accepts a header with a name twice; here
-that is an error, as are gaps, overlaps, and a file longer or shorter than its header says.
+A file is the length of a header (8 bytes), the header (JSON: name -> dtype, shape, byte range) and
+the bytes. Nothing in it is executed. The published reader accepts duplicate names in a header; here
+they are an error, as are gaps, overlaps, and a file longer or shorter than its header states.
 """
 
 import json
@@ -45,7 +45,7 @@ _METADATA = "__metadata__"
 
 
 class Entry(NamedTuple):
-  """Where one array lies: its type, shape, and place in the file in bytes."""
+  """Dtype, shape and byte offset of an array in the file."""
 
   dtype: np.dtype
   shape: tuple[int, ...]
@@ -53,10 +53,10 @@ class Entry(NamedTuple):
 
 
 class TensorFile:
-  """The arrays of one file, each read when asked for.
+  """The arrays of one file, each read on demand.
 
   Raises:
-    UserError: when the file is missing, cut off, or not what its header says.
+    UserError: if the file is missing, truncated, or inconsistent with its header.
   """
 
   def __init__(self, path: str | os.PathLike[str]):
@@ -66,7 +66,7 @@ class TensorFile:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _MAX_HEADER):
-          raise UserError(f"{self.path} is cut off or no safetensors file; fetch it again")
+          raise UserError(f"{self.path} is truncated or not a safetensors file; fetch it again")
         header = file.read(length)
     except OSError as e:
       raise UserError(f"{self.path} cannot be read ({e.strerror}); give a readable file") from e
@@ -76,20 +76,20 @@ class TensorFile:
     return iter(self.entries)
 
   def read(self, name: str) -> np.ndarray:
-    """One array, in memory of its own."""
+    """Reads one array into new memory."""
     dtype, shape, start = self.entries[name]
     with open(self.path, "rb") as file:
       file.seek(start)
       values = np.fromfile(file, dtype, math.prod(shape))
     if values.size != math.prod(shape):
-      raise UserError(f"{self.path}: {name} is cut off; fetch the file again")
+      raise UserError(f"{self.path}: {name} is truncated; fetch the file again")
     return values.reshape(shape)
 
   def _parse(self, header: bytes, begin: int, size: int) -> dict[str, Entry]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
       table = dict(pairs)
       if len(table) != len(pairs):
-        raise UserError(f"{self.path}: its header names something twice; do not trust this file")
+        raise UserError(f"{self.path}: its header has duplicate names; do not trust this file")
       return table
 
     try:
@@ -100,23 +100,23 @@ class TensorFile:
         start, end = row["data_offsets"]
         shape = tuple(row["shape"])
         if not all(type(n) is int and n >= 0 for n in (start, end, *shape)):
-          raise ValueError(f"{name} has no proper shape or place")
+          raise ValueError(f"{name} has an invalid shape or offset")
         if row["dtype"] not in DTYPES:
           raise UserError(
-            f"{self.path}: {name} has the type {row['dtype']!r}, which is not supported; give a "
+            f"{self.path}: {name} has the dtype {row['dtype']!r}, which is not supported; give a "
             f"file with one of {', '.join(DTYPES)}"
           )
         rows[name] = (DTYPES[row["dtype"]], shape, start, end)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-      raise UserError(f"{self.path}: its header cannot be understood ({e!r})") from e
+      raise UserError(f"{self.path}: its header is malformed ({e!r}); fetch it again") from e
     position = 0
     for name, (dtype, shape, start, end) in sorted(rows.items(), key=lambda item: item[1][2:]):
       if start != position or end - start != dtype.itemsize * math.prod(shape):
-        raise UserError(f"{self.path}: {name} does not lie where its header says")
+        raise UserError(f"{self.path}: {name} has an invalid byte range in its header")
       position = end
     if begin + position != size:
       raise UserError(
-        f"{self.path} has {size} bytes where its header asks for {begin + position}; fetch it again"
+        f"{self.path} has {size} bytes but its header states {begin + position}; fetch it again"
       )
     return {name: Entry(row[0], row[1], begin + row[2]) for name, row in rows.items()}
 
@@ -129,12 +129,12 @@ def write(
   """Writes a file whose arrays come in parts, so that none needs to be in memory as a whole.
 
   Args:
-    path: appears whole or not at all.
+    path: written atomically.
     shapes: name -> (shape, dtype), in the order of the file.
-    parts: for every name, in the same order, arrays that make it up when their bytes are joined.
+    parts: for every name, in the same order, arrays whose concatenated bytes make it up.
 
   Raises:
-    ValueError: when names or sizes differ from `shapes`.
+    ValueError: if names or sizes differ from `shapes`.
   """
   header, position = {}, 0
   for name, (shape, dtype) in shapes.items():
@@ -150,7 +150,7 @@ def write(
     file.write(len(text).to_bytes(8, "little") + text)
     for (name, arrays), (wanted, (_, dtype)) in zip(parts, shapes.items(), strict=True):
       if name != wanted:
-        raise ValueError(f"{name} comes where {wanted} belongs")
+        raise ValueError(f"got {name} where {wanted} is expected")
       start = file.tell()
       for array in arrays:
         file.write(np.ascontiguousarray(array, np.dtype(dtype)).reshape(-1).view(np.uint8).data)

@@ -1,8 +1,8 @@
 """Patchify as a reshape: a 3-D convolution whose kernel equals its stride is a Linear on patches.
 
 [MG 3.1.3] Latents `(B, T, H, W, C)` become `(B, t, h*w, P)` with t = T/pt, h = H/ph, w = W/pw and
-P = pt*ph*pw*C, so time stays visible to frame-aligned features; the caller flattens t and h*w to
-the token dimension L. Token order is time, height, width, the last running fastest.
+P = pt*ph*pw*C, which keeps the time axis for frame-aligned features; the caller flattens t and h*w
+to the token dimension L. Token order is time, height, width, the last varying fastest.
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def grid(shape: Size, patch: Size) -> Size:
   """Token counts (t, h, w) of a latent of (T, H, W).
 
   Raises:
-    UserError: when a patch does not divide the latent.
+    UserError: if the latent is not divisible by the patch.
   """
   if any(size % step for size, step in zip(shape, patch, strict=True)):
     raise UserError(f"a latent of (time, height, width) {shape} is not divisible by patch {patch}")
@@ -26,7 +26,7 @@ def grid(shape: Size, patch: Size) -> Size:
 
 
 def patchify(x_BTHWC: Array, patch: Size) -> Array:
-  """Cuts a latent (B, T, H, W, C) of any type into (B, t, hw, P); see the module."""
+  """Cuts a latent (B, T, H, W, C) of any dtype into (B, t, hw, P); see the module."""
   batch, *shape, channels = x_BTHWC.shape
   t, h, w = grid(tuple(shape), patch)
   pt, ph, pw = patch
@@ -46,6 +46,6 @@ def unpatchify(
 
 
 def patch_mask(mask_BTHW: Bool[Array, "B T H W"], patch: Size) -> Bool[Array, "B L"]:
-  """A token is True when every position of its patch is."""
+  """A token is True if every position of its patch is."""
   patches = patchify(mask_BTHW[..., None], patch)
   return jnp.all(patches, axis=-1).reshape(mask_BTHW.shape[0], -1)

@@ -1,7 +1,7 @@
-"""The one backbone of all generators, of video and of sound [MG 3.1.3].
+"""The backbone of all generators, of video and of sound [MG 3.1.3].
 
 A LLaMa3 block without causality, with cross-attention between self-attention and the MLP and with
-an adaptive norm for time whose projection all layers share. For every layer l:
+adaptive norms for time whose projection all layers share. For every layer l:
 
     m = modulation(time) + table_l                      # six vectors: shift, scale, gate, twice
     x = x + positions                                   # at every layer, not only the first
@@ -10,7 +10,7 @@ an adaptive norm for time whose projection all layers share. For every layer l:
     x = x + gate2 * swiglu(norm(x) * (1 + scale2) + shift2)
 
 tokens (B, L, D) and a time embedding (B, D) in, tokens (B, L, D) after the final modulated norm
-out. The layers are one `nn.scan`: their parameters are stacked on axis 0, whatever `unroll` is.
+out. The layers are one `nn.scan`: their parameters are stacked on axis 0 for any `unroll`.
 """
 
 from typing import Any
@@ -34,14 +34,14 @@ _STREAM = ("batch", "stream", "act_embed")
 
 
 @flax.struct.dataclass
-class Surroundings:
-  """What every layer reads besides the residual stream.
+class LayerInputs:
+  """Inputs shared by all layers, besides the residual stream.
 
   Attributes:
-    positions: added to the stream at each layer, (L, D) or (B, L, D).
+    positions: added to the residual stream at each layer, (L, D) or (B, L, D).
     modulation: (B, M, D), the M vectors of a token at the sample's time.
     clean_modulation: the same at t = 1, for the tokens of `clean`.
-    clean: (B, L), tokens that are data already; None when there are none.
+    clean: (B, L), tokens that are clean data; None if there are none.
     context, context_mask: (G, S, D) and (G, S), where G divides B; None for a model without
       cross-attention.
   """
@@ -66,9 +66,9 @@ class Surroundings:
 
 
 class Block(nn.Module):
-  """One layer of the module's pseudo-code; returns (x, None) as `nn.scan` wants it.
+  """One layer of the module's pseudo-code; returns (x, None) as `nn.scan` expects.
 
-  `depth` is the number of layers, which the initial size of the output projections depends on.
+  `depth` is the number of layers, on which the initialisation of output projections depends.
   """
 
   heads: int
@@ -80,12 +80,12 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x_BLD: Float[Array, "B L D"], around: Surroundings
+    self, x_BLD: Float[Array, "B L D"], shared: LayerInputs
   ) -> tuple[Float[Array, "B L D"], None]:
     width = x_BLD.shape[-1]
     zeros = partitioned(nn.initializers.zeros, None, "embed")
     table_6D = self.param("modulation", zeros, (6, width), jnp.float32)
-    shift1, scale1, gate1, shift2, scale2, gate2 = around.modulations(table_6D, self.dtype)
+    shift1, scale1, gate1, shift2, scale2, gate2 = shared.modulations(table_6D, self.dtype)
 
     def attention(name):
       return Attention(
@@ -98,12 +98,12 @@ class Block(nn.Module):
         name=name,
       )
 
-    x_BLD = shard(x_BLD + around.positions.astype(self.dtype), *_STREAM)
+    x_BLD = shard(x_BLD + shared.positions.astype(self.dtype), *_STREAM)
     h_BLD = RMSNorm(dtype=self.dtype, name="attention_norm")(x_BLD) * (1 + scale1) + shift1
     x_BLD = x_BLD + gate1 * attention("attention")(h_BLD)
-    if around.context is not None:
+    if shared.context is not None:
       cross = attention("cross_attention")
-      x_BLD = x_BLD + cross(x_BLD, context=around.context, mask_BS=around.context_mask)
+      x_BLD = x_BLD + cross(x_BLD, context=shared.context, mask_BS=shared.context_mask)
     h_BLD = RMSNorm(dtype=self.dtype, name="mlp_norm")(x_BLD) * (1 + scale2) + shift2
     mlp = SwiGLU(
       self.mlp_dim,
@@ -114,7 +114,7 @@ class Block(nn.Module):
     return shard(x_BLD + gate2 * mlp(h_BLD), *_STREAM), None
 
   def _out_init(self, **axes):
-    # Two residual branches per layer, so that the stream's variance does not grow with depth.
+    # Two residual branches per layer: the residual stream's variance does not grow with depth.
     return nn.initializers.variance_scaling(
       1 / (2 * self.depth), "fan_in", "truncated_normal", **axes
     )
@@ -153,20 +153,20 @@ class Transformer(nn.Module):
     clean_BL: Bool[Array, "B L"] | None = None,
     clean_time_BD: Float[Array, "B D"] | None = None,
   ) -> Float[Array, "B L D"]:
-    """Runs the stack.
+    """Applies the stack.
 
     Args:
       x_BLD: tokens.
       positions: position embeddings, (L, D) or (B, L, D).
-      time_BD: embedding of t and of everything that modulates.
+      time_BD: embedding of t and of all modulating conditions.
       context_BSD, context_mask_BS: cross-attention context, of B rows or of fewer that are shared
         (see `nn.attention`); without it there are no cross-attention parameters.
       clean_BL: tokens modulated by `clean_time_BD`, the embedding at t = 1, instead.
       clean_time_BD: given together with clean_BL.
     """
     width = x_BLD.shape[-1]
-    # Zero, like every table, so that the gates start closed [Peebles & Xie 2023].
-    shared = Linear(
+    # Zero-initialised, like every table, so that the gates start closed [Peebles & Xie 2023].
+    projection = Linear(
       6 * width,
       logical=("embed", "modulation"),
       kernel_init=nn.initializers.zeros,
@@ -175,9 +175,9 @@ class Transformer(nn.Module):
     )
 
     def modulation(time_BD):
-      return shared(jax.nn.silu(time_BD)).reshape(-1, 6, width)
+      return projection(jax.nn.silu(time_BD)).reshape(-1, 6, width)
 
-    around = Surroundings(
+    shared = LayerInputs(
       positions=positions,
       modulation=modulation(time_BD),
       clean_modulation=None if clean_BL is None else modulation(clean_time_BD),
@@ -195,14 +195,14 @@ class Transformer(nn.Module):
       dtype=self.dtype,
       name="layers",
     )
-    x_BLD, _ = blocks(x_BLD.astype(self.dtype), around)
-    # The final shift and scale read the time embedding itself, as in Meta's later open DiT: a
-    # table is all they cost.
+    x_BLD, _ = blocks(x_BLD.astype(self.dtype), shared)
+    # The final shift and scale use the time embedding itself, as in Meta's later open DiT: they
+    # cost only a table.
     init = partitioned(nn.initializers.zeros, None, "embed")
     table_2D = self.param("final_modulation", init, (2, width), jnp.float32)
-    around = around.replace(
+    shared = shared.replace(
       modulation=jnp.stack([time_BD, time_BD], axis=1),
       clean_modulation=None if clean_BL is None else jnp.stack([clean_time_BD] * 2, axis=1),
     )
-    shift, scale = around.modulations(table_2D, self.dtype)
+    shift, scale = shared.modulations(table_2D, self.dtype)
     return RMSNorm(dtype=self.dtype, name="final_norm")(x_BLD) * (1 + scale) + shift

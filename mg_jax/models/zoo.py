@@ -1,14 +1,13 @@
-"""Named sizes of the generator, as plain fields an experiment can change before it builds them.
+"""Named sizes of models, as plain fields that an experiment can change before it builds them.
 
-"30b" is the paper's model and "5b" that of its ablations [MG 3.1.3]; "1b" is a third party's.
-"7b" (the upsampler), "9b" and "17b" (the scaling study) are known by their totals only: their
-shapes follow the family's rule F = 8 D / 3, which makes 16 D^2 parameters per layer, with heads of
-128. "tiny" trains on a CPU and reads its text with an encoder of its own. The models of soundtracks
-[MG 6.2] follow the same rule. Of "13b" the paper gives 36 layers of width 4608 and F = 18,432: with
-the two matrices of an MLP without a gate, as many parameters as ours has in three of 12,288. Of the
-smaller ones only totals are known. The published encoders it
-reads with, or is judged by, the image autoencoders a temporal one can start from and the codec of
-its sound have names of their own.
+"30b" is the paper's generator and "5b" that of its ablations [MG 3.1.3]; "1b" is a third party's.
+Of "7b" (the upsampler), "9b" and "17b" (the scaling study) only the totals are published: their
+shapes follow the family's rule F = 8 D / 3, which gives 16 D^2 parameters per layer, with heads of
+128. "tiny" trains on a CPU with its own text encoder. The models of soundtracks [MG 6.2] follow the
+same rule. For "13b" the paper has 36 layers of width 4608 and F = 18,432: in the two matrices of an
+MLP without a gate that is as many parameters as in our three of 12,288. Of the smaller ones only
+totals are published. Published encoders for conditioning or evaluation, the image autoencoders that
+a temporal one can be initialised from, and the audio codecs have names of their own.
 """
 
 from typing import Any
@@ -70,7 +69,7 @@ _CLIP = {
 _AUTOENCODERS = dict.fromkeys(("sd3", "flux"), (128, (1, 2, 4, 4), 2, 16, 32))
 _AUTOENCODER_FIELDS = ("channels", "multipliers", "blocks", "latent", "groups")
 
-# [MG 6.2] 48 kHz to 25 latents a second; "tiny" has as many of them, for runs on a CPU.
+# [MG 6.2] 48 kHz to 25 latents per second; "tiny" has the same latent rate, for runs on a CPU.
 _CODECS = {
   "dacvae": {},
   "tiny": {"channels": 8, "hidden": 128, "decoder_channels": 128, "latent": 16},
@@ -81,12 +80,12 @@ _MAX_THW = (32, 96, 96)
 
 
 def names() -> tuple[str, ...]:
-  """Every name `generator` knows; `soundtrack` has its own."""
+  """All names of `generator`; `soundtrack` has its own."""
   return ("tiny", *_SIZES)
 
 
 def generator(name: str) -> dict[str, Any]:
-  """Fields of models.generator.Generator, fresh at each call.
+  """Fields of models.generator.Generator, a new dictionary at each call.
 
   Raises:
     UserError: on an unknown name.
@@ -106,7 +105,7 @@ def generator(name: str) -> dict[str, Any]:
     encoders = {"text": module_fields(T5Encoder, **text)}
     return {"dit": module_fields(VideoDiT, **dit), "encoders": encoders}
   if name not in _SIZES:
-    raise UserError(f"no model is named {name!r}; known are {', '.join(names())}")
+    raise UserError(f"unknown model {name!r}; known are {', '.join(names())}")
   layers, width, mlp_dim, heads = _SIZES[name]
   dit = {
     "width": width,
@@ -121,7 +120,7 @@ def generator(name: str) -> dict[str, Any]:
 
 
 def soundtrack(name: str) -> dict[str, Any]:
-  """Fields of models.generator.Generator for a model of soundtracks, fresh at each call.
+  """Fields of models.generator.Generator for a model of soundtracks, as `generator`.
 
   Raises:
     UserError: on an unknown name.
@@ -140,7 +139,7 @@ def soundtrack(name: str) -> dict[str, Any]:
     rest = {"max_thw": (_MAX_LATENTS, 1, 1), "dtype": "bfloat16"}
   else:
     raise UserError(
-      f"no model of soundtracks is named {name!r}; known are tiny, {', '.join(_SOUNDTRACKS)}"
+      f"unknown model of soundtracks {name!r}; known are tiny, {', '.join(_SOUNDTRACKS)}"
     )
   kinds = {"text": "cross", "video": "add", "context": "concat"}
   routes = {n: {"kind": kind, "features": features[n]} for n, kind in kinds.items()}
@@ -153,24 +152,24 @@ def soundtrack(name: str) -> dict[str, Any]:
 
 
 def text_encoder(name: str) -> dict[str, Any]:
-  """Fields of models.encoders.t5.T5Encoder for a published encoder, fresh at each call.
+  """Fields of models.encoders.t5.T5Encoder for a published encoder, as `generator`.
 
-  "ul2" and "byt5-small" read the prompt [MG 3.1.4], "t5-base" that of the soundtrack [MG 6.2];
-  "t5-v1_1-xxl" is as wide as UL2 at half its depth.
+  "ul2" and "byt5-small" encode prompts of videos [MG 3.1.4], "t5-base" those of soundtracks
+  [MG 6.2]; "t5-v1_1-xxl" is as wide as UL2.
 
   Raises:
     UserError: on an unknown name.
   """
   if name not in _TEXT:
-    raise UserError(f"no text encoder is named {name!r}; known are {', '.join(_TEXT)}")
+    raise UserError(f"unknown text encoder {name!r}; known are {', '.join(_TEXT)}")
   return module_fields(T5Encoder, **dict(zip(_TEXT_FIELDS, _TEXT[name], strict=True)))
 
 
 def clip(name: str) -> dict[str, Any]:
-  """Fields of models.encoders.clip.CLIP for a published size of MetaCLIP, fresh at each call.
+  """Fields of models.encoders.clip.CLIP for a published size of MetaCLIP, as `generator`.
 
   "g14" is the one whose text features are 1280 wide [MG 3.1.4]. Activations are MetaCLIP's. "tiny"
-  reads bytes and images of 32 pixels.
+  encodes bytes and images of 32 pixels.
 
   Raises:
     UserError: on an unknown name.
@@ -182,7 +181,7 @@ def clip(name: str) -> dict[str, Any]:
       "vision": module_fields(VisionTower, **tower, size=32, patch=4),
     }
   if name not in _CLIP:
-    raise UserError(f"no CLIP is named {name!r}; known are tiny, {', '.join(_CLIP)}")
+    raise UserError(f"unknown CLIP {name!r}; known are tiny, {', '.join(_CLIP)}")
   text, (patch, *vision), projection = _CLIP[name]
   names = ("width", "layers", "heads", "mlp_dim")
   towers = {
@@ -196,32 +195,32 @@ def clip(name: str) -> dict[str, Any]:
 
 
 def autoencoder(name: str) -> dict[str, Any]:
-  """Fields of models.codecs.tae.TAE for a published image autoencoder, fresh at each call.
+  """Fields of models.codecs.tae.TAE for a published image autoencoder, as `generator`.
 
   Raises:
     UserError: on an unknown name.
   """
   if name not in _AUTOENCODERS:
-    raise UserError(f"no autoencoder is named {name!r}; known are {', '.join(_AUTOENCODERS)}")
+    raise UserError(f"unknown autoencoder {name!r}; known are {', '.join(_AUTOENCODERS)}")
   values = dict(zip(_AUTOENCODER_FIELDS, _AUTOENCODERS[name], strict=True))
   return module_fields(TAE, temporal=False, **values)
 
 
 def codec(name: str) -> dict[str, Any]:
-  """Fields of models.codecs.dacvae.DACVAE, the published codec or a small one; fresh at each call.
+  """Fields of models.codecs.dacvae.DACVAE, the published codec or a small one, as `generator`.
 
   Raises:
     UserError: on an unknown name.
   """
   if name not in _CODECS:
-    raise UserError(f"no codec is named {name!r}; known are {', '.join(_CODECS)}")
+    raise UserError(f"unknown codec {name!r}; known are {', '.join(_CODECS)}")
   return module_fields(DACVAE, **_CODECS[name])
 
 
 def block_parameters(params: Any) -> int:
-  """Parameters of the transformer's layers, the count that names the sizes; takes abstract trees.
+  """Parameter count of the transformer's layers, by which sizes are named; takes abstract trees.
 
-  Leaves out what surrounds them: patch, head, positions, modulation, conditions, text encoders.
+  Excludes patch embedding, head, positions, modulation, conditions and text encoders.
   """
   flat = flatten_paths(params)
   return count_params([leaf for path, leaf in flat.items() if "transformer/layers/" in path])

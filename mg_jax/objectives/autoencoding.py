@@ -1,10 +1,10 @@
 """Autoencoding: the objective of the temporal autoencoder [MG 3.1.1].
 
 Batches are {"video": uint8 (B, T, H, W, 3), "frames": int32 (B,)}; T may differ between batches,
-one frame is an image, and "frames" says how many leading ones are real (all, where it is missing).
-The latent is sampled from the posterior in training and is its mean in evaluation. With an
-adversarial weight there are two roles: the discriminator learns from the very reconstructions that
-the autoencoder has made in the same step.
+one frame is an image, and "frames" is the number of leading real frames (all if it is missing). The
+latent is sampled from the posterior in training and is its mean in evaluation. With an adversarial
+weight there are two roles: the discriminator is trained on the autoencoder's reconstructions of the
+same step.
 """
 
 import dataclasses
@@ -25,18 +25,19 @@ from mg_jax.models.codecs.discriminators import PatchDiscriminator
 from mg_jax.models.codecs.perceptual import LPIPS
 from mg_jax.models.codecs.tae import TAE
 
-LAST_LAYER = "decoder_out"  # of the decoder, in whose kernel gradients are compared
+LAST_LAYER = "decoder_out"  # of the decoder, with respect to whose kernel gradients are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencodingWeights:
-  """Weights of the loss terms, and how those are reduced.
+  """Weights of the loss terms, and their reduction.
 
   Under "mean" every term is a mean per element. Under "sum", as in latent diffusion, l1, mse and
   lpips are summed over the pixels and channels of a frame, kl over the values of a latent frame,
-  and frames are averaged: they are folded into the batch, in images and clips alike. The outlier
-  penalty is the same in both. The paper weighs it by 1e5 and does not say beside what; beside a sum
-  that is as much as 1e5 / (3 * 256 * 256), about 0.5, is beside a mean at 256 px [MG 3.1.1].
+  and averaged over frames, which are folded into the batch for images and clips alike. The outlier
+  penalty is the same in both. The paper's weight of it is 1e5, relative to terms it does not state;
+  relative to a sum that equals 1e5 / (3 * 256 * 256), about 0.5, relative to a mean at 256 px
+  [MG 3.1.1].
 
   Attributes:
     l1, mse, lpips, kl, outlier: weights.
@@ -44,9 +45,8 @@ class AutoencodingWeights:
     gan_start: step from which the adversarial losses of both roles count.
     reduction: see above.
     radius: r of the outlier penalty.
-    lpips_files: published weights of LPIPS, see `models.codecs.perceptual.load`; without any the
-    term is
-      left out.
+    lpips_files: published weights of LPIPS, see `models.codecs.perceptual.load`; without any there
+      is no such term.
   """
 
   l1: float = 1.0
@@ -73,8 +73,8 @@ class Autoencoding:
   """Trains a TAE; see `mg_jax.objectives.base.Objective` for the protocol.
 
   Attributes:
-    perceptual: of the term "lpips", and a metric where it is given.
-    discriminator: of the term "gan", if that has a weight.
+    perceptual: for the term "lpips", and a metric if it is given.
+    discriminator: for the term "gan", if that has a weight.
   """
 
   model: TAE
@@ -118,7 +118,7 @@ class Autoencoding:
     reconstruction = functools.partial(self._reconstruction, video=video, real=real)
 
     if self.weights.gan:
-      # One forward pass that also gives, from a gradient in its pixels, that in its last kernel.
+      # One forward pass; `pull` maps a cotangent of the pixels to the gradient of the last kernel.
       decoded, pull = jax.vjp(
         lambda kernel: self._decode(_with_last_kernel(tree, kernel), latent, frames),
         _last_kernel(tree),
@@ -162,7 +162,7 @@ class Autoencoding:
     return self.perceptual(fold(decoded), fold(video)).reshape(video.shape[:2])
 
   def _logits(self, params, video, batch):
-    """Logits of the patches, and which of them lie on real frames."""
+    """Logits of the patches, and weights of those on real frames."""
     logits = self.discriminator.apply({"params": params["discriminator"]}, video)
     return logits, _real(batch, video.shape[1], self.discriminator.frame_stride)
 
@@ -174,15 +174,15 @@ class Autoencoding:
 
   def _discriminator_loss(self, params, batch, step, carry):
     video = from_uint8(batch["video"])
-    seen, real = self._logits(params, video, batch)
-    made, _ = self._logits(params, jax.lax.stop_gradient(carry["reconstruction"]), batch)
-    loss = self._started(step) * gan.discriminator_hinge(seen, made, real)
-    terms = {"real": losses.weighted_mean(seen, real), "fake": losses.weighted_mean(made, real)}
+    true, real = self._logits(params, video, batch)
+    fake, _ = self._logits(params, jax.lax.stop_gradient(carry["reconstruction"]), batch)
+    loss = self._started(step) * gan.discriminator_hinge(true, fake, real)
+    terms = {"real": losses.weighted_mean(true, real), "fake": losses.weighted_mean(fake, real)}
     return loss, (terms | {"loss": loss}, carry)
 
   def evaluate(self, params, batch, key):
-    """PSNR in dB averaged over clips, L1, the share of outliers, the spread of latents and
-    posterior, and LPIPS where its weights are given."""
+    """PSNR in dB averaged over clips, L1, the outlier rate, the standard deviation of latents and
+    posterior, and LPIPS if its weights are given."""
     del key
     video, mean, logvar = self.encode(params, batch)
     decoded = self._decode(params["autoencoder"], mean, video.shape[1])
@@ -207,7 +207,7 @@ class Autoencoding:
 
 
 def _real(batch, frames, stride=1):
-  """Weights (B, ceil(T / stride)): 1 where an output of that stride covers a real frame first."""
+  """Weights (B, ceil(T / stride)): 1 if the first frame covered by an output is real."""
   if "frames" not in batch:
     return None
   count = -(-batch["frames"] // stride)
@@ -215,9 +215,8 @@ def _real(batch, frames, stride=1):
 
 
 def _last_kernel(tree):
-  """The kernel of the decoder's last layer, where that is a pair of convolutions the spatial one:
-  it is what the image autoencoder ended with, so that the ratio means the same with time and
-  without."""
+  """The kernel of the decoder's last layer; of a pair of convolutions the spatial one, which is the
+  image autoencoder's last layer, so that the ratio is comparable with and without time."""
   layer = tree[LAST_LAYER]
   return layer.get("spatial", layer)["kernel"]
 

@@ -1,8 +1,8 @@
-"""Contrastive training of a CLIP: images and their captions, one space [MG 3.1.4, appendix A.1].
+"""Contrastive training of a CLIP on images and their captions [MG 3.1.4, appendix A.1].
 
 Batches are {"image": uint8 (B, H, W, 3), "text": {"ids" int32 (B, S), "mask" bool (B, S)}, "index"
-int32 (B,)}. Every pair is contrasted with all others of the global batch, wherever on the mesh they
-are; with `train.accumulate`, with those of its microbatch.
+int32 (B,)}. Every pair is contrasted with all others of the global batch, across the mesh; with
+`train.accumulate`, with those of its microbatch.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Contrastive:
 
   Attributes:
     model: both towers.
-    max_scale: most that cosines are multiplied by; published training stops at 100.
+    max_scale: upper bound of the scale of cosines; 100 in published training.
   """
 
   model: CLIP
@@ -43,18 +43,18 @@ class Contrastive:
     return {"model": self.model.init(key, pixels, text["ids"], text["mask"])["params"]}
 
   def features(self, params, batch) -> tuple[Array, Array]:
-    """Points of images and of texts in the common space, (B, E) each, of length one, float32."""
+    """L2-normalised embeddings of images and of texts, (B, E) each, float32."""
     image = jnp.asarray(batch["image"], jnp.float32) / 255.0
     image = normalise(shard(image, "batch", "height", "width", "channels"))
     ids, mask = (
       shard(jnp.asarray(batch["text"][name]), "batch", "text_length") for name in ("ids", "mask")
     )
     variables = {"params": params["model"]}
-    points = (
+    embeddings = (
       self.model.apply(variables, image, method="encode_image"),
       self.model.apply(variables, ids, mask, method="encode_text"),
     )
-    return tuple(unit(point.pooled.astype(jnp.float32)) for point in points)
+    return tuple(unit(embedding.pooled.astype(jnp.float32)) for embedding in embeddings)
 
   def loss(self, role, params, batch, key, step, carry):
     """Symmetric cross-entropy over the pairs of the batch."""
@@ -64,10 +64,10 @@ class Contrastive:
     return loss, ({"loss": loss, "scale": jnp.exp(log_scale)}, carry)
 
   def evaluate(self, params, batch, key):
-    """The loss, and how many of a batch choose their own: "image_to_text" and "text_to_image".
+    """The loss, and recall at 1 within the batch: "image_to_text" and "text_to_image".
 
-    The choice is among the rows of this batch, so it gets harder with its size. An equal caption
-    of another row is as good as the own one.
+    Retrieval is among the rows of this batch, so it gets harder with its size. An equal caption of
+    another row counts as correct.
     """
     del key
     image, text = self.features(params, batch)
@@ -75,14 +75,14 @@ class Contrastive:
     loss = contrastive_loss(image, text, self._log_scale(params), valid_B=valid_B)
     ids = batch["text"]["ids"]
     equal_BB = jnp.all(ids[:, None] == ids[None], axis=-1)
-    offered_BB = jnp.where(valid_B[None], similarities(image, text), -jnp.inf)
-    asked_BB = jnp.where(valid_B[None], similarities(text, image), -jnp.inf)
+    to_text_BB = jnp.where(valid_B[None], similarities(image, text), -jnp.inf)
+    to_image_BB = jnp.where(valid_B[None], similarities(text, image), -jnp.inf)
 
     def recall(scores_BB):
       hit_B = jnp.take_along_axis(equal_BB, jnp.argmax(scores_BB, axis=1)[:, None], axis=1)[:, 0]
       return jnp.sum(hit_B & valid_B) / jnp.maximum(jnp.sum(valid_B), 1)
 
-    return {"loss": loss, "image_to_text": recall(offered_BB), "text_to_image": recall(asked_BB)}
+    return {"loss": loss, "image_to_text": recall(to_text_BB), "text_to_image": recall(to_image_BB)}
 
   def _log_scale(self, params) -> Array:
     return capped(params["model"]["logit_scale"], math.log(self.max_scale))

@@ -1,10 +1,9 @@
 """Autoencoding of sound: the objective of the audio codec [MG 6.2].
 
-The losses of DAC, whose training code the published DACVAE was made with, and the KL divergence of
-the Gaussian bottleneck in place of what a quantizer needs. Batches are {"wave": int16 (B, T)}, full
+The losses of DAC, whose training code was used for the published DACVAE, with the KL divergence of
+the Gaussian bottleneck instead of the quantizer's losses. Batches are {"wave": int16 (B, T)}, full
 scale 2^15. The latent is sampled in training and is its mean in evaluation. With an adversarial
-weight there are two roles: the critics learn from the very reconstructions that the codec has made
-in the same step.
+weight there are two roles: the critics are trained on the codec's reconstructions of the same step.
 """
 
 import dataclasses
@@ -28,25 +27,25 @@ FULL_SCALE = 2.0**15
 class WaveWeights:
   """Weights of the loss terms.
 
-  Mel, features and adversarial have those of DAC. For the KL divergence nothing is published but
-  that any common value does, as results hardly depend on it. 0.1 of the nats per latent value is
-  our choice: in the units of Stable Audio (no half, summed over 128 channels), 4e-4 beside a mel
-  term of weight 15, where that has 1e-4 beside a spectral term of weight 1.
+  Mel, features and adversarial have DAC's weights. For the KL divergence nothing is published
+  except that any common value works, as results hardly depend on it. 0.1 per nat per latent value
+  is our choice: in the units of Stable Audio (no half, summed over 128 channels), 4e-4 relative to
+  a mel term of weight 15, where Stable Audio has 1e-4 relative to a spectral term of weight 1.
 
   Attributes:
     mel: of the log-mel distances.
-    features: of the features of the critics that should match.
-    adversarial: of the critics' verdict; 0 trains no critics, and no features are matched.
+    features: of feature matching in the critics.
+    adversarial: of the adversarial loss; 0 trains no critics, and no features are matched.
     kl: of the divergence from N(0, 1), in nats per latent value.
-    l1: of the waveform itself, which DAC leaves out.
-    stft: of the spectral distances, which DAC only measures.
-    mel_scales: windows in samples and how many mel bins each.
-    mel_floor: added to mel magnitudes, so that what lies far below it has no weight. DAC has
-      none, and cuts off below any recording's noise; beside digital silence the loss would see
-      little but whether silence is perfect, so synthetic sound wants 3e-4, about -60 dB. A cut
-      there would have no gradient: what the codec does not play yet it would never learn.
-    mel_power: of the differences of log mels; DAC's 1 favours what is right most of the time, 2
-      also weighs what is seldom there.
+    l1: of the waveform itself, not in DAC.
+    stft: of the spectral distances, only a metric in DAC.
+    mel_scales: (window in samples, number of mel bins).
+    mel_floor: added to mel magnitudes, so that magnitudes far below it have little effect. DAC has
+      none, and clips below any recording's noise; with digital silence the loss would be dominated
+      by the accuracy of silence, so synthetic sound needs 3e-4, about -60 dB. Clipping there would
+      have no gradient: the codec would never learn sounds that it reconstructs as silence.
+    mel_power: exponent of the differences of log mels; DAC's 1 favours common events, 2 also
+      weights rare ones.
   """
 
   mel: float = 15.0
@@ -142,7 +141,7 @@ class WaveAutoencoding:
     return loss, ({"loss": loss, "real": mean(real), "fake": mean(fake)}, carry)
 
   def evaluate(self, params, batch, key):
-    """Mel and STFT distance, SI-SDR in dB, L1, and the spread of latents and posterior."""
+    """Mel and STFT distance, SI-SDR in dB, L1, and standard deviation of latents and posterior."""
     del key
     wave, mean, logvar = self.encode(params, batch)
     decoded = self._decode(params, mean, wave.shape[1])

@@ -1,14 +1,14 @@
-"""Latents of a whole data set, computed once: the generator then trains without the autoencoder.
+"""Precomputed latents of a whole data set: the generator then trains without the autoencoder.
 
 The paper caches the latents of its high-resolution videos [MG 3.1.6]; here every stage does, images
-included, and with them the features of frozen text encoders. Layout: `<folder>/<split>/<video|
-image>/<bucket>/` holds records {"latent" float32 (t, h, w, C), "fps", "captions", "camera"} and,
-for stream s and wording k of the captions, "text/s/k" (tokens, E) in the encoder's type;
-`<folder>/manifest.json` the per-channel mean and standard deviation over the training videos (or
-images), the step and the fingerprint of the autoencoder, and the identity of the text encoders. An
-interrupted run goes on with the shards that are missing; a finished folder is left as it is.
-Clips larger than a tile are encoded tile by tile [MG 3.1.1], which the manifest then says.
-Several processes share the shards out among themselves; they must see the same folder.
+included, together with features of frozen text encoders. `<folder>/<split>/<video|image>/<bucket>/`
+has records {"latent" float32 (t, h, w, C), "fps", "captions", "camera"} and, for stream s and
+wording k of the captions, "text/s/k" (tokens, E) in the encoder's dtype; `<folder>/manifest.json`
+the per-channel mean and standard deviation over the training videos (or images), the step and the
+fingerprint of the autoencoder, and the identity of the text encoders. An interrupted run resumes
+with the missing shards; a finished folder is unchanged. Clips larger than a tile are encoded tile
+by tile [MG 3.1.1], which the manifest then states. Shards are distributed over processes, which
+must share the folder.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from mg_jax.train.workdir import is_remote, resolve
 
 _log = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
-SHARD = 1024  # records of a shard: the most that an interruption can lose
+SHARD = 1024  # records per shard: the most that an interruption can lose
 
 
 def encode(
@@ -65,20 +65,20 @@ def encode(
   """Encodes both splits of a recipe; returns the manifest's metadata.
 
   Args:
-    data: the recipe, whose `kinds` say whether videos, images or both are needed.
+    data: the recipe, whose `kinds` determine whether videos, images or both are encoded.
     model: the autoencoder.
     params: its parameters, unboxed.
-    folder: where latents go, or already are.
-    origin: workdir of the autoencoder's run, for the record.
-    step: of that run, which samplers load although the run may have gone on.
-    text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
+    folder: of the latents, new or existing.
+    origin: workdir of the autoencoder's run, recorded in the manifest.
+    step: of that run, which samplers load even if the run has continued.
+    text: the streams; those with a frozen encoder and `cache` are encoded too.
     conditions: of the generator; those that are latents are encoded too.
     batch: clips per call.
-    tiling: how clips are cut that are larger than a tile.
+    tiling: how clips larger than a tile are cut.
     workdir: where `report_rejected` writes, if anywhere.
 
   Raises:
-    UserError: when the folder holds latents of another autoencoder, text encoder, recipe or set of
+    UserError: if the folder has latents of another autoencoder, text encoder, recipe or set of
       clips.
   """
   folder = pathlib.Path(folder)
@@ -99,18 +99,18 @@ def encode(
   if large:
     identity["tiling"] = dataclasses.asdict(tiling)
   digests = _digests(data)
-  # The clips themselves are no longer needed, and may be gone.
+  # The clips themselves are no longer needed, and may have been removed.
   here = {name: digest for name, (path, digest) in digests.items() if os.path.isdir(path)}
-  found = finished(folder, identity, **here)
-  if found:
-    return found
+  metadata = finished(folder, identity, **here)
+  if metadata:
+    return metadata
   _log.info("%s: encoding the clips, once", folder)
   encoder = _Encoder(
     model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling,
     latents=latents,
   )  # fmt: skip
   clips = dict.fromkeys(SPLITS, 0)
-  # Images that are frames of the clips are none of their own.
+  # Images that are frames of clips are not counted again.
   counted = list(data.kinds) if data.images else list(data.kinds)[:1]
   for split, kind in itertools.product(SPLITS, data.kinds):
     for bucket, source in open_sources(data, split, kind).items():
@@ -126,11 +126,11 @@ def encode(
   return finish(folder, folder / "train" / next(iter(data.kinds)), identity | source)
 
 
-def report_rejected(found: Iterable[Index], workdir: str) -> None:
-  """Writes which files of folders are not used, and why, to `rejected.jsonl` of a local workdir."""
+def report_rejected(scans: Iterable[Index], workdir: str) -> None:
+  """Writes the rejected files of folders, with reasons, to `rejected.jsonl` of a local workdir."""
   path = resolve(workdir)
   if jax.process_index() == 0 and not is_remote(path):
-    write_report(path / REPORT, found)
+    write_report(path / REPORT, scans)
 
 
 def finished(
@@ -140,16 +140,16 @@ def finished(
   content: Callable[[], str] | None = None,
   images: Callable[[], str] | None = None,
 ) -> dict | None:
-  """What the manifest of a finished folder says; None while there is none.
+  """Metadata in the manifest of a finished folder; None if there is no manifest.
 
   Args:
     folder: of latents.
-    identity: what decides them, by what it is called.
-    content: digest of the clips that they come from, where these are still there.
-    images: as `content`, of still images in a folder of their own.
+    identity: everything that determines them, by name.
+    content: digest of the clips that they come from, if these still exist.
+    images: as `content`, of still images in their own folder.
 
   Raises:
-    UserError: when they were made with something else.
+    UserError: if they were encoded with another identity or content.
   """
   path = folder / MANIFEST
   if not path.is_file():
@@ -163,7 +163,7 @@ def finished(
       changed.append("images")
   if changed:
     raise UserError(
-      f"{folder} holds latents made with another {' and '.join(changed)}; remove it or use "
+      f"{folder} has latents encoded with another {' and '.join(changed)}; remove it or use "
       "another workdir"
     )
   return metadata
@@ -178,21 +178,21 @@ def finish(folder: pathlib.Path, train: pathlib.Path, metadata: dict[str, Any]) 
     std = np.maximum(moments.std, 1e-6)
     metadata = metadata | {"mean": moments.mean.tolist(), "std": std.tolist()}
     atomic.write_json(folder / MANIFEST, {"metadata": metadata})
-  _meet(f"latents {folder}")
+  _barrier(f"latents {folder}")
   return _metadata(folder / MANIFEST)
 
 
 def pinned_step(
   folder: str | os.PathLike[str], origin: str, *, name: str = "autoencoder"
 ) -> int | None:
-  """Step of the run that made the latents of a folder; None without latents of `origin`."""
+  """Step of the run that encoded the latents of a folder; None without latents of `origin`."""
   path = pathlib.Path(folder) / MANIFEST
   metadata = _metadata(path) if path.is_file() else {}
   return metadata.get("step") if metadata.get(name) == origin else None
 
 
-def _meet(name: str) -> None:
-  """Waits until every process has come here."""
+def _barrier(name: str) -> None:
+  """Barrier across processes."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 
@@ -201,33 +201,33 @@ def _metadata(path: pathlib.Path) -> dict:
   try:
     return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
   except (ValueError, KeyError, TypeError) as e:
-    raise UserError(f"{path} cannot be understood ({e!r}); remove it to encode again") from e
+    raise UserError(f"{path} is malformed ({e!r}); remove it to encode again") from e
 
 
 def _identity(data: DataConfig) -> dict:
-  """The fields of a recipe that decide pixels and captions."""
+  """The fields of a recipe that determine pixels and captions."""
   free = {
     "image_weight", "video_weight", "lengths", "global_batch", "image_batch", "bad_limit", "cache",
     "captions", "short_length",
   }  # fmt: skip
-  # Without them, latents are those of recipes that do not know of the fields.
+  # Defaults are left out, so that latents of recipes from before these fields stay valid.
   free |= set() if data.images else {"images"}
   free |= {"aspects"} if data.aspects == "five" else set()
   return {k: v for k, v in vars(data).items() if k not in free}
 
 
 def _digests(data: DataConfig) -> dict[str, tuple[str, Callable[[], str]]]:
-  """The folders that a recipe reads, with what gives a digest of their files."""
-  found = {}
+  """The folders that a recipe reads, with functions for the digests of their files."""
+  digests = {}
   if data.source == "folder" and (data.video_weight or not data.images):
-    found["content"] = data.path, functools.partial(content, data.path)
+    digests["content"] = data.path, functools.partial(content, data.path)
   if data.images:
-    found["images"] = data.images, functools.partial(content, data.images, kind="image")
-  return found
+    digests["images"] = data.images, functools.partial(content, data.images, kind="image")
+  return digests
 
 
 class CaptionEncoder:
-  """Captions to the features of frozen encoders, in calls of one size."""
+  """Captions to features of frozen encoders, with a fixed batch size."""
 
   def __init__(self, text: Streams):
     self._readers = {name: text.readers[name] for name in text.encoders}
@@ -236,7 +236,7 @@ class CaptionEncoder:
   def __call__(
     self, captions: Sequence[Sequence[str]], tags: Sequence[dict], *, batch: int
   ) -> list[dict]:
-    """The entries of at most `batch` records, of the wordings of each and what stands before."""
+    """The entries of at most `batch` records, from the wordings and tags of each."""
     entries: list[dict] = [{} for _ in captions]
     for wording in range(max(map(len, captions)) if self._readers else 0):
       rows = [
@@ -272,7 +272,7 @@ class _Encoder:
     self._model, self._params = model, params
 
   def rows(self, frames: int, height: int, width: int, batch: int) -> int:
-    """Clips of a call; large ones go one at a time, as a batch would fill the host's memory."""
+    """Clips per call; large ones are encoded singly, as a batch would fill the host's memory."""
     return 1 if self._tiling.cuts(frames, height, width) else batch
 
   def latents(self, video: np.ndarray) -> np.ndarray:
@@ -285,7 +285,7 @@ class _Encoder:
     """The entries of the conditions that are latents, of uint8 (B, T, H, W, 3)."""
     entries: list[dict] = [{} for _ in video]
     for name in self._more:
-      # Latents of a first frame are what a sampler has: the autoencoder is not causal.
+      # First frames are encoded alone, as in sampling: the autoencoder is not causal.
       for entry, latent in zip(entries, self.latents(video[:, :1]), strict=True):
         entry[latent_name(name)] = latent
     return entries
@@ -298,8 +298,8 @@ class _Encoder:
     """The entries of the records of at most `batch` clips of so many latent frames."""
     camera = [clip.camera if self._camera else "" for clip in clips]
     tags = [
-      prompt_tags(clip.fps, frames=frames, camera=told)
-      for clip, told in zip(clips, camera, strict=True)
+      prompt_tags(clip.fps, frames=frames, camera=motion)
+      for clip, motion in zip(clips, camera, strict=True)
     ]
     return self._captions([(clip.caption, *clip.variants) for clip in clips], tags, batch=batch)
 
@@ -313,15 +313,15 @@ def write_records(
   size: int | None = None,
   compress: bool = False,
 ) -> None:
-  """Writes a source as records, shard by shard; of a stopped run those that are missing.
+  """Writes a source as records, shard by shard; existing shards are kept.
 
   Args:
-    source: what is encoded, of which each process takes its share.
+    source: of samples; each process encodes its share.
     target: the folder.
-    records: from samples that follow each other to a record of each, which has a "latent".
-    identity: what decides them.
-    size: records of a shard, SHARD by default.
-    compress: as for `RecordWriter`.
+    records: from consecutive samples to a record of each, which has a "latent".
+    identity: everything that determines the records.
+    size: records per shard, SHARD by default.
+    compress: as in `RecordWriter`.
   """
   size = size or SHARD
   shards = -(-len(source) // size)
@@ -337,8 +337,8 @@ def write_records(
       yield record
       progress.update()
 
-  # Nobody writes before everybody has seen what there is.
-  _meet(f"{target} begins")
+  # All processes list existing shards before any writes.
+  _barrier(f"{target} begins")
   for shard in range(jax.process_index(), shards, jax.process_count()):
     indices = range(shard * size, min((shard + 1) * size, len(source)))
     if shard not in done:
@@ -346,15 +346,15 @@ def write_records(
     else:
       progress.update(len(indices))
   progress.close()
-  _meet(f"{target} ends")
+  _barrier(f"{target} ends")
   if jax.process_index() == 0 and not (target / MANIFEST).is_file():
     writer.finish()
 
 
 def check_finite(key: str, *arrays: np.ndarray) -> None:
-  """Raises UserError where an encoder gave what is no number."""
+  """Raises UserError if an encoder returned NaN or Inf."""
   if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in arrays):
-    raise UserError(f"the encoders give values that are not finite for clip {key!r}")
+    raise UserError(f"the encoders returned NaN or Inf for clip {key!r}; check clip and weights")
 
 
 def _records(
@@ -367,14 +367,14 @@ def _records(
   )
   while part := list(itertools.islice(pairs, batch)):
     video = [row for _, row in part]
-    # Calls have one size: the last row stands for those that are missing.
+    # The batch size is fixed: the last row is repeated as padding.
     video = np.stack(video + video[-1:] * (batch - len(part)))
     latents = encoder.latents(video)[: len(part)]
     features = encoder.features([sample for sample, _ in part], latents.shape[1], batch)
     more = encoder.more(video)[: len(part)]
     for latent, entry, added in zip(latents, features, more, strict=True):
       entry |= added
-      clip, _ = part.pop(0)  # which is then let go of
+      clip, _ = part.pop(0)  # frees its memory
       check_finite(clip.key, latent, *entry.values())
       captions = [clip.caption, *clip.variants]
       yield {

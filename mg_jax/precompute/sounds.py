@@ -1,12 +1,11 @@
-"""Latents of soundtracks, computed once, and what else of their files a generator reads [MG 6.2].
+"""Precomputed latents of soundtracks, with the conditions of a generator [MG 6.2].
 
-What `precompute.clips` is for videos, and resumable like it. Layout:
-`<folder>/<split>/<video|sound>/` holds records {"latent" float32 (L, C), "fps", "captions", "key"}
-and, of videos, "image" uint8 (T, H, W, 3) or, where a frozen tower sees the frames, its unit
-"features" float16 (T, E); for stream s of text with a frozen encoder also "text/s/0".
-`<folder>/manifest.json` has mean and standard deviation per channel over all training latents,
-workdir, step and fingerprint of the codec, "rate", its latents a second, and the identity of the
-encoders of text and video.
+The counterpart of `precompute.clips`, and resumable like it. `<folder>/<split>/<video|sound>/` has
+records {"latent" float32 (L, C), "fps", "captions", "key"} and, for videos, "image" uint8 (T, H, W,
+3) or, with a frozen vision tower, its L2-normalised "features" float16 (T, E); for text stream s
+with a frozen encoder also "text/s/0". `<folder>/manifest.json` has mean and standard deviation per
+channel over all training latents, workdir, step and fingerprint of the codec, "rate", its latents
+per second, and the identity of the encoders of text and video.
 """
 
 import functools
@@ -34,7 +33,7 @@ from mg_jax.precompute.clips import (
 )
 
 _log = logging.getLogger(__name__)
-SHARD = 256  # records of a shard: the most that an interruption can lose
+SHARD = 256  # records per shard: the most that an interruption can lose
 
 
 def encode_sound(
@@ -52,16 +51,16 @@ def encode_sound(
 
   Args:
     data: the config.
-    codec: makes the latents.
-    folder: where they go, or already are.
-    origin: workdir of the codec's run, for the record.
-    step: of that run, which samplers load although the run may have gone on.
-    text: the streams; those with a frozen encoder are encoded too, unless they say otherwise.
-    vision: the frozen tower; without one the frames themselves are kept.
+    codec: encodes the sound.
+    folder: of the latents, new or existing.
+    origin: workdir of the codec's run, recorded in the manifest.
+    step: of that run, which samplers load even if the run has continued.
+    text: the streams; those with a frozen encoder and `cache` are encoded too.
+    vision: the frozen tower; without one the frames themselves are stored.
     workdir: where `report_rejected` writes, if anywhere.
 
   Raises:
-    UserError: when the folder holds latents of another codec, encoder, recipe or set of files.
+    UserError: if the folder has latents of another codec, encoder, recipe or set of files.
   """
   folder = pathlib.Path(folder)
   identity = {
@@ -72,9 +71,9 @@ def encode_sound(
   }
   here = data.source == "folder" and os.path.isdir(data.path)
   content = functools.partial(folders.content, data.path, kind="sound") if here else None
-  found = finished(folder, identity, content=content)
-  if found:
-    return found
+  metadata = finished(folder, identity, content=content)
+  if metadata:
+    return metadata
   _log.info("%s: encoding the sound, once", folder)
   captions = CaptionEncoder(text.load(names=text.cached))
   records = functools.partial(_records, codec=codec, captions=captions, vision=vision)
@@ -88,9 +87,9 @@ def encode_sound(
       )
   if workdir and data.source == "folder":
     report_rejected([soundtracks.scan(data)], workdir)
-  made = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
-  made |= {"content": content()} if content else {}
-  return finish(folder, folder / "train", identity | made)
+  origins = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
+  origins |= {"content": content()} if content else {}
+  return finish(folder, folder / "train", identity | origins)
 
 
 def _records(
@@ -102,28 +101,29 @@ def _records(
 ) -> Iterator[dict]:
   for sample in samples:
     latent = codec.encode(sample.wave)
-    seen = {}
+    picture = {}
     if sample.video is not None:
-      seen = {"features": vision(sample.video)} if vision else {"image": sample.video}
+      picture = {"features": vision(sample.video)} if vision else {"image": sample.video}
     caption = sample.sound_caption
-    [told] = captions([(caption,)], [{}], batch=1)
-    check_finite(sample.key, latent, *told.values(), *(seen.values() if vision else ()))
+    [features] = captions([(caption,)], [{}], batch=1)
+    check_finite(sample.key, latent, *features.values(), *(picture.values() if vision else ()))
     yield {
-      "latent": latent, "fps": sample.fps, "captions": [caption], "key": sample.key, **seen, **told
-    }
+      "latent": latent, "fps": sample.fps, "captions": [caption], "key": sample.key, **picture,
+      **features,
+    }  # fmt: skip
 
 
 def check_vision(vision: FrozenVision | None, tower: dict, features: int, size: int) -> None:
-  """Checks that one tower sees the frames of the data, and gives what the generator takes.
+  """Checks that there is one vision tower, which fits the frames of the data and the generator.
 
   Args:
     vision: the frozen tower.
-    tower: fields of the one that is trained, empty without.
+    tower: fields of the trained one, else empty.
     features: E of the generator's video route.
     size: side of the frames.
 
   Raises:
-    UserError: it does not.
+    UserError: if not.
   """
   if bool(vision) == bool(tower):
     raise UserError(
@@ -131,12 +131,12 @@ def check_vision(vision: FrozenVision | None, tower: dict, features: int, size: 
       if vision
       else "config vision is empty; give the folder of a converted CLIP (launch/convert.py)"
     )
-  sees, gives = (
+  side, width = (
     (vision.size, vision.features) if vision else (tower["size"], tower["projection"])
   )
-  if sees != size:
-    raise UserError(f"the vision tower sees frames of {sees} pixels, but data.size is {size}")
-  if gives != features:
+  if side != size:
+    raise UserError(f"the vision tower takes frames of {side} pixels, but data.size is {size}")
+  if width != features:
     raise UserError(
-      f"the vision tower gives {gives} features, but model.dit.routes.video takes {features}"
+      f"the vision tower has {width} features, but model.dit.routes.video takes {features}"
     )

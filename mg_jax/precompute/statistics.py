@@ -1,9 +1,9 @@
-"""Statistics of an autoencoder's latents, measured on held-out data while it trains.
+"""Statistics of an autoencoder's latents on held-out data during training.
 
-They are written beside the checkpoints as `<workdir>/latent_statistics.json`: mean and standard
-deviation per channel, what a generator's training normalises by where it does not encode its own
-data first; the share of outliers [MG 3.1.1]; and how far positions lie from the mean of their
-frame, in multiples of |Std|. Of sound, the latents of a chunk count as the positions of one frame.
+Written next to the checkpoints as `<workdir>/latent_statistics.json`: mean and standard deviation
+per channel, by which a generator normalises if it does not precompute latents of its own data; the
+outlier rate [MG 3.1.1]; and a histogram of distances of positions from the mean of their frame, in
+multiples of |Std|. For sound, the latents of a chunk count as the positions of one frame.
 """
 
 import json
@@ -31,7 +31,7 @@ EDGES = tuple(0.25 * i for i in range(33))  # of the histogram, 0 to 8; the last
 
 
 class LatentStatistics:
-  """Goes over the held-out batches; a hook of the loop."""
+  """Measures statistics over the held-out batches; a hook of the loop."""
 
   def __init__(
     self,
@@ -40,7 +40,7 @@ class LatentStatistics:
     workdir: str,
     mesh: Mesh,
   ):
-    """Prepares; `batches` starts a pass over numpy batches, as for an evaluation."""
+    """`batches` starts a pass over numpy batches, as in an evaluation."""
     self._batches, self._workdir, self._mesh = batches, workdir, mesh
 
     def part(params: Mapping[str, PyTree], batch: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -72,7 +72,7 @@ class LatentStatistics:
       return
     folder, measured = resolve(self._workdir), {"step": step} | measured
     if is_remote(folder):
-      # An object is there whole or not at all.
+      # Objects are written atomically.
       (folder / FILE).write_text(json.dumps(measured))
     else:
       atomic.write_json(folder / FILE, measured)

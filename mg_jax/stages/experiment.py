@@ -60,7 +60,7 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
   if not settings.resume and not _started(folder):
     _check_start(settings)
   if not is_remote(folder):
-    # What cannot be made is told by `prepare`.
+    # `prepare` reports a folder that cannot be created.
     with contextlib.suppress(OSError):
       folder.parent.mkdir(parents=True, exist_ok=True)
   with locked(prepare(folder)):

@@ -174,7 +174,7 @@ def test_states_of_older_runs_are_read(caplog):
   stream = feed().stream()
   stream.set_state({"global_next_index": 6 * BATCH - 3})
   same(take(stream, 2), whole[6:])
-  assert "was another and is 8: the data go on at element 48, 3 are skipped" in caplog.text
+  assert "was another and is 8: the data continue at element 48, 3 are skipped" in caplog.text
 
 
 @pytest.mark.parametrize("before, after, block", [(12, 8, 5), (6, 8, 3), (4, 8, 2), (16, 8, 6)])
@@ -194,8 +194,9 @@ def test_another_global_batch_goes_on_at_the_next_whole_block(before, after, blo
     for batches, expected in zip(zip(*shards, strict=True), whole[block:], strict=True):
       joined = np.concatenate([batch["index"] for batch in batches])
       np.testing.assert_array_equal(joined, expected["index"])
-  told = f"the global batch was {before} and is {after}: the data go on at element {block * after}"
-  assert f"{told}, {block * after - 3 * before} are skipped" in caplog.text
+  begin = block * after
+  message = f"the global batch was {before} and is {after}: the data continue at element {begin}"
+  assert f"{message}, {begin - 3 * before} are skipped" in caplog.text
 
 
 def grouped(**changes):
@@ -274,7 +275,7 @@ def test_error_of_a_transform_names_the_record():
     ({"entries": ()}, "entries"),
     (
       {"entries": (Entry("a", Numbers(3), Row()), Entry("a", Numbers(3), Row()))},
-      "different names",
+      "distinct names",
     ),
     ({"entries": (Entry("a", Numbers(3), Row(), weight=0),)}, "'a' has weight 0"),
     ({"entries": (Entry("a", Numbers(0), Row()),)}, "0 records"),

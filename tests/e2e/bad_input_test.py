@@ -103,13 +103,13 @@ def test_a_folder_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
   "name, words",
   [
-    ("empty", "holds no video"),
+    ("empty", "has no video"),
     ("no folder", "cannot be read (Not a directory)"),
-    ("no bytes", "none of 2 videos is usable, the first being a.mp4 (the file holds no bytes)"),
+    ("no bytes", "none of 2 videos is usable, the first being a.mp4 (the file is empty)"),
     ("half", "records cannot be read, the last one"),
     ("most lost", "none of 2 videos is usable"),
     ("random", "none of 2 videos is usable"),
-    ("sound", "holds no video stream"),
+    ("sound", "has no video stream"),
     ("short", "0.25 s fit no bucket"),
     ("no caption", "a.mp4 has no caption; write it to a.txt"),
     ("bad captions", "captions.jsonl line 1 is not"),

@@ -133,5 +133,5 @@ def test_the_toy_world_with_images_of_its_own(runs, media):
 
 def test_a_folder_of_images_given_as_clips_says_what_it_holds(runs, media):
   config = _config("tae_image", runs, media, images="", path=str(media / "images"))
-  with pytest.raises(UserError, match=r"holds no video; .* there are 1 \.jpeg, 1 \.jpg, 4 \.png"):
+  with pytest.raises(UserError, match=r"has no video; .* it has 1 \.jpeg, 1 \.jpg, 4 \.png"):
     experiment.run(config, str(runs / "none"))

@@ -66,7 +66,7 @@ def test_what_cannot_be_reconstructed_is_told_and_leaves_nothing(tmp_path, media
     ("saved as .wav", path, tmp_path / "a.mp3", {}),
     ("would be overwritten", path, path, {}),
     ("no such file", tmp_path / "missing.wav", tmp_path / "a.wav", {}),
-    ("holds no bytes", tmp_path / "empty.wav", tmp_path / "a.wav", {}),
+    ("the file is empty", tmp_path / "empty.wav", tmp_path / "a.wav", {}),
     ("no samples", tmp_path / "none.wav", tmp_path / "a.wav", {}),
     ("not finite", nan, tmp_path / "a.wav", {}),
     ("no audio stream", media / "faces" / "obama_1.jpg", tmp_path / "a.wav", {}),

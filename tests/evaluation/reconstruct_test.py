@@ -90,7 +90,7 @@ def test_odd_sizes_are_cut_and_that_is_told(tmp_path, caplog):
   path = moving(tmp_path / "in.mp4", 3, height=30, width=38)
   report = reconstruct(autoencoder(), path, tmp_path / "out.mp4", seconds=0.2)
   assert (report["height"], report["width"], report["frames"]) == (24, 32, 2)
-  assert "cut from 30x38 to 24x32" in report["notice"] and report["notice"] in caplog.text
+  assert "cropped from 30x38 to 24x32" in report["notice"] and report["notice"] in caplog.text
 
 
 @pytest.mark.parametrize("codec, pix_fmt", [
@@ -120,10 +120,10 @@ def test_what_cannot_be_reconstructed_is_told_and_leaves_nothing(tmp_path):
     ("saved as .mp4", path, tmp_path / "out.avi", {}),
     ("is the video itself", path, path, {}),
     ("no such file", tmp_path / "missing.mp4", out, {}),
-    ("holds no bytes", empty, out, {}),
+    ("the file is empty", empty, out, {}),
     ("6x32 are smaller than the 8x8 pixels", small, out, {}),
     ("8x8 are smaller than the window of SSIM", path, out, {"size": (8, 8)}),
-    ("seconds hold no frame", path, out, {"seconds": 0.0}),
+    ("seconds is invalid", path, out, {"seconds": 0.0}),
     ("empty.mp4 cannot be written", path, empty / "out.mp4", {}),
   ):
     with pytest.raises(UserError, match=words):

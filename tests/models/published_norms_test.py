@@ -57,6 +57,6 @@ def test_a_norm_that_is_not_there_cannot_be_kept(codec, t5, tmp_path):
   with pytest.raises(UserError, match="kind t5 have no weight norm"):
     published.convert(t5[0], tmp_path / "ours", "t5", weight_norm=True)
   save(folder / "model.safetensors", {n: a for n, a in arrays.items() if "weight_g" not in n})
-  with pytest.raises(UserError, match="holds plain kernels, no weight norm to keep"):
+  with pytest.raises(UserError, match="has plain kernels, no weight norm to keep"):
     published.convert(folder, tmp_path / "ours", "dacvae", weight_norm=True)
   assert not (tmp_path / "ours").exists()

@@ -132,7 +132,7 @@ def test_torch_files_hold_parameters_and_narrow_types(tmp_path):
     embed = published.load(tmp_path / name)[1]["embed"]
     np.testing.assert_array_equal(embed, table["shared.weight"].detach().float().numpy())
   table = model.state_dict()
-  for name, message in (("sparse", "no.* table of plain tensors"), ("cut", "is cut off or")):
+  for name, message in (("sparse", "no.* table of plain tensors"), ("cut", "is truncated or")):
     torch.save(table | {"shared.weight": table["shared.weight"].to_sparse()}, file)
     if name == "cut":
       file.write_bytes(file.read_bytes()[:-200])

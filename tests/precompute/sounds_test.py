@@ -119,14 +119,14 @@ def test_a_killed_run_goes_on_with_the_missing_shards(coder, tmp_path, monkeypat
 def test_latents_of_something_else_are_refused(coder, tmp_path):
   folder = tmp_path / "latents"
   _run(coder, folder)
-  with pytest.raises(UserError, match="made with another fingerprint; remove it"):
+  with pytest.raises(UserError, match="encoded with another fingerprint; remove it"):
     _run(codec(1), folder)
-  with pytest.raises(UserError, match="made with another data"):
+  with pytest.raises(UserError, match="encoded with another data"):
     _run(coder, folder, dataclasses.replace(DATA, fps=4.0))
   free = dataclasses.replace(DATA, chunks=((0.5, 2), (1.0, 1)), global_batch=4, sound_weight=0)
   _run(coder, folder, free)
   vision_test.save(tmp_path / "clip")
-  with pytest.raises(UserError, match="made with another vision"):
+  with pytest.raises(UserError, match="encoded with another vision"):
     _run(coder, folder, vision=FrozenVision(tmp_path / "clip"))
 
 
@@ -151,7 +151,7 @@ def test_files_that_changed_are_told_and_sound_alone_has_no_picture(coder, tmp_p
   assert set(source[0]) == {"latent", "fps", "captions", "key"}
   assert source[1]["latent"].shape == (32, 3) and source[1]["captions"] == ["a tone of 500 Hz"]
   (tmp_path / "media" / "a.txt").write_text("something else")
-  with pytest.raises(UserError, match="made with another clips"):
+  with pytest.raises(UserError, match="encoded with another clips"):
     _run(coder, tmp_path / "latents", data)
   # Files that are gone are no longer needed.
   (tmp_path / "media").rename(tmp_path / "moved")
@@ -166,8 +166,8 @@ def test_one_tower_fits_data_and_generator(tmp_path):
   for args, words in (
     ((vision, tower, 6, 8), "keep one of them"),
     ((None, {}, 6, 8), "config vision is empty"),
-    ((vision, {}, 6, 16), "sees frames of 8 pixels, but data.size is 16"),
-    ((None, tower, 5, 8), "gives 6 features, but model.dit.routes.video takes 5"),
+    ((vision, {}, 6, 16), "takes frames of 8 pixels, but data.size is 16"),
+    ((None, tower, 5, 8), "has 6 features, but model.dit.routes.video takes 5"),
   ):
     with pytest.raises(UserError, match=words):
       check_vision(*args)

@@ -256,7 +256,7 @@ def test_soundtracks_with_frozen_encoders_train_on_their_features(tmp_path, code
   [
     ("model.dit.channels", 5, "the model has channels=5, the latent 3"),
     ("model.dit.max_thw", [24, 1, 1], "24"),
-    ("data.size", 32, "the vision tower sees frames of 16 pixels, but data.size is 32"),
+    ("data.size", 32, "the vision tower takes frames of 16 pixels, but data.size is 32"),
     ("data.chunks", [], "data.chunks is"),
     ("data.bogus", 1, "data has no field 'bogus'"),
     ("objective.masked", [0.9, 0.1], "masked is"),

@@ -109,7 +109,7 @@ def test_features_of_other_weights_are_refused(root, tmp_path):
   config = _config(root)
   experiment.encode_data(config, str(tmp_path))
   config["text"]["ul2"]["encoder"] = _save_t5(tmp_path / "other", 1)
-  with pytest.raises(UserError, match="made with another text"):
+  with pytest.raises(UserError, match="encoded with another text"):
     experiment.run(config, str(tmp_path))
 
 

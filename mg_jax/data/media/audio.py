@@ -1,10 +1,10 @@
-"""Sound of any file that PyAV (FFmpeg) reads, as mono float32, and its writing [MG 6.2].
+"""Reading audio from any file that PyAV (FFmpeg) decodes, as mono float32; writing WAV [MG 6.2].
 
-Resampling is FFmpeg's. Channels become one by a fixed rule: the mean of two; more than two are
-first mixed down to two by FFmpeg's matrix for their layout (ITU, low frequencies left out), scaled
-so that nothing can clip. Time zero is the first frame of the picture where there is one, so that
-sound and the clips of `data.media.video` agree, else the first sample. Decoders of lossy formats go
-a little beyond [-1, 1], which is left as it is. PyAV is imported when first used.
+FFmpeg resamples. Downmixing is fixed: stereo is averaged; more than two channels are first mixed
+to stereo by FFmpeg's matrix for their layout (ITU, without the LFE channel), scaled so that nothing
+can clip. Time zero is the first frame of the picture if there is one, so that sound is aligned with
+the clips of `data.media.video`, else the first sample. Decoders of lossy formats slightly exceed
+[-1, 1]; such values are kept. PyAV is imported on first use.
 
 wave (T,), float32, about within [-1, 1]
 """
@@ -25,18 +25,18 @@ from mg_jax.data.media.containers import MediaError, opened
 from mg_jax.data.media.tracks import CUT_S, Track
 
 RATE = 48_000  # Hz [MG 6.2]
-# What rounds to zero in 16 bits.
+# Amplitudes below this round to zero in 16 bits.
 SILENCE = 2.0**-16
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioInfo:
-  """What a file says of its sound.
+  """Properties of the sound of a file.
 
   Attributes:
     duration_s: length in seconds, see `data.media.tracks`.
-    rate: samples a second and channel.
-    channels: how many.
+    rate: sample rate in Hz.
+    channels: number of channels.
   """
 
   duration_s: float
@@ -48,7 +48,7 @@ def probe(path: str | os.PathLike[str]) -> AudioInfo:
   """Reads the properties of the sound of a file, without decoding it.
 
   Raises:
-    MediaError: missing, empty, unreadable, cut off, or without sound.
+    MediaError: missing, empty, unreadable, truncated, or without sound.
   """
   with opened(path) as container:
     stream = _stream(path, container)
@@ -78,22 +78,22 @@ def read_blocks(
 ) -> Iterator[np.ndarray]:
   """Yields the sound of a file block by block, float32 (n,); memory does not grow with length.
 
-  Of several streams it is the one FFmpeg holds for the best. What lies before `start_s` is decoded
-  too, so that every sample is the same wherever reading starts.
+  Of several streams FFmpeg's best is taken. Sound before `start_s` is decoded too, so that samples
+  do not depend on where reading starts.
 
   Args:
     path: the file.
-    rate: in Hz.
-    start_s: seconds after time zero, >= 0. Sound that starts later has zeros before it.
+    rate: sample rate of the result in Hz.
+    start_s: seconds after time zero, >= 0. Sound that starts later is preceded by zeros.
     seconds: stops after this time, > 0; by default, and at the latest, at the end of the sound.
 
   Raises:
-    MediaError: as `probe`; also when there is not one sample from `start_s` on, when a sample is
-      not finite, or when the sound ends long before the file says. WAV and Ogg files that were
-      cut off take the cut for their end.
+    MediaError: as `probe`; also if there is no sample from `start_s` on, if a sample is not finite,
+      or if the sound ends long before its stated length. Truncation of WAV and Ogg files cannot be
+      detected.
   """
   if rate < 1 or start_s < 0 or (seconds is not None and seconds <= 0):
-    raise ValueError(f"not a part of a sound: rate={rate}, start_s={start_s}, seconds={seconds}")
+    raise ValueError(f"invalid span: rate={rate}, start_s={start_s}, seconds={seconds}")
   skip = round(start_s * rate)
   left = math.inf if seconds is None else max(1, round(seconds * rate))
   position = 0
@@ -113,18 +113,18 @@ def read_blocks(
       if not position:
         raise MediaError("empty", path, "its sound has no samples")
       raise MediaError("too_short", path, f"its sound ends after {position / rate:.2f} s")
-    told = track.stated_s or 0.0
-    if position / rate < told - CUT_S:
+    stated = track.stated_s or 0.0
+    if position / rate < stated - CUT_S:
       raise MediaError(
-        "truncated", path, f"its sound ends after {position / rate:.2f} s of {told:.2f} s"
+        "truncated", path, f"its sound ends after {position / rate:.2f} s of {stated:.2f} s"
       )
 
 
 def write_wav(path: str | os.PathLike[str], wave: np.ndarray, *, rate: int = RATE) -> None:
-  """Writes float (T,), clipped to [-1, 1], as a mono WAV of 16 bits; atomic.
+  """Writes float (T,), clipped to [-1, 1], as a 16-bit mono WAV; atomic.
 
   Raises:
-    MediaError: when a sample is not finite or the file cannot be written.
+    MediaError: if a sample is not finite or the file cannot be written.
   """
   write_blocks(path, [wave], rate=rate)
 
@@ -132,9 +132,9 @@ def write_wav(path: str | os.PathLike[str], wave: np.ndarray, *, rate: int = RAT
 def write_blocks(
   path: str | os.PathLike[str], waves: Iterable[np.ndarray], *, rate: int = RATE
 ) -> int:
-  """As `write_wav`, of arrays (n,) that come one by one; returns how many samples there were.
+  """As `write_wav`, from an iterable of arrays (n,); returns the number of samples.
 
-  When `waves` raises, nothing is left at `path` that was not there before.
+  If `waves` raises, `path` is unchanged.
   """
   count = 0
   try:
@@ -145,10 +145,10 @@ def write_blocks(
       for wave in waves:
         wave = np.asarray(wave)
         if wave.ndim != 1 or wave.dtype.kind != "f":
-          raise ValueError(f"a wave must be floats (T,), got {wave.dtype} {wave.shape}")
+          raise ValueError(f"a waveform must be floats (T,), got {wave.dtype} {wave.shape}")
         if not np.isfinite(wave).all():
           raise MediaError("not_finite", path, "the sound holds values that are not finite")
-        # The scale of 16 bits is 2^15, as decoders have it; its positive end is one step short.
+        # 16 bits are scaled by 2^15, as decoders do; the positive end is one step short.
         levels = np.round(wave.astype(np.float64) * 2**15).clip(-(2**15), 2**15 - 1)
         file.writeframes(levels.astype("<i2").tobytes())
         count += len(wave)
@@ -158,9 +158,9 @@ def write_blocks(
 
 
 def is_silent(wave: np.ndarray) -> bool:
-  """Whether a sound is digital silence: no sample is more than zero in 16 bits.
+  """Whether a sound is digital silence: every sample rounds to zero in 16 bits.
 
-  Files often have an audio track with nothing on it. A sound of no samples is silent.
+  Files often have an empty audio track. A sound without samples is silent.
   """
   return bool(np.max(np.abs(wave), initial=0.0) < SILENCE)
 
@@ -168,15 +168,15 @@ def is_silent(wave: np.ndarray) -> bool:
 def _stream(path: str | os.PathLike[str], container: Any) -> Any:
   stream = container.streams.best("audio")
   if stream is None:
-    raise MediaError("no_audio", path, "the file holds no audio stream")
+    raise MediaError("no_audio", path, "the file has no audio stream")
   return stream
 
 
 def _mono(container: Any, track: Track, rate: int) -> Iterator[np.ndarray]:
-  """Blocks from time zero on, of one channel at `rate`."""
+  """Blocks from time zero on, mono at `rate`."""
   ahead = None
   frames = _decode(track)
-  # A stream may change its format on the way: each run of frames has its own resampler.
+  # The format may change within a stream: each run of frames has its own resampler.
   for (hz, kind, layout), run in itertools.groupby(
     frames, lambda frame: (frame.sample_rate, frame.format.name, frame.layout)
   ):
@@ -194,7 +194,7 @@ def _mono(container: Any, track: Track, rate: int) -> Iterator[np.ndarray]:
 
 
 def _start(container: Any, frame: Any, rate: int) -> int:
-  """Samples from time zero to the first of the sound, negative where that comes earlier."""
+  """Samples from time zero to the first of the sound, negative if that comes earlier."""
   picture = media.picture(container)
   if picture is None or frame.time is None:
     return 0
@@ -205,14 +205,14 @@ def _start(container: Any, frame: Any, rate: int) -> int:
 def _decode(track: Track) -> Iterator[Any]:
   import av
 
-  seen = False
+  decoded = False
   try:
     for packet in track.packets():
       for frame in packet.decode():
-        seen = True
+        decoded = True
         yield frame
   except av.FFmpegError as error:
-    if seen and not media.is_starved(error):
+    if decoded and not media.is_starved(error):
       raise MediaError("truncated", track.path, f"decoding breaks off ({error})") from error
     raise
 
@@ -220,7 +220,7 @@ def _decode(track: Track) -> Iterator[Any]:
 def _resampled(
   frames: Iterable[Any], hz: int, kind: str, layout: Any, rate: int
 ) -> Iterator[np.ndarray]:
-  """Blocks (n, 1 or 2) at `rate` of frames of one format."""
+  """Frames of one format as blocks (n, 1 or 2) at `rate`."""
   import av
 
   channels = "mono" if layout.nb_channels == 1 else "stereo"

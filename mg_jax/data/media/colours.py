@@ -1,17 +1,17 @@
-"""From a decoded frame to upright RGB of 8 bits: what its numbers mean, and how it was scanned.
+"""From a decoded frame to upright 8-bit RGB: colour space, deinterlacing, rotation.
 
 - Matrix and range are those of the stream's tags. Untagged pictures are limited range, with the
-  matrix of BT.709 from 720 lines on and of BT.601 below, as players take them.
-- The transfer functions of standard dynamic range are close to each other and left as they are.
-  PQ and HLG are refused ("hdr"): without the display's brightness, or tone mapping, their colours
+  BT.709 matrix from 720 lines on and BT.601 below, as players assume.
+- The transfer functions of standard dynamic range are close to each other and not converted.
+  PQ and HLG are rejected ("hdr"): without the display's brightness, or tone mapping, their colours
   would come out pale. So are linear, logarithmic and cinema ones ("colours").
-- BT.2020 and Display P3 primaries are converted to those of BT.709 in linear light of a display of
-  gamma 2.4 (ITU-R BT.2087), what lies outside is clipped; the older ones of television differ
-  little from BT.709 and are left as they are. XYZ and cinema or camera gamuts are refused, and so
-  are matrices that FFmpeg's scaler does not know.
-- Frames flagged as interlaced are deinterlaced at their own rate (FFmpeg's bwdif), others are not
-  touched.
-- More bits than 8 are rounded, alpha is dropped.
+- BT.2020 and Display P3 primaries are converted to BT.709 in the linear light of a gamma 2.4
+  display (ITU-R BT.2087), with out-of-gamut colours clipped; older television primaries differ
+  little from BT.709 and are not converted. XYZ and cinema or camera gamuts are rejected, and so
+  are matrices that FFmpeg's scaler does not support.
+- Frames flagged as interlaced are deinterlaced at their own rate (FFmpeg's bwdif), others are
+  unchanged.
+- Higher bit depths are rounded to 8 bits; alpha is dropped.
 """
 
 import math
@@ -26,12 +26,12 @@ from mg_jax.data.media.containers import MediaError
 
 BT709 = 1  # The code of ITU-R BT.709 is the same in FFmpeg's frames and in its scaler.
 _UNSPECIFIED = 2
-# Codes of ITU-T H.273; 0 and 3 are reserved, and taken for untagged as players do.
+# Codes of ITU-T H.273; 0 and 3 are reserved, and treated as untagged, as players do.
 _HDR = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
 _TRANSFERS = {0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15}
 _PRIMARIES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 22}
 _GAMMA = 2.4
-# Code -> linear RGB of BT.709 from that of BT.2020 and of Display P3.
+# Code -> matrix to linear BT.709 RGB, from BT.2020 and from Display P3.
 _WIDE = {
   9: ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
   12: ((1.2249, -0.2249, 0.0), (-0.0420, 1.0420, 0.0), (-0.0197, -0.0786, 1.0983)),
@@ -40,7 +40,7 @@ _MATRICES = {0, 1, 2, 3, 4, 5, 6, 7, 9}
 
 
 def check(path: str | os.PathLike[str], codec: Any) -> None:
-  """Raises a `MediaError` for a codec context whose colours cannot be turned into BT.709."""
+  """Raises a `MediaError` for a codec context whose colours cannot be converted to BT.709."""
   if codec.color_trc in _HDR:
     raise MediaError("hdr", path, f"its picture is high dynamic range, {_HDR[codec.color_trc]}")
   for name, value, known in (
@@ -53,7 +53,7 @@ def check(path: str | os.PathLike[str], codec: Any) -> None:
 
 
 def progressive(frames: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
-  """(time, frame) as they come, those that are interlaced made whole."""
+  """Yields (time, frame) with interlaced frames deinterlaced."""
   import av
 
   shape, graph, times = None, None, deque()
@@ -62,10 +62,10 @@ def progressive(frames: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, An
     graph.push(frame)
     while times:
       try:
-        made = graph.pull()
+        output = graph.pull()
       except (av.BlockingIOError, av.EOFError):
         return
-      yield times.popleft(), made
+      yield times.popleft(), output
 
   for time_s, frame in frames:
     if graph is not None and shape != (frame.width, frame.height, frame.format.name):
@@ -95,7 +95,7 @@ def _deinterlacer(frame: Any) -> Any:
 
 
 def shown_size(frame: Any, *, pixel_shape: float) -> tuple[int, int]:
-  """(H, W) of a frame as displayed, turned upright and with square pixels."""
+  """(H, W) of a frame as displayed, upright and with square pixels."""
   size = frame.height, max(1, math.floor(frame.width * pixel_shape + 0.5))
   return size if rotation(frame) in (0, 180) else size[::-1]
 
@@ -103,13 +103,13 @@ def shown_size(frame: Any, *, pixel_shape: float) -> tuple[int, int]:
 def to_rgb(
   frame: Any, size: tuple[int, int], *, pixel_shape: float, primaries: int
 ) -> np.ndarray:
-  """Turns, scales and cuts a decoded frame to uint8 (H, W, 3) in BT.709.
+  """Rotates, scales and crops a decoded frame to uint8 (H, W, 3) in BT.709.
 
   Args:
-    frame: of PyAV.
+    frame: a PyAV frame.
     size: (H, W), which the picture covers.
-    pixel_shape: width of its pixels by their height.
-    primaries: code of the stream's, one that `check` lets pass.
+    pixel_shape: pixel aspect ratio, width / height.
+    primaries: code of the stream's primaries, one that `check` accepts.
   """
   from av.video.reformatter import Interpolation
 
@@ -130,16 +130,16 @@ def to_rgb(
   top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
   rgb = rgb[top : top + height, left : left + width]
   if primaries in _WIDE:
-    rgb = _narrowed(rgb, np.asarray(_WIDE[primaries], np.float32))
+    rgb = _to_bt709(rgb, np.asarray(_WIDE[primaries], np.float32))
   return np.rot90(rgb, turn // 90)
 
 
-def _narrowed(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-  light = (np.arange(256, dtype=np.float32) / 255) ** _GAMMA
-  shown = np.clip(light[rgb] @ matrix.T, 0, 1) ** (1 / _GAMMA)
+def _to_bt709(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+  linear = (np.arange(256, dtype=np.float32) / 255) ** _GAMMA
+  shown = np.clip(linear[rgb] @ matrix.T, 0, 1) ** (1 / _GAMMA)
   return np.round(255 * shown).astype(np.uint8)
 
 
 def rotation(frame: Any) -> int:
-  """Degrees counter-clockwise that turn a decoded frame upright: 0, 90, 180 or 270."""
+  """Counter-clockwise rotation in degrees that makes a decoded frame upright: 0, 90, 180 or 270."""
   return round(frame.rotation / 90) * 90 % 360

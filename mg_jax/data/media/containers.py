@@ -1,13 +1,12 @@
-"""Opening and creating media files through PyAV (FFmpeg), and what can be wrong with them.
+"""Opening and creating media files through PyAV (FFmpeg), and their errors.
 
-Whatever is wrong with a file becomes a `MediaError` with a reason a program can count by. Running
-out of memory or of file descriptors is not the file's fault: that is a plain `UserError`, which no
-quarantine takes for a bad record.
+Every fault of a file raises a `MediaError` with a machine-readable reason. Running out of memory or
+of file descriptors is not the file's fault: it raises a plain `UserError`, which is never
+quarantined as a bad record.
 
-A path is always that of a regular file. FFmpeg would read some names as protocols ("12:30.mp4",
-"pipe:") or as patterns of pictures ("a%d.png"); here every legal name of a file means that file.
-Folders, pipes and devices are refused before they are opened, since opening a pipe may wait for
-ever.
+A path always names a regular file. FFmpeg would interpret some names as protocols ("12:30.mp4",
+"pipe:") or as image patterns ("a%d.png"); here every legal file name means that file. Folders,
+pipes and devices are rejected before they are opened, since opening a pipe may block forever.
 """
 
 import contextlib
@@ -50,7 +49,7 @@ _ADVICE: dict[str, str] = {
   "truncated": "copy or download it again",
   "damaged": "copy or download it again",
   "not_finite": "write it again without such values",
-  "unwritable": "choose a folder that can be written",
+  "unwritable": "choose a writable folder",
 }
 
 
@@ -69,21 +68,21 @@ class MediaError(UserError):
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-  """Yields the container of PyAV; turns every error of FFmpeg into a `MediaError`.
+  """Yields the PyAV container; every FFmpeg error becomes a `MediaError`.
 
   Raises:
     MediaError: missing, empty or unreadable.
-    UserError: when the process is out of memory or of file descriptors.
+    UserError: if the process is out of memory or of file descriptors.
   """
   import av
 
   try:
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
       raise MediaError("unreadable", path, "it is not a regular file")
-    if not found.st_size:
-      raise MediaError("empty", path, "the file holds no bytes")
-    # Before version 19, PyAV fails on tags that are not UTF-8 unless this says otherwise.
+    if not status.st_size:
+      raise MediaError("empty", path, "the file is empty")
+    # Before version 19, PyAV fails on tags that are not UTF-8 unless this is set.
     lenient = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     with av.open(_url(path), **lenient) as container:
       yield container
@@ -97,10 +96,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def created(path: str | os.PathLike[str]) -> Iterator[Any]:
-  """Yields the container of a new mp4, whose index comes first; the file appears when all is done.
+  """Yields the container of a new mp4 (faststart); written atomically.
 
   Raises:
-    MediaError: when the file cannot be written.
+    MediaError: if the file cannot be written.
     UserError: as `opened`.
   """
   import av
@@ -118,7 +117,7 @@ def created(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 def picture(container: Any) -> Any | None:
-  """The video stream of a container: the first one that is no attached picture (cover art)."""
+  """The first video stream of a container that is not an attached picture (cover art)."""
   import av
 
   still = av.stream.Disposition.attached_pic
@@ -126,7 +125,7 @@ def picture(container: Any) -> Any | None:
 
 
 def is_starved(error: BaseException) -> bool:
-  """Whether an error says that the process lacks memory or file descriptors."""
+  """Whether an error means that the process is out of memory or of file descriptors."""
   lacking = errno.ENOMEM, errno.EMFILE, errno.ENFILE
   return isinstance(error, MemoryError) or getattr(error, "errno", None) in lacking
 
@@ -134,7 +133,7 @@ def is_starved(error: BaseException) -> bool:
 def _starved(path: str | os.PathLike[str], error: BaseException) -> UserError:
   if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
     return UserError(
-      f"{os.fspath(path)}: there is not enough memory to go on; run fewer readers, or raise the "
+      f"{os.fspath(path)}: there is not enough memory to continue; run fewer readers, or raise the "
       "memory limit of the process"
     )
   return UserError(

@@ -1,7 +1,7 @@
-"""A video file as frames whose sides a model can take, changed only where they must be.
+"""Reading a video file as frames of a size that a model accepts, with the least change.
 
-Frames keep the file's size and rate unless others are asked for; sides that are no multiples of
-what the model needs are cut at the centre.
+Frames keep the file's size and frame rate unless others are requested; sides that are not multiples
+of what the model needs are centre-cropped.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ class Fit:
   Attributes:
     fps: frames per second.
     scaled: (H, W) that frames are scaled to cover.
-    size: (H, W) that is cut from their centre.
-    notice: a sentence on what that changes, or nothing.
+    size: (H, W) of the centre crop.
+    notice: a sentence on the changes, or empty.
   """
 
   fps: float
@@ -42,16 +42,16 @@ def fit(
 
   Args:
     path: the file.
-    multiple: of (height, width).
+    multiple: (height, width) that sides must be multiples of.
     size: the shorter side, or (height, width); by default the file's.
     fps: by default the file's.
 
   Raises:
-    MediaError: when the file cannot be read.
-    UserError: when a side is shorter than its multiple, or a number makes no sense.
+    MediaError: if the file cannot be read.
+    UserError: if a side is shorter than its multiple, or the frame rate is out of range.
   """
   if fps is not None and not 0.5 <= fps <= 1000:
-    raise UserError(f"a frame rate of {fps} makes no video; choose one between 0.5 and 1000")
+    raise UserError(f"a frame rate of {fps} is invalid; choose one between 0.5 and 1000")
   info = probe(path)
   native = info.height, info.width
   if size is None:
@@ -64,14 +64,14 @@ def fit(
   if min(kept) < 1:
     raise UserError(
       f"{os.fspath(path)}: frames of {scaled[0]}x{scaled[1]} are smaller than the "
-      f"{multiple[0]}x{multiple[1]} pixels that become one latent; ask for a larger size"
+      f"{multiple[0]}x{multiple[1]} pixels of one latent; request a larger size"
     )
   changes = []
   if scaled != native:
     changes.append(f"scaled from {native[0]}x{native[1]} to cover {scaled[0]}x{scaled[1]}")
   if kept != scaled:
     changes.append(
-      f"cut from {scaled[0]}x{scaled[1]} to {kept[0]}x{kept[1]}, as sides must be multiples of "
+      f"cropped from {scaled[0]}x{scaled[1]} to {kept[0]}x{kept[1]}, as sides must be multiples of "
       f"{multiple[0]} and {multiple[1]}"
     )
   notice = f"{os.fspath(path)}: frames are {' and '.join(changes)}" if changes else ""
@@ -85,10 +85,10 @@ def read(
 
   Raises:
     MediaError: as `data.media.video.read_frames`.
-    UserError: when `seconds` is not positive.
+    UserError: if `seconds` is not positive.
   """
   if seconds is not None and not seconds > 0:
-    raise UserError(f"{seconds} seconds hold no frame; ask for more than 0")
+    raise UserError(f"a length of {seconds} seconds is invalid; request more than 0")
   (height, width), (tall, wide) = how.size, how.scaled
   top, left = (tall - height) // 2, (wide - width) // 2
   for frame in read_frames(path, fps=how.fps, size=how.scaled, seconds=seconds):
@@ -96,10 +96,10 @@ def read(
 
 
 def parse_size(sides: Sequence[str]) -> int | tuple[int, int] | None:
-  """The size that `fit` takes, from text: SHORTER_SIDE, or HEIGHT and WIDTH; of nothing None.
+  """The size that `fit` takes, from text: SHORTER_SIDE, or HEIGHT and WIDTH; None if empty.
 
   Raises:
-    UserError: when it is neither.
+    UserError: if it is neither.
   """
   if len(sides) > 2 or not all(text.isdecimal() and int(text) for text in sides):
     raise UserError(f"a size is SHORTER_SIDE or HEIGHT,WIDTH in pixels, not {','.join(sides)}")

@@ -1,6 +1,6 @@
-"""Still pictures on disk: one frame as PNG, and contact sheets that show clips at a glance.
+"""Writing images: one frame as PNG, and contact sheets of clips.
 
-Pictures are uint8 (H, W, 3). Pillow is imported when first used.
+Images are uint8 (H, W, 3). Pillow is imported on first use.
 """
 
 import os
@@ -35,8 +35,8 @@ def contact_sheet(
   """Writes one PNG with a row per clip: `columns` evenly spaced frames under the caption.
 
   Args:
-    videos: clips uint8 (T, H, W, 3), each of any length and size; a clip with fewer frames shows
-      what it has.
+    videos: clips uint8 (T, H, W, 3), each of any length and size; a clip with fewer frames than
+      columns shows all of them.
     captions: one text per clip; long ones wrap.
     path: target.
     columns: frames per row, >= 1.

@@ -1,11 +1,11 @@
-"""Picture and sound in one mp4, in step to the sample [MG 6.1].
+"""Picture and sound in one mp4, synchronised to the sample [MG 6.1].
 
-`add_sound` copies the picture of a file packet by packet, so not one bit of it changes, and gives
-it another sound; `write_clip` encodes both. Sound starts with the first frame and lasts as long as
-the picture: the rest is cut off or silent. The delay of the encoder is noted in the file, so that
-players and `audio.read_audio` leave it out. Pictures without presentation times (raw streams; AVI
-whose frames are stored out of order) are refused, as copying them needs times that only decoding
-could give. Files appear whole or not at all. PyAV is imported when first used.
+`add_sound` copies the video packets of a file bit-exactly and replaces its sound; `write_clip`
+encodes both. Sound starts with the first frame and is cropped or zero-padded to the length of the
+picture. The encoder's delay is recorded in the file, so that players and `audio.read_audio` skip
+it. Video without presentation times (raw streams; AVI with reordered frames) is rejected, as
+copying it needs times that only decoding provides. Files are written atomically. PyAV is imported
+on first use.
 
 video uint8 (T, H, W, 3); wave (T,) floats in [-1, 1], clipped
 """
@@ -28,7 +28,7 @@ from mg_jax.data.media.tracks import Track, picture_track
 Codec = Literal["aac", "opus"]
 _ENCODERS: dict[str, str] = {"aac": "aac", "opus": "libopus"}
 BIT_RATE = 192_000
-_BLOCK = 960  # samples handed to the encoder at once: 20 ms, which both codecs take
+_BLOCK = 960  # samples per call of the encoder: 20 ms, which both codecs accept
 
 
 def write_clip(
@@ -44,8 +44,8 @@ def write_clip(
   """Writes a clip with its sound as an mp4, the picture as `video.write_video` does; atomic.
 
   Raises:
-    UserError: a path that does not end in .mp4, or a wave that is no finite floats (T,).
-    MediaError: when the file cannot be written.
+    UserError: if the path does not end in .mp4, or the waveform is not finite floats (T,).
+    MediaError: if the file cannot be written.
   """
   wave = _checked(path, wave, rate=rate, codec=codec)
   with tempfile.TemporaryDirectory() as folder:
@@ -62,18 +62,18 @@ def add_sound(
   rate: int = RATE,
   codec: Codec = "aac",
 ) -> None:
-  """Gives the picture of a video file another sound, or its first; nothing else is kept of it.
+  """Replaces or adds the sound of a video file; all other tracks are dropped.
 
   Args:
-    path: a video; its first picture track is copied bit by bit, with its times and its rotation.
+    path: a video; its first video track is copied bit-exactly, with its times and its rotation.
     wave: the sound.
-    out: the mp4 to write, by default `path` itself. Atomic: what was there stays until all is done.
-    rate: of the wave and of the file, in Hz.
+    out: the mp4 to write, by default `path` itself; replaced atomically.
+    rate: sample rate of the waveform and of the file, in Hz.
     codec: of the sound.
 
   Raises:
-    UserError: as `write_clip`; also for a picture that an mp4 cannot hold, or without times.
-    MediaError: when the video is missing, damaged or without a picture, or the file cannot be
+    UserError: as `write_clip`; also for a video codec that an mp4 cannot hold, or without times.
+    MediaError: if the video is missing, damaged or without a picture, or the file cannot be
       written.
   """
   out = path if out is None else out
@@ -90,9 +90,9 @@ def _checked(
   if pathlib.Path(path).suffix.lower() != ".mp4":
     raise UserError(f"{os.fspath(path)}: picture and sound are written as mp4; end it in .mp4")
   if codec not in _ENCODERS:
-    raise UserError(f"there is no codec {codec!r} for sound; choose from {', '.join(_ENCODERS)}")
+    raise UserError(f"unknown audio codec {codec!r}; choose from {', '.join(_ENCODERS)}")
   if codec == "opus" and rate != RATE:
-    raise UserError(f"opus has {RATE} Hz, not {rate}; resample the sound or choose aac")
+    raise UserError(f"opus needs {RATE} Hz, not {rate}; resample the sound or choose aac")
   if wave.ndim != 1 or wave.dtype.kind != "f" or not np.isfinite(wave).all():
     raise UserError(
       f"{os.fspath(path)}: got a sound of {wave.dtype} {wave.shape}; mix it down to finite floats "
@@ -118,22 +118,22 @@ def _mux(
       copy = _copy_of(path, file, picture.stream)
       sound = file.add_stream(_ENCODERS[codec], rate=rate, layout="mono")
       sound.bit_rate = BIT_RATE
-      heard = _encoded(sound, wave, rate=rate, zero=picture.zero_s)
-      ahead = next(heard, None)
+      encoded = _encoded(sound, wave, rate=rate, zero=picture.zero_s)
+      ahead = next(encoded, None)
       for packet in _copied(picture):
-        # In the order of time, or players of long files would seek back and forth.
+        # Interleaved by time, or players of long files would seek back and forth.
         while ahead is not None and ahead.pts * ahead.time_base <= packet.dts * packet.time_base:
           file.mux(ahead)
-          ahead = next(heard, None)
+          ahead = next(encoded, None)
         packet.stream = copy
         file.mux(packet)
-      for packet in [ahead, *heard]:
+      for packet in [ahead, *encoded]:
         if packet is not None:
           file.mux(packet)
 
 
 def _copy_of(path: str | os.PathLike[str], file: Any, picture: Any) -> Any:
-  """A stream of the mp4 with the parameters of the picture."""
+  """A stream of the mp4 with the parameters of the video stream."""
   try:
     return file.add_stream_from_template(picture)
   except ValueError as error:
@@ -144,18 +144,18 @@ def _copy_of(path: str | os.PathLike[str], file: Any, picture: Any) -> Any:
 
 
 def _copied(picture: Track) -> Iterator[Any]:
-  """The packets of the picture as they are, each with the time at which it is decoded."""
+  """The video packets unchanged, each with a decoding time."""
   import av
 
-  path, count, told, waiting = picture.path, 0, picture.stream.frames, []
+  path, count, stated, waiting = picture.path, 0, picture.stream.frames, []
   try:
     for packet in picture.packets():
       if not packet.size:
         continue  # marks the end
       if not picture.timed or packet.pts is None:
         raise UserError(
-          f"{os.fspath(path)}: its container does not tell when frames are shown; encode it as "
-          "H.264 in an mp4 first"
+          f"{os.fspath(path)}: its container has no presentation times; encode it as H.264 in an "
+          "mp4 first"
         )
       if packet.is_corrupt:
         raise MediaError("damaged", path, "parts of its picture are missing")
@@ -169,12 +169,12 @@ def _copied(picture: Track) -> Iterator[Any]:
     if media.is_starved(error):
       raise
     raise MediaError("truncated", path, f"reading breaks off ({error})") from error
-  if count < told:
-    raise MediaError("truncated", path, f"it holds {count} of {told} frames")
+  if count < stated:
+    raise MediaError("truncated", path, f"it holds {count} of {stated} frames")
 
 
 def _dated(packets: list[Any]) -> list[Any]:
-  """Matroska does not tell when its first frames are decoded: as long before the next as shown."""
+  """Fills in decoding times, which Matroska lacks for its first frames, from durations."""
   following = packets[-1].dts if packets else None
   if packets and following is None:
     following = min(packet.pts for packet in packets)
@@ -186,7 +186,7 @@ def _dated(packets: list[Any]) -> list[Any]:
 
 
 def _encoded(stream: Any, wave: np.ndarray, *, rate: int, zero: float) -> Iterator[Any]:
-  """The packets of the sound; it starts at `zero` seconds, and the encoder's delay before it."""
+  """The packets of the sound; it starts at `zero` seconds, preceded by the encoder's delay."""
   import av
 
   for start in range(0, len(wave), _BLOCK):

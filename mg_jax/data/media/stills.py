@@ -1,14 +1,14 @@
 """Still images: PNG, JPEG and WebP files as one frame, uint8 (H, W, 3) sRGB [MG 3.2.1].
 
-An image is turned upright as its EXIF says, then composited on white where it is transparent, then
-brought to sRGB: an embedded ICC profile is converted from, CMYK without one as Pillow does (the
-complement of ink, darkened by black), grey is repeated, palettes are looked up, and 16-bit grey is
-scaled to 8. Without a profile colours are sRGB already; the gAMA and cHRM chunks of PNG are not
-looked at. At last it is scaled with its aspect ratio kept until it covers the size asked for, by an
-antialiased Lanczos filter, and cut at the centre, as video frames are. Of an animation the first
-frame is read. What a file is, its content says and not its ending; other formats than these three
-are refused, as are images above 40 megapixels or with a side above 16,384, before they are decoded.
-Whatever is wrong with a file is a `MediaError`. Pillow is imported when first used.
+An image is rotated by its EXIF orientation, composited on white where it is transparent, and
+converted to sRGB: from an embedded ICC profile; CMYK without one as Pillow does (the complement of
+ink, darkened by black); grey is repeated, palettes are looked up, and 16-bit grey is scaled to 8.
+Without a profile, colours are taken to be sRGB; the gAMA and cHRM chunks of PNG are ignored. It is
+then scaled, with its aspect ratio kept, to cover the requested size by an antialiased Lanczos
+filter, and centre-cropped, as video frames are. Of an animation the first frame is read. The
+format is determined by content, not by extension; formats other than these three are rejected, as
+are images above 40 megapixels or with a side above 16,384, before they are decoded. Every fault of
+a file raises a `MediaError`. Pillow is imported on first use.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_SIDE = 16_384
 _ORIENTATION = 0x0112
 _TAIL = 64
-# What Pillow raises on files that are not as they should be.
+# What Pillow raises on malformed files.
 _BROKEN = (
   OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error,
   zlib.error,
@@ -39,18 +39,18 @@ _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def probe(path: str | os.PathLike[str]) -> tuple[int, int]:
-  """Upright (H, W) of an image, from its header; only one whose end looks cut off is decoded.
+  """Upright (H, W) of an image, from its header; decoded only if it looks truncated.
 
   Raises:
     MediaError: missing, empty, unreadable, too large, or truncated.
   """
   with _opened(path) as image:
-    # A PNG may carry EXIF behind its pixels, which would have to be decoded to get there.
+    # EXIF after the pixels of a PNG is ignored: reaching it would mean decoding them.
     turned = image.format != "PNG" or "exif" in image.info
     width, height = image.size
     if turned and _orientation(image) >= 5:
       height, width = width, height
-    if not _ends(path, image.format):
+    if not _has_end_marker(path, image.format):
       _load(path, image)
     return height, width
 
@@ -64,8 +64,8 @@ def read(path: str | os.PathLike[str], *, size: tuple[int, int]) -> np.ndarray:
   from PIL import Image
 
   with _opened(path) as image:
-    # A JPEG far larger than asked for is decoded at a half, a quarter or an eighth of its size,
-    # never below twice that of the result.
+    # A JPEG far larger than requested is decoded at a half, a quarter or an eighth of its size,
+    # never below twice the requested size.
     side = 2 * max(size)
     image.draft(None, (side, side))
     _load(path, image)
@@ -86,29 +86,29 @@ def read(path: str | os.PathLike[str], *, size: tuple[int, int]) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-  """Yields the image of Pillow, of which the header alone has been read, within our limits."""
+  """Yields the Pillow image, within our limits, with only its header read."""
   from PIL import Image
 
   try:
     if os.path.isfile(path) and os.path.getsize(path) == 0:
-      raise MediaError("empty", path, "the file holds no bytes")
+      raise MediaError("empty", path, "the file is empty")
     opened = Image.open(path, formats=_FORMATS)
   except FileNotFoundError as error:
     raise MediaError("missing", path, "there is no such file") from error
   except Image.DecompressionBombError as error:
     raise MediaError("too_large", path, str(error)) from error
   except Image.UnidentifiedImageError as error:
-    raise MediaError("unreadable", path, "it is no PNG, JPEG or WebP image") from error
+    raise MediaError("unreadable", path, "it is not a PNG, JPEG or WebP image") from error
   except _BROKEN as error:
-    if _cut_webp(path):
-      raise MediaError("truncated", path, "it ends before its image does") from error
+    if _is_truncated_webp(path):
+      raise MediaError("truncated", path, "it is shorter than its header states") from error
     raise MediaError("unreadable", path, f"it cannot be opened ({error})") from error
   with opened as image:
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
       detail = f"it has {width}x{height} pixels"
       if max(width, height) > MAX_SIDE:
-        detail += f", and a side may have {MAX_SIDE}"
+        detail += f"; a side may have at most {MAX_SIDE}"
       raise MediaError("too_large", path, detail)
     yield image
 
@@ -122,26 +122,26 @@ def _load(path: str | os.PathLike[str], image: Any) -> None:
     raise MediaError(reason, path, f"its pixels cannot be decoded ({error})") from error
 
 
-def _ends(path: str | os.PathLike[str], kind: str) -> bool:
-  """Whether the file goes on to the end that its format marks; Pillow sees to that of WebP."""
+def _has_end_marker(path: str | os.PathLike[str], kind: str) -> bool:
+  """Whether the file has the end marker of its format; Pillow checks the end of WebP itself."""
   end = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}.get(kind, b"")
   with open(path, "rb") as file:
     file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
     return end in file.read()
 
 
-def _cut_webp(path: str | os.PathLike[str]) -> bool:
-  """Whether a file is shorter than its RIFF header says."""
+def _is_truncated_webp(path: str | os.PathLike[str]) -> bool:
+  """Whether a file is shorter than its RIFF header states."""
   if not os.path.isfile(path):
     return False
   with open(path, "rb") as file:
     head = file.read(8)
-    told = 8 + int.from_bytes(head[4:], "little")
-    return head.startswith(b"RIFF") and file.seek(0, os.SEEK_END) < told
+    stated = 8 + int.from_bytes(head[4:], "little")
+    return head.startswith(b"RIFF") and file.seek(0, os.SEEK_END) < stated
 
 
 def _orientation(image: Any) -> int:
-  """The EXIF orientation, 1 to 8; 1 where there is none that can be read."""
+  """The EXIF orientation, 1 to 8; 1 if it is missing or malformed."""
   try:
     value = image.getexif().get(_ORIENTATION, 1)
   except _BROKEN:
@@ -164,15 +164,15 @@ def _rgb(image: Any, profile: bytes | None) -> Any:
   """A decoded image of any mode as sRGB."""
   from PIL import Image
 
-  alpha, clear = None, image.info.get("transparency")
-  if image.mode.startswith("I"):  # 16 bits, with rows of 32 in older releases of Pillow
+  alpha, transparent = None, image.info.get("transparency")
+  if image.mode.startswith("I"):  # 16 bits, stored as 32 in older releases of Pillow
     wide = np.asarray(image).astype(np.int64).clip(0, 65535)
     image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    if clear is not None:
-      alpha = Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8))
-  elif isinstance(clear, tuple) and max(clear) > 255:
-    # Of colours of 16 bits Pillow keeps the upper half, but not of the one that is transparent.
-    image.info["transparency"] = tuple(value >> 8 for value in clear)
+    if transparent is not None:
+      alpha = Image.fromarray(np.where(wide == transparent, 0, 255).astype(np.uint8))
+  elif isinstance(transparent, tuple) and max(transparent) > 255:
+    # Pillow keeps the upper byte of 16-bit colours, except for the transparent one.
+    image.info["transparency"] = tuple(value >> 8 for value in transparent)
   if image.has_transparency_data:
     grey = image.mode in ("L", "LA")
     image = image.convert("LA" if grey else "RGBA")
@@ -189,7 +189,7 @@ def _rgb(image: Any, profile: bytes | None) -> Any:
 
 
 def _srgb(image: Any, profile: bytes | None) -> Any:
-  """Pixels of a mode that profiles describe (L, RGB, CMYK) or of another as sRGB."""
+  """Pixels of any mode as sRGB; profiles apply to L, RGB and CMYK."""
   transform = _transform(profile, image.mode) if profile else None
   if transform is None:
     return image.convert("RGB")
@@ -198,7 +198,7 @@ def _srgb(image: Any, profile: bytes | None) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _transform(profile: bytes, mode: str) -> Any | None:
-  """The transform from a profile to sRGB; None where it is sRGB, of another mode, or broken."""
+  """The transform from a profile to sRGB; None if it is sRGB, of another mode, or malformed."""
   from PIL import ImageCms
 
   try:

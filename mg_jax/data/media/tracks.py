@@ -1,15 +1,14 @@
-"""What the packets of a track say without being decoded: its times, its rate and its end.
+"""Times, frame rate and length of a track from its packets, without decoding them.
 
-The end of a track is where its last packet ends. It is looked for at the place where the container
-says the end is, which reads little; where it says nothing (a live recording, a raw stream,
-fragments), or only guesses from the bit rate, all packets are read once. A length that the
-container states is kept where the packets agree with it to a tenth of a second or two frames. Where
-they go on for longer, they are believed; where they end more than half a second before, the file
-has been cut off.
+A track ends with its last packet. That packet is looked for by seeking to the stated end, which
+reads little; if no length is stated (a live recording, a raw stream, fragments), or it is only
+guessed from the bit rate, all packets are read once. A stated length is kept if the packets agree
+with it to a tenth of a second or two frames. If the packets last longer, their length is used; if
+they end more than half a second earlier, the file is truncated.
 
-Times of the picture count from its first frame. Raw streams have none, and AVI keeps the order of
-decoding only: pictures that are stored out of order are then counted at the stream's rate, in the
-order in which they are shown, and always from the beginning.
+Times of the picture count from its first frame. Raw streams have none, and AVI keeps decoding order
+only: reordered frames are then counted at the stream's frame rate, in presentation order, and
+always from the beginning.
 """
 
 import contextlib
@@ -20,25 +19,25 @@ from typing import Any
 
 from mg_jax.data.media.containers import MediaError, opened, picture
 
-_HEAD = 16  # packets by which a track is known
-# Containers without an index of their own, or none that is exact: times after a seek are guesses.
+_HEAD = 16  # packets read to determine the properties of a track
+# Containers without an exact index: times after a seek are guesses.
 _GUESSED = {
   "mp3", "aac", "ac3", "eac3", "dts", "amr", "h264", "hevc", "m4v", "mpegvideo", "vc1", "obu",
   "mpeg",
 }  # fmt: skip
-_EARLIER_S = (0.0, 10.0)  # before a time, where reading is tried
+_EARLIER_S = (0.0, 10.0)  # how long before a time to seek, in order of attempts
 CUT_S = 0.5
 
 
 class Track:
-  """One stream of an open container, from which nothing was read yet.
+  """One stream of an open container from which nothing has been read yet.
 
   Attributes:
     path: the file.
-    stream: of PyAV.
-    timed: whether packets say when they are shown.
-    zero_s: when the first one is, in the container's time.
-    fps: average rate of a picture in frames per second, or None where it is not known.
+    stream: the PyAV stream.
+    timed: whether packets have presentation times.
+    zero_s: presentation time of the first packet, on the container's clock.
+    fps: average frame rate, or None if unknown.
   """
 
   def __init__(self, path: str | os.PathLike[str], container: Any, stream: Any):
@@ -47,7 +46,7 @@ class Track:
     self.path, self.stream, self._container = path, stream, container
     self._rest = container.demux(stream)
     self._head = list(itertools.islice(self._rest, _HEAD))
-    # What comes before the first key packet of a recording cut in the middle cannot be decoded.
+    # Packets before the first key packet of a recording cut in the middle cannot be decoded.
     head = itertools.dropwhile(lambda packet: not packet.is_keyframe, self._head)
     times = [packet.pts for packet in list(head) or self._head if packet.size]
     avi = container.format.name == "avi"
@@ -55,46 +54,46 @@ class Track:
     self.timed = bool(times) and None not in times and not reordered
     start = stream.start_time
     if self.timed and (avi or start is None):
-      start = min(times)  # AVI counts the decoder's delay in these, and not in its start.
+      start = min(times)  # AVI includes the decoder's delay in these, not in its start.
     self.zero_s = float((start or 0) * stream.time_base)
     rates = getattr(stream, "average_rate", None), getattr(stream, "guessed_rate", None)
-    # The average of a raw stream is a default of FFmpeg's.
+    # The average rate of a raw stream is merely FFmpeg's default.
     self.fps = float(next(filter(None, rates if self.timed else rates[::-1]), 0)) or None
 
   @property
   def stated_s(self) -> float | None:
-    """Its length as the container states it, or None; Matroska keeps it in a tag."""
+    """The length that the container states, or None; Matroska keeps it in a tag."""
     container, stream = self._container, self.stream
     name = container.format.name
-    # Of a fragmented mp4 the length is that of the fragments read so far.
+    # A fragmented mp4 states the length of the fragments read so far.
     if name in _GUESSED or (name.startswith("mov") and not stream.frames):
       return None
     if stream.duration:
       return float(stream.duration * stream.time_base)
     tag = stream.metadata.get("DURATION", "").split(":")
     try:
-      told = float(tag[0]) * 3600 + float(tag[1]) * 60 + float(tag[2])
+      stated = float(tag[0]) * 3600 + float(tag[1]) * 60 + float(tag[2])
     except (IndexError, ValueError):
       return None
     # A tag may have been copied from a longer file.
-    return min(told, container.duration / 1e6) if container.duration else told
+    return min(stated, container.duration / 1e6) if container.duration else stated
 
   def slack_s(self) -> float:
-    """By how much a stated length may be rounded: a tenth of a second, or two frames."""
+    """Tolerance of a stated length: a tenth of a second, or two frames."""
     return max(0.1, 2 / self.fps if self.fps else 0.0)
 
   def length_s(self) -> float:
-    """Seconds from the first packet to the end of the last; reading cannot go on afterwards.
+    """Seconds from the first packet to the end of the last; nothing can be read afterwards.
 
     Raises:
-      MediaError: when the track ends long before the container says.
+      MediaError: if the track ends long before its stated length.
     """
     stated = self.stated_s
-    found = round(self._end_s(), 6)
-    if stated is None or found > stated + self.slack_s():
-      return found
-    if found < stated - max(CUT_S, self.slack_s()):
-      raise MediaError("truncated", self.path, f"it ends after {found:.2f} s of {stated:.2f} s")
+    length = round(self._end_s(), 6)
+    if stated is None or length > stated + self.slack_s():
+      return length
+    if length < stated - max(CUT_S, self.slack_s()):
+      raise MediaError("truncated", self.path, f"it ends after {length:.2f} s of {stated:.2f} s")
     return stated
 
   def packets(self) -> Iterator[Any]:
@@ -102,7 +101,7 @@ class Track:
     return itertools.chain(self._head, self._rest)
 
   def seeks(self, start_s: float) -> Iterator[Iterator[Any]]:
-    """Attempts to read from a key packet at or before `start_s`, which may come out late."""
+    """Attempts to read from a key packet at or before `start_s`; an attempt may start too late."""
     import av
 
     if not self.timed or self._container.format.name in _GUESSED:
@@ -111,12 +110,12 @@ class Track:
       place = self.zero_s + max(0.0, start_s - earlier_s)
       try:
         self._container.seek(int(place / self.stream.time_base), stream=self.stream)
-        found = itertools.dropwhile(
+        packets = itertools.dropwhile(
           lambda packet: not packet.is_keyframe, self._container.demux(self.stream)
         )
       except av.FFmpegError:
         continue
-      yield found
+      yield packets
 
   def _end_s(self) -> float:
     import av
@@ -136,11 +135,11 @@ class Track:
       return self._last_s(again.demux(again.streams[stream.index])) or 0.0
 
   def _last_s(self, packets: Iterator[Any]) -> float | None:
-    """When the last of some packets ends."""
+    """End of the last packet."""
     import av
 
     base, end, count = self.stream.time_base, None, 0.0
-    with contextlib.suppress(av.FFmpegError):  # of a file that was cut off
+    with contextlib.suppress(av.FFmpegError):  # of a truncated file
       for packet in packets:
         if not packet.size:
           continue  # marks the end
@@ -153,12 +152,12 @@ class Track:
 
 
 def picture_track(path: str | os.PathLike[str], container: Any) -> Track:
-  """The track of a file's picture.
+  """The video track of a file.
 
   Raises:
-    MediaError: when it holds none, but for cover art.
+    MediaError: if it has none other than cover art.
   """
   stream = picture(container)
   if stream is None:
-    raise MediaError("no_video", path, "the file holds no video stream")
+    raise MediaError("no_video", path, "the file has no video stream")
   return Track(path, container, stream)

@@ -1,12 +1,12 @@
 """Decoding and encoding of video files through PyAV (FFmpeg) [MG 3.2.1].
 
-A clip is read as uint8 (T, H, W, 3) RGB at the asked frame rate and size: frames are picked by
-their timestamps (the nearest one not later than each instant, so a variable frame rate is right by
-construction), turned upright as the file's rotation asks, scaled with their aspect ratio kept until
-they cover the size, and cut at the centre. `data.media.tracks` says where times and lengths come
-from, `data.media.colours` what becomes of colours and of interlaced frames. Attached pictures
-(cover art) are no video. Only the frames asked for stay in memory. Whatever is wrong with a file is
-a `MediaError` with a reason a program can count by. PyAV is imported when first used.
+A clip is read as uint8 (T, H, W, 3) RGB at the requested frame rate and size: frames are selected
+by timestamp (the latest one not after each instant, so variable frame rates are handled by
+construction), rotated upright, scaled with their aspect ratio kept to cover the size, and
+centre-cropped. See `data.media.tracks` for times and lengths and `data.media.colours` for colours
+and interlaced frames. Attached pictures (cover art) are not video. Only the requested frames stay
+in memory. Every fault of a file raises a `MediaError` with a machine-readable reason. PyAV is
+imported on first use.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ from mg_jax.data.media.colours import BT709
 from mg_jax.data.media.containers import MAX_PIXELS, MediaError
 from mg_jax.data.media.tracks import CUT_S, Track, picture_track
 
-# Timestamps are rounded to the time base of the container, so equality holds to a fraction of a
-# millisecond only.
+# Timestamps are rounded to the container's time base, so equality holds only to a fraction of a
+# millisecond.
 _SLACK_S = 5e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-  """What a video file says of itself, in display orientation.
+  """Properties of a video file, in display orientation.
 
   Attributes:
     duration_s: length of the picture track in seconds.
     fps: its average frame rate.
-    frames: its frame count, or None when the container does not tell.
+    frames: its frame count, or None if the container does not state it.
     height: pixels after rotation.
     width: pixels after rotation.
-    rotation: degrees counter-clockwise that turn a decoded frame upright: 0, 90, 180 or 270.
+    rotation: counter-clockwise, makes a decoded frame upright: 0, 90, 180 or 270 degrees.
     has_audio: whether there is an audio track, silent or not.
   """
 
@@ -56,11 +56,11 @@ class VideoInfo:
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-  """Reads the properties of a video and decodes its first frame to see that it can be decoded.
+  """Reads the properties of a video and decodes its first frame to check that this is possible.
 
   Raises:
-    MediaError: missing, empty, unreadable, cut off, without a video stream, with frames above 40
-      megapixels, or with colours that `data.media.colours` refuses.
+    MediaError: missing, empty, unreadable, truncated, without a video stream, with frames above 40
+      megapixels, or with colours that `data.media.colours` rejects.
   """
   with _opened(path) as (container, track):
     first = next((frame for _, frame in _decode(track, 0.0)), None)
@@ -88,22 +88,22 @@ def read_clip(
   """Decodes `frames` frames at `fps` from `start_s` on, as uint8 (frames, H, W, 3) RGB.
 
   Frame k is the latest one shown at `start_s + k / fps` seconds after the first frame. The last
-  frame stands for up to a tenth of a second (or two frames) after its end, as container durations
-  are rounded.
+  frame is repeated for up to a tenth of a second (or two frames) after its end, as container
+  durations are rounded.
 
   Args:
     path: the file.
     start_s: seconds after the first frame, >= 0.
-    fps: sampling rate, > 0; need not be the rate of the file.
-    frames: how many, >= 1.
-    size: (H, W) in pixels; the picture is scaled to cover it and cut at the centre.
+    fps: frame rate of the clip, > 0; need not be that of the file.
+    frames: number of frames, >= 1.
+    size: (H, W) in pixels; the picture is scaled to cover it and centre-cropped.
 
   Raises:
     MediaError: as `probe`, or the video ends before the clip does (too_short, truncated),
       or its picture is damaged.
   """
   if start_s < 0 or fps <= 0 or frames < 1 or min(size) < 1:
-    raise ValueError(f"not a clip: start_s={start_s}, fps={fps}, frames={frames}, size={size}")
+    raise ValueError(f"invalid clip: start_s={start_s}, fps={fps}, frames={frames}, size={size}")
   last_s = start_s + (frames - 1) / fps
   picked: list[np.ndarray] = []
   with _opened(path) as (_, track):
@@ -116,8 +116,8 @@ def read_clip(
         picked.append(pixels)
       if len(picked) == frames:
         return np.stack(picked)
-    told = track.stated_s
-    broken = told is not None and until < told - max(CUT_S, slack)
+    stated = track.stated_s
+    broken = stated is not None and until < stated - max(CUT_S, slack)
     raise MediaError(
       "truncated" if broken else "too_short",
       path,
@@ -138,13 +138,14 @@ def read_frames(
 
   Args:
     path: the file.
-    fps: sampling rate, > 0; by default the file's average, which makes a variable rate a fixed one.
-    size: (H, W) in pixels, covered and cut at the centre as in `read_clip`; by default the first
-      frame's size as it is displayed.
+    fps: frame rate of the result, > 0; by default the file's average, so a variable frame rate
+      becomes constant.
+    size: (H, W) in pixels, covered and centre-cropped as in `read_clip`; by default the first
+      frame's displayed size.
     seconds: stops after this time, > 0; by default at the end of the file.
 
   Raises:
-    MediaError: as `probe`; also at the end when the file's picture ends long before it should.
+    MediaError: as `probe`; also at the end if the picture ends long before its stated length.
   """
   count, end = 0, math.inf if seconds is None else seconds - _SLACK_S
   with _opened(path) as (_, track):
@@ -152,16 +153,16 @@ def read_frames(
     for frame, until, _ in _shown(track, 0.0, rate):
       size = size or colours.shown_size(frame, pixel_shape=_pixel_shape(track))
       pixels = None
-      # A file of one frame may tell no duration, yet it shows that frame.
+      # A file of one frame may state no duration, yet that frame is shown.
       while count / rate < min(until - _SLACK_S, end) or not count:
         pixels = _pixels(track, frame, size) if pixels is None else pixels
         count += 1
         yield pixels
       if count / rate >= end:
         return
-    told = track.stated_s or 0.0
-    if until < told - max(CUT_S, 2 / rate):
-      raise MediaError("truncated", path, f"the picture ends after {until:.2f} s of {told:.2f} s")
+    stated = track.stated_s or 0.0
+    if until < stated - max(CUT_S, 2 / rate):
+      raise MediaError("truncated", path, f"the picture ends after {until:.2f} s of {stated:.2f} s")
 
 
 def write_video(
@@ -187,13 +188,13 @@ def write_video(
 def write_frames(
   path: str | os.PathLike[str], frames: Iterable[np.ndarray], *, fps: float, crf: int = 18
 ) -> int:
-  """As `write_video`, of frames (H, W, 3) that come one by one; returns how many there were.
+  """As `write_video`, from an iterable of frames (H, W, 3); returns the number of frames.
 
-  When `frames` raises, nothing is left at `path` that was not there before.
+  If `frames` raises, `path` is unchanged.
 
   Raises:
-    UserError: when there is no frame.
-    MediaError: when the file cannot be written.
+    UserError: if there are no frames.
+    MediaError: if the file cannot be written.
   """
   import av
 
@@ -224,7 +225,7 @@ def write_frames(
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Track]]:
-  """Yields (container, picture track); turns every error of FFmpeg into a `MediaError`."""
+  """Yields (container, video track); every FFmpeg error becomes a `MediaError`."""
   with media.opened(path) as container:
     track = picture_track(path, container)
     codec = track.stream.codec_context
@@ -239,7 +240,7 @@ def _decode(track: Track, start_s: float) -> Iterator[tuple[float, Any]]:
   for packets in attempts:
     frames = colours.progressive(_frames(track, packets))
     first = next(frames, None)
-    # An index may be broken or coarse, so that reading begins too late.
+    # The index may be broken or coarse, so that reading starts too late.
     if first is not None and first[0] <= start_s + _SLACK_S:
       yield first
       yield from frames
@@ -252,10 +253,10 @@ def _decode(track: Track, start_s: float) -> Iterator[tuple[float, Any]]:
 
 
 def _frames(track: Track, packets: Iterator[Any]) -> Iterator[tuple[float, Any]]:
-  """Yields (seconds after the first frame, frame) of packets, in the order in which they show."""
+  """Yields (seconds after the first frame, frame) of packets, in presentation order."""
   import av
 
-  interval, time_s, seen = 1.0 / (track.fps or 25.0), 0.0, False
+  interval, time_s, decoded = 1.0 / (track.fps or 25.0), 0.0, False
   try:
     for packet in packets:
       for frame in packet.decode():
@@ -263,22 +264,22 @@ def _frames(track: Track, packets: Iterator[Any]) -> Iterator[tuple[float, Any]]
         if track.timed and frame.time is not None:
           time_s = frame.time - track.zero_s
         yield time_s, frame
-        time_s, seen = time_s + interval, True
+        time_s, decoded = time_s + interval, True
   except av.FFmpegError as error:
-    if seen and not media.is_starved(error):
+    if decoded and not media.is_starved(error):
       raise MediaError("truncated", track.path, f"decoding breaks off ({error})") from error
     raise
 
 
 def _shown(track: Track, start_s: float, fps: float) -> Iterator[tuple[Any, float, bool]]:
-  """Yields (frame, seconds until which it is shown, whether it is the last), one frame late."""
+  """Yields (frame, time in seconds until which it is shown, whether it is the last)."""
   held, end_s = None, 0.0
   for time_s, frame in _decode(track, start_s):
     if held is not None:
       yield held, time_s, False
     held = frame
-    told = float(frame.duration * frame.time_base) if frame.duration and track.timed else 0.0
-    end_s = time_s + (told or 1.0 / (track.fps or fps))
+    length_s = float(frame.duration * frame.time_base) if frame.duration and track.timed else 0.0
+    end_s = time_s + (length_s or 1.0 / (track.fps or fps))
   if held is None:
     raise MediaError("unreadable", track.path, "no frame of it could be decoded")
   yield held, end_s, True
@@ -286,13 +287,13 @@ def _shown(track: Track, start_s: float, fps: float) -> Iterator[tuple[Any, floa
 
 def _pixels(track: Track, frame: Any, size: tuple[int, int]) -> np.ndarray:
   if frame.is_corrupt:
-    raise MediaError("damaged", track.path, "the decoder had to make up parts of its picture")
+    raise MediaError("damaged", track.path, "the decoder had to conceal errors in its picture")
   primaries = track.stream.codec_context.color_primaries
   return colours.to_rgb(frame, size, pixel_shape=_pixel_shape(track), primaries=primaries)
 
 
 def _pixel_shape(track: Track) -> float:
-  """Width of a pixel by its height."""
+  """Pixel aspect ratio, width / height."""
   return float(track.stream.sample_aspect_ratio or 1)
 
 

@@ -1,7 +1,7 @@
 """Clips of a folder of videos, and still images as clips of one frame [MG 3.2.1].
 
 `scan` cuts videos into windows that fit a bucket and gives each image the bucket of its aspect
-ratio; `read` decodes one of these pieces. The rest is that of `data.sources.folder`.
+ratio; `read` decodes one of these pieces. `data.sources.folder` does the rest.
 """
 
 import functools
@@ -17,13 +17,13 @@ from mg_jax.data.schema import Sample, Split
 from mg_jax.data.sources import folder
 from mg_jax.data.sources.folder import Holdout, Index, Piece, Rejected
 
-# An image that would have to grow by more than this is refused: it holds too little of what the
-# bucket is to show.
+# An image that would be enlarged by more than this is rejected: it has too little detail for the
+# bucket.
 MAX_UPSCALE = 2.0
 
 
 class Info(NamedTuple):
-  """What buckets ask of a file: seconds, upright pixels, seconds of a frame; an image lasts 0 s."""
+  """Properties of a file that determine its bucket: upright size in pixels; an image lasts 0 s."""
 
   duration_s: float
   height: int
@@ -43,21 +43,21 @@ def scan(
   """Probes the files of one kind in a folder (not in its subfolders) and cuts them into windows.
 
   A video is assigned by its duration and aspect ratio; it may lack half a frame of a bucket's
-  length. A bucket with a fixed clip length takes up to `windows` clips of it, evenly spaced and not
-  overlapping; one clip is the middle one. A video that fits no bucket is rejected with the reason
-  "no_bucket". An image is assigned by its aspect ratio; one that would have to be enlarged more
-  than twofold is rejected with the reason "too_small".
+  length. A bucket with a fixed clip length takes up to `windows` clips per video, evenly spaced and
+  not overlapping; a single clip is centred. A video that fits no bucket is rejected with the reason
+  "no_bucket". An image is assigned by its aspect ratio; one that would be enlarged more than
+  twofold is rejected with the reason "too_small".
 
   Args:
     path: the folder.
     choices: buckets in order of preference; those of images have one frame.
     kind: which files are read.
-    windows: most clips per video, >= 1.
+    windows: maximum number of clips per video, >= 1.
     caption_required: whether a file without a caption is an error; otherwise its caption is empty.
     holdout: "file" holds out a fifth of the files by a hash of their names; "tail" the last fifth
       of each video's duration (at least one clip), for folders of few files; a video too short for
-      two clips then trains only. An image has no tail: "tail" holds out files of it. "none" holds
-      out nothing.
+      two clips is then used for training only. An image has no tail: "tail" holds out image files
+      by name. "none" holds out nothing.
 
   Raises:
     UserError: as `folder.scan`.
@@ -70,7 +70,7 @@ def scan(
 
 
 def read(piece: Piece) -> Sample:
-  """Decodes the frames of a piece in the shape of its bucket."""
+  """Decodes the frames of a piece at the shape of its bucket."""
   bucket, size = piece.bucket, (piece.bucket.height, piece.bucket.width)
   fps = bucket.duration.fps(piece.seconds)
   if piece.kind == "image":
@@ -96,7 +96,7 @@ def _cut(
   bucket = buckets.find(info.duration_s, info.height, info.width, choices, frame_s=info.frame_s)
   if bucket is None:
     least = min(choice.duration.min_s for choice in choices)
-    detail = f"{info.duration_s:.2f} s fit no bucket, the shortest of which needs {least:.3f} s"
+    detail = f"{info.duration_s:.2f} s fits no bucket; the shortest needs {least:.3f} s"
     return Rejected(name, "no_bucket", detail)
   scale = max(bucket.height / info.height, bucket.width / info.width)
   if kind == "image" and scale > MAX_UPSCALE:
@@ -118,7 +118,7 @@ def _windows(
 ) -> list[tuple[float, Split]]:
   """Start times and splits of a video's windows.
 
-  The half frame that clips may lack is taken at the end of the video, never from the other split.
+  The half frame that clips may lack is at the end of the video, never in the other split.
   """
   duration_s, slack_s = info.duration_s, bucket.duration.slack_s(info.frame_s)
   clip_s = bucket.duration.clip_seconds(duration_s) if bucket.frames > 1 else 0.0
@@ -141,7 +141,7 @@ def _windows(
 
 
 def _starts(low: float, high: float, clip_s: float, most: int, slack_s: float) -> list[float]:
-  """Starts of at most `most` clips, each in the middle of its equal share of [low, high)."""
+  """Starts of at most `most` clips, each centred in its equal share of [low, high)."""
   count = most if clip_s == 0 else min(most, int((high - low + slack_s) / clip_s))
   share = max((high - low) / max(count, 1), clip_s)
   return [low + share * k + (share - clip_s) / 2 for k in range(count)]

@@ -1,9 +1,9 @@
 """A folder of media files as random-access sources of samples [MG 3.2.1, 6.2].
 
-What clips, still images, sounds and soundtracks have in common: `scan` lists the files of a kind,
-probes each once, rejects with a reason what cannot be used, cuts the others into pieces by a
-function of the medium, and splits off a held-out part; `PieceSource` reads the pieces on demand by
-another one. Captions are those of `data.text.captions`, files those of `data.media.files`.
+Shared by clips, still images, sounds and soundtracks: `scan` lists the files of a kind, probes each
+once, rejects unusable ones with a reason, cuts the others into pieces by a function of the medium,
+and holds out some; `PieceSource` reads pieces on demand by another function. Captions come from
+`data.text.captions`, files from `data.media.files`.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from mg_jax.data.text.captions import Caption, read_captions
 _log = logging.getLogger(__name__)
 REPORT = mediafiles.REPORT
 HELD_OUT = 0.2
-SHOWN = 64  # pieces that stand in for held-out ones where a folder holds out none
+SHOWN = 64  # training pieces used for validation if a folder holds out none
 
 Holdout = Literal["file", "tail", "none"]
 
 
 class _Words(NamedTuple):
-  """What messages call a kind: its files, a piece of them, what evaluations do with it."""
+  """Words for a kind in messages: its files, a piece of them, what evaluations do with it."""
 
   files: str
   piece: str
@@ -60,11 +60,11 @@ class Piece:
   Attributes:
     file: its name in the folder.
     split: "train" or "validation".
-    start_s: where it begins, in s.
-    seconds: how long it lasts; 0 for an image.
+    start_s: its start in s.
+    seconds: its duration; 0 for an image.
     kind: whether it is read with its picture ("video", "image") or is sound alone.
-    bucket: shape of its frames, where the medium has buckets.
-    path: what is opened to read it, filled in by `scan` where it is the file itself.
+    bucket: shape of its frames, if the medium has buckets.
+    path: the file to open, filled in by `scan` if it is the file itself.
     caption: of the file, filled in by `scan`.
   """
 
@@ -93,14 +93,14 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """What a scan found, in the order of the file names.
+  """Result of a scan, in the order of the file names.
 
   Attributes:
-    folder: that was scanned.
+    folder: the scanned folder.
     kind: of its files.
     pieces: of both splits.
-    rejected: files that give none.
-    silent: pieces left out as silent.
+    rejected: files without pieces.
+    silent: number of pieces dropped as silent.
   """
 
   folder: str
@@ -110,7 +110,7 @@ class Index:
   silent: int = 0
 
   def count(self, split: Split) -> int:
-    """Pieces of a split."""
+    """Number of pieces of a split."""
     return sum(piece.split == split for piece in self.pieces)
 
   def buckets(self, split: Split = "train") -> dict[Bucket, int]:
@@ -122,13 +122,13 @@ class Index:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0].name)))
 
   def shown(self) -> "Index":
-    """The index; where nothing is held out, its first pieces count as validation too."""
+    """The index; if nothing is held out, its first pieces count as validation too."""
     if self.count("validation"):
       return self
     words, more = _WORDS[self.kind], "" if self.kind == "image" else "data.holdout=tail or "
     _log.warning(
-      "%s: no %s is held out, so evaluations %s what is trained on; %smore files would hold some "
-      "out", self.folder, words.piece, words.sense, more,
+      "%s: no %s is held out, so evaluations %s training data; %smore files would hold some out",
+      self.folder, words.piece, words.sense, more,
     )  # fmt: skip
     shown = (dataclasses.replace(piece, split="validation") for piece in self.pieces[:SHOWN])
     return dataclasses.replace(self, pieces=(*self.pieces, *shown))
@@ -137,7 +137,7 @@ class Index:
 def write_report(path: str | os.PathLike[str], indices: Iterable[Index]) -> None:
   """Writes the rejected files of all folders as JSON lines, atomically.
 
-  Where nothing is rejected no file is made, but one of an earlier scan is emptied.
+  If nothing is rejected no file is created, but one of an earlier scan is emptied.
   """
   rows = [
     {"folder": index.folder, **dataclasses.asdict(item)}
@@ -161,34 +161,34 @@ def scan(
 ) -> Index:
   """Probes the files of a kind in a folder and cuts them into pieces.
 
-  Where the hash of the names holds out every one of a handful of files, all are trained on.
+  If the hash of the names holds out every one of a handful of files, all are trained on.
 
   Args:
     folder: the folder.
     kind: which files are read.
-    probe: what `cut` asks of a file, from its path; raises MediaError where it cannot be used.
-    cut: the pieces of a file, or why there are none, from its name and what was found.
-    below: whether the folders below it are read too.
-    captions: whether a file that is used needs a caption, may have one, or none are read. The text
-      of its sound is caption enough for a sound.
-    workers: files that are probed at once.
-    log: whether files passed over and rejected go into the log.
+    probe: path -> properties that `cut` needs; raises MediaError if the file is unusable.
+    cut: (name, properties) -> the pieces of a file, or why it is rejected.
+    below: whether subfolders are read too.
+    captions: whether a usable file needs a caption, may have one, or none are read. For a sound, a
+      sound caption suffices.
+    workers: files that are probed in parallel.
+    log: whether skipped and rejected files are logged.
 
   Raises:
-    UserError: the folder is missing, unreadable or without such files, a caption is missing, or no
-      file is usable.
+    UserError: if the folder is missing, unreadable or without such files, a caption is missing, or
+      no file is usable.
   """
   names = mediafiles.list_files(folder, kind, below=below, log=log)
-  found = mediafiles.probe_all(folder, names, probe, workers=workers)
-  told: dict[str, Caption] = {}
+  probed = mediafiles.probe_all(folder, names, probe, workers=workers)
+  by_name: dict[str, Caption] = {}
   if captions != "none":
-    usable = [name for name in names if not isinstance(found[name], MediaError)]
+    usable = [name for name in names if not isinstance(probed[name], MediaError)]
     required = captions == "required"
-    told = read_captions(folder, usable, required=required, sound=kind == "sound")
+    by_name = read_captions(folder, usable, required=required, sound=kind == "sound")
   pieces: list[Piece] = []
   rejected: list[Rejected] = []
   for name in names:
-    info = found[name]
+    info = probed[name]
     if isinstance(info, MediaError):
       cuts = Rejected(name, info.reason, info.detail)
     else:
@@ -200,7 +200,7 @@ def scan(
       continue
     path = os.path.join(folder, name)
     pieces += [
-      dataclasses.replace(piece, path=piece.path or path, caption=told.get(name, Caption()))
+      dataclasses.replace(piece, path=piece.path or path, caption=by_name.get(name, Caption()))
       for piece in cuts
     ]
   if not pieces:
@@ -236,8 +236,8 @@ def parts(
   Args:
     name: of the file.
     length: of the file.
-    border: where its tail begins.
-    holdout: "file" holds out by the name, "tail" the tail, "none" nothing.
+    border: start of its tail.
+    holdout: "file" holds out by name, "tail" the tail, "none" nothing.
     least: a shorter tail is not held out.
   """
   if holdout == "tail" and length - border >= least:
@@ -246,18 +246,18 @@ def parts(
 
 
 class PieceSource:
-  """Random access to pieces of one split; one that cannot be read is replaced and counted.
+  """Random access to pieces of one split; unreadable ones are replaced and counted.
 
   Args:
     index: from `scan`.
-    read: a piece to a sample, raising MediaError where that fails.
+    read: from a piece to a sample; raises MediaError if that fails.
     split: "train" or "validation".
-    bucket: if given, of these pieces alone.
-    kind: if given, of these pieces alone.
-    limit: share of the pieces that may fail, see `Quarantine`.
+    bucket: if given, only pieces of this bucket.
+    kind: if given, only pieces of this kind.
+    limit: fraction of the pieces that may fail, see `Quarantine`.
 
   Raises:
-    UserError: there are no such pieces.
+    UserError: if there are no such pieces.
   """
 
   def __init__(
@@ -276,10 +276,10 @@ class PieceSource:
       if piece.split == split and bucket in (None, piece.bucket) and kind in (None, piece.kind)
     )
     if not self.pieces:
-      held = {b.name: count for b, count in index.buckets(split).items()}
-      where = f" in bucket {bucket.name}, there are {held}" if bucket else ""
+      counts = {b.name: count for b, count in index.buckets(split).items()}
+      where = f" in bucket {bucket.name}, only {counts}" if bucket else ""
       raise UserError(
-        f"{index.folder}: the {split} split holds no {_WORDS[kind or index.kind].piece}{where}; "
+        f"{index.folder}: the {split} split has no {_WORDS[kind or index.kind].piece}{where}; "
         "add files, or set data.holdout=tail"
       )
     self._reader = read
@@ -304,18 +304,18 @@ class PieceSource:
 
 
 def content(folder: str | os.PathLike[str], *, kind: Kind = "video") -> str:
-  """A digest of the names, sizes and captions of a folder's files of a kind, not opening them.
+  """A digest of the names, sizes and captions of a folder's files of a kind, without opening them.
 
-  What is no file, or is gone by now, gives no piece and does not count; but latents of soundtracks
-  have always been named by all that is listed, and by captions of the sound.
+  Entries that are not regular files, or have vanished, give no piece and do not count; for "sound"
+  they do, and so do sound captions, to keep the names of existing latents of soundtracks.
   """
   names = mediafiles.list_files(folder, kind)
   stats = {name: _stat(os.path.join(folder, name)) for name in names}
   if kind != "sound":
-    stats = {n: found for n, found in stats.items() if found and stat.S_ISREG(found.st_mode)}
-  told = read_captions(folder, list(stats), required=False)
+    stats = {n: status for n, status in stats.items() if status and stat.S_ISREG(status.st_mode)}
+  by_name = read_captions(folder, list(stats), required=False)
   fields = 3 if kind == "sound" else 2
-  rows = [[n, found and found.st_size, *told[n][:fields]] for n, found in stats.items()]
+  rows = [[n, status and status.st_size, *by_name[n][:fields]] for n, status in stats.items()]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -1,10 +1,9 @@
-"""From a config section to sources: which clips there are, in which buckets, for which split.
+"""From the data section of a config to sources of clips, by bucket and split.
 
-One recipe serves every stage: the autoencoder reads the clips, the encoder of latents walks them
-once, the generator reads the latents, and a contrastive model the middle frames. Images are frames
-of the clips, or still images in a folder of their own. Single-bucket recipes give `frames`,
-`height`, `width` and `fps`; bucketed ones name a duration table and a base resolution instead
-[MG 3.2.1].
+One recipe serves every stage: the autoencoder trains on clips, encoding iterates over them once,
+the generator trains on the latents, and a contrastive model on middle frames. Images are frames of
+the clips, or still images in their own folder. Single-bucket recipes set `frames`, `height`,
+`width` and `fps`; bucketed ones set a duration table and a base resolution instead [MG 3.2.1].
 """
 
 import collections
@@ -38,38 +37,38 @@ class DataConfig:
 
   Attributes:
     source: "toy" renders the toy world, "folder" reads video files with captions.
-    path: the folder of clips (source "folder"); images in it are passed over. May be empty where
-      only `images` are trained on.
-    images: a folder of still images with captions (PNG, JPEG, WebP, see `data.media.stills`), which
-    image
-      batches and contrastive models then read in place of frames of the clips, whatever `source`
-      is. May be the same folder as `path`.
+    path: the folder of clips (source "folder"); images in it are skipped. May be empty if only
+      `images` are trained on.
+    images: a folder of still images with captions (PNG, JPEG, WebP, see `data.media.stills`), used
+      by image batches and contrastive models instead of frames of the clips, for any `source`. May
+      be the same folder as `path`.
     cache: where the toy world is stored once built (source "toy").
     world: "simple", "pairs", "signs", "full" or "stills" toy world, or "sounds" or "orchestra" with
       sound, see `world.scene.sampling.WorldConfig`.
     clips: toy clips to train on.
     held_out: toy clips held out.
     variants: further wordings of each toy caption.
-    durations: "single" is one bucket of `frames` at `fps`; the others are tables of the paper, of
-      pre-training ("paper"), finetuning ("sft") and of its ablations ("ablation").
+    durations: "single" is one bucket of `frames` at `fps`; the others are the paper's tables for
+      pre-training ("paper"), finetuning ("sft") and ablations ("ablation").
     aspects: with such a table, "five" aspect ratios around `height` x `height` pixels, or "one",
       `height` x `width`.
     frames, height, width, fps: of the single bucket; sides in pixels.
-    windows: most clips cut from one file of a folder.
+    windows: maximum number of clips per file of a folder.
     holdout: how a folder is split: "file" by name, "tail" the last fifth of each file (images by
       name), "none".
     caption_required: whether a clip without a caption is an error.
-    lengths: frame counts of the video batches of an autoencoder, each as often as the
-      others, cut from a random start of a clip; () takes clips whole.
+    lengths: frame counts of the video batches of an autoencoder, equally frequent, cropped at a
+      random start of a clip; () for whole clips.
     image_weight, video_weight: blocks of image and video batches per window of the stream; the
       paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
     global_batch: rows of a batch over all processes.
-    image_batch: rows of an image batch beside videos, a multiple of `global_batch`; 0 is as many.
-    bad_limit: share of a source, 0 to 1, that may turn out unreadable while training; each such
-      record is replaced by another one.
-    camera_tags: whether prompts start with what the camera does, where that is known [MG 3.2.1].
-    captions: which wordings frames come with, see `transforms.FrameRow`.
-    short_length: most tokens of a short caption.
+    image_batch: rows of an image batch in joint training with videos, a multiple of `global_batch`;
+      0 for the same number.
+    bad_limit: fraction of a source, 0 to 1, that may be unreadable in training; unreadable records
+      are replaced by others.
+    camera_tags: whether prompts start with the camera motion, if known [MG 3.2.1].
+    captions: which wordings are used for frames, see `transforms.FrameRow`.
+    short_length: maximum number of tokens of a short caption.
     seed: of the world and of every order.
   """
 
@@ -113,7 +112,7 @@ class DataConfig:
     if not 0 < self.fps < math.inf:
       raise UserError(f"data.fps is {self.fps}; it must be positive")
     if not 0 <= self.bad_limit <= 1:
-      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a fraction from 0 to 1")
     if self.image_batch < 0 or self.image_batch % self.global_batch:
       raise UserError(
         f"data.image_batch is {self.image_batch}; give a multiple of data.global_batch "
@@ -121,7 +120,7 @@ class DataConfig:
       )
     if self.image_batch and not self.video_weight:
       raise UserError(
-        "data.image_batch is of image batches beside videos; without these, set data.global_batch"
+        "data.image_batch needs videos (data.video_weight); for images alone set data.global_batch"
       )
     if self.variants < 0 or not 0 <= self.seed < 2**32:
       raise UserError(
@@ -136,7 +135,7 @@ class DataConfig:
       not 1 <= length <= shortest for length in self.lengths
     ):
       raise UserError(
-        f"data.lengths is {self.lengths}; give different frame counts from 1 to {shortest}"
+        f"data.lengths is {self.lengths}; give distinct frame counts from 1 to {shortest}"
       )
     for name in ("height", "width") if self.aspects == "one" else ("height",):
       if self.durations != "single" and getattr(self, name) % SIDE_MULTIPLE:
@@ -147,10 +146,10 @@ class DataConfig:
 
   @property
   def kinds(self) -> dict[Kind, int]:
-    """ "image" and "video" with their weights, those that are used.
+    """Positive weights of "image" and "video".
 
     Raises:
-      UserError: there are still images, but images have no weight.
+      UserError: if `images` is set but images have no weight.
     """
     if self.images and not self.image_weight:
       raise UserError("data.images is set but data.image_weight is 0; give it a weight")
@@ -162,7 +161,7 @@ class DataConfig:
     return self.image_batch if kind == "image" and self.image_batch else self.global_batch
 
   def buckets(self, kind: Kind = "video") -> tuple[buckets.Bucket, ...]:
-    """The shapes that clips or images ("image") are cut to, in order of preference."""
+    """Buckets of clips or images, in order of preference."""
     if self.durations == "single":
       seconds = self.frames / self.fps
       clip = buckets.Duration(seconds, math.inf, self.frames, clip_s=seconds)
@@ -180,15 +179,15 @@ def open_sources(config: DataConfig, split: Split, kind: Kind = "video") -> dict
   Args:
     config: the recipe.
     split: "train" or "validation".
-    kind: "video" opens the clips, "image" what images are made of: the still images where the
-      recipe has a folder of them, as clips of one frame, or else the clips.
+    kind: "video" opens the clips, "image" the still images as clips of one frame, if the recipe has
+      a folder of them, else the clips.
 
   Raises:
-    UserError: when the data are missing or unusable.
+    UserError: if the data are missing or unusable.
   """
   index = _scan(config, kind)
   if index is None:
-    from mg_jax.data.sources import toy_records  # Imports TFDS, which nothing else here needs.
+    from mg_jax.data.sources import toy_records  # imports TFDS, needed by nothing else here
 
     recipe = toy_recipe(config)
     toy_records.build(recipe, config.cache)
@@ -200,13 +199,13 @@ def open_sources(config: DataConfig, split: Split, kind: Kind = "video") -> dict
 
 
 def indices(config: DataConfig, kinds: Iterable[Kind]) -> list[Index]:
-  """The folders that hold what these kinds are made of, each once."""
-  found = {id(index): index for kind in kinds if (index := _scan(config, kind))}
-  return list(found.values())
+  """The indices of the folders of these kinds, each once."""
+  unique = {id(index): index for kind in kinds if (index := _scan(config, kind))}
+  return list(unique.values())
 
 
 def _scan(config: DataConfig, kind: Kind) -> Index | None:
-  """The folder that holds what a kind is made of; None for the toy world."""
+  """The index of the folder of a kind; None for the toy world."""
   if kind == "image" and config.images:
     return scan(config, "image")
   return None if config.source == "toy" else scan(config, "video")
@@ -216,7 +215,7 @@ def _scan(config: DataConfig, kind: Kind) -> Index | None:
 def scan(config: DataConfig, kind: Kind) -> Index:
   """Scans the folder of clips or of still images of a config.
 
-  Where nothing is held out (few files, or by choice), the first ones count as validation too.
+  If nothing is held out (few files, or by choice), the first ones count as validation too.
   """
   path = config.images if kind == "image" else config.path
   if not path:
@@ -244,9 +243,9 @@ def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
 
 @functools.lru_cache(maxsize=4)
 def scan_folder(config: DataConfig) -> Index:
-  """Scans the folder of clips of a config; says what had to be rejected and why.
+  """Scans the folder of clips of a config; logs rejected files with the reason.
 
-  Where nothing is held out (few files, or by choice), the first clips count as validation too.
+  If nothing is held out (few files, or by choice), the first clips count as validation too.
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your clips")
@@ -258,7 +257,7 @@ def scan_folder(config: DataConfig) -> Index:
 
 @functools.lru_cache(maxsize=4)
 def scan_images(config: DataConfig) -> Index:
-  """Scans the folder of still images of a config, as `scan_folder` does that of clips."""
+  """Scans the folder of still images of a config, as `scan_folder`."""
   return clips.scan(
     config.images, config.buckets("image"), kind="image", holdout=config.holdout,
     caption_required=config.caption_required,
@@ -268,7 +267,7 @@ def scan_images(config: DataConfig) -> Index:
 def clip_feed(config: DataConfig) -> Feed:
   """The training stream of an autoencoder: image and video batches of raw clips.
 
-  With several lengths every batch has one of them, so that each is compiled once.
+  With several lengths, each batch has a single one, so that each is compiled once.
   """
   kinds = config.kinds
   if config.images:
@@ -276,7 +275,7 @@ def clip_feed(config: DataConfig) -> Feed:
   else:
     opened = dict.fromkeys(kinds, open_sources(config, "train"))
   lengths = config.lengths or (None,)
-  # As many image batches as there are lengths keep the ratio of the weights.
+  # One image entry per length keeps the ratio of the weights.
   cuts = {"image": (1,) * len(lengths), "video": lengths}
   entries = []
   for kind, share in kinds.items():
@@ -289,7 +288,7 @@ def clip_feed(config: DataConfig) -> Feed:
 
 
 def frame_feed(config: DataConfig, row: FrameRow) -> Feed:
-  """The training stream of a contrastive model: stills or middle frames with a caption each."""
+  """The training stream of a contrastive model: stills or middle frames with captions."""
   entries = [
     Entry(f"frame/{name}", source, row, weight)
     for (name, source), weight in _weighted(open_sources(config, "train", "image"), 1)
@@ -300,18 +299,18 @@ def frame_feed(config: DataConfig, row: FrameRow) -> Feed:
 def latent_sources(
   latents: str | os.PathLike[str], split: Split, kind: str, *, limit: float = 0.05
 ) -> dict[str, Source]:
-  """Cached latents of a split by bucket name, as `precompute.clips` lays them out.
+  """Cached latents of a split by bucket name, as written by `precompute.clips`.
 
   Args:
     latents: their folder.
     split: "train" or "validation".
     kind: "video" or "image".
-    limit: share of the records that may be bad, see `Quarantine`.
+    limit: fraction of the records that may be bad, see `Quarantine`.
   """
   root = pathlib.Path(latents) / split / kind
   names = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
   if not names:
-    raise UserError(f"{root} holds no latents; encode the data first")
+    raise UserError(f"{root} has no latents; encode the data first")
   return {
     name: RecordSource(root / name, limit=limit, setting="data.bad_limit") for name in names
   }
@@ -333,7 +332,7 @@ def latent_feed(
 
 
 def _weighted(sources: dict[str, Source], share: int):
-  """Sources with integer weights in proportion to their volume, `share` times each window."""
+  """Sources with integer weights proportional to their volume, times `share`."""
   weights = volume_weights([len(source) for source in sources.values()])
   return zip(sources.items(), [share * weight for weight in weights], strict=True)
 

@@ -1,7 +1,7 @@
-"""From a config section to sounds: where they come from, how they are split, the stream of chunks.
+"""From the data section of a config to sounds: source, split, and the training stream of chunks.
 
-What `recipe` is for clips. A batch is {"wave": int16 (B, T), "index": int32 (B,)}: full scale is
-2^15, and the model's own [-1, 1] starts on the device.
+The counterpart of `recipe` for sound. A batch is {"wave": int16 (B, T), "index": int32 (B,)} with
+full scale 2^15, converted to [-1, 1] on the device.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ class SoundConfig:
   Attributes:
     source: "folder" reads sound and video files, "toy" renders the toy world.
     path: the folder (source "folder"), see `data.sources.sounds`.
-    cache: where decoded or rendered sound is kept.
+    cache: folder of decoded or rendered sound.
     world: "sounds" or "orchestra" (source "toy"), see `world.scene.sampling.WorldConfig`.
     clips: toy scenes to train on.
     held_out: toy scenes held out.
-    rate: in Hz, the codec's.
-    seconds: of a training chunk.
-    held_out_seconds: of an evaluated chunk.
+    rate: sample rate of the codec in Hz.
+    seconds: length of a training chunk.
+    held_out_seconds: length of an evaluation chunk.
     holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each sound,
       "none" nothing.
-    silence_db: level of the loudest sample below which a segment is left out as silent.
-    bad_limit: share of the segments that may fail to be read and are replaced, from 0 to 1.
+    silence_db: peak level below which a segment is dropped as silent.
+    bad_limit: fraction of the segments, 0 to 1, that may be unreadable and are replaced.
     global_batch: rows of a batch over all processes.
-    seed: of every order and every place.
+    seed: of every order and every position.
   """
 
   source: Literal["folder", "toy"] = "folder"
@@ -64,26 +64,28 @@ class SoundConfig:
       if not 0 < getattr(self, name) < math.inf:
         raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
     if min(self.samples("train"), self.samples("validation")) < 1:
-      raise UserError(f"data.seconds of {self.seconds} hold no sample at {self.rate} Hz")
+      raise UserError(
+        f"data.seconds of {self.seconds} is less than a sample at {self.rate} Hz; raise it"
+      )
     if not -math.inf < self.silence_db <= 0:
       raise UserError(f"data.silence_db is {self.silence_db}; give a level of at most 0 dB")
     if not 0 <= self.bad_limit <= 1:
-      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a fraction from 0 to 1")
     if not 0 <= self.seed < 2**32:
       raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
 
   def samples(self, split: Split) -> int:
-    """Samples of a chunk."""
+    """Length of a chunk in samples."""
     return round((self.seconds if split == "train" else self.held_out_seconds) * self.rate)
 
 
 @dataclasses.dataclass(frozen=True)
 class WaveRow:
-  """Sample -> {"wave" (samples,) int16, "index" ()}; what a sound lacks is zero.
+  """Sample -> {"wave" (samples,) int16, "index" ()}; shorter sounds are zero-padded.
 
   Attributes:
-    samples: of a chunk.
-    shift: whether it starts at a random place of the piece, rather than at its beginning.
+    samples: length of a chunk.
+    shift: whether it starts at a random position of the piece, rather than at its beginning.
   """
 
   samples: int
@@ -98,10 +100,10 @@ class WaveRow:
 
 
 def open_source(config: SoundConfig, split: Split) -> Source:
-  """The sounds of a split, in pieces of at least one chunk where they are that long.
+  """The sounds of a split, in pieces of at least one chunk if they are that long.
 
   Raises:
-    UserError: when the data are missing or unusable.
+    UserError: if the data are missing or unusable.
   """
   read = functools.partial(sounds.read, rate=config.rate)
   return PieceSource(scan(config, split), read, split, limit=config.bad_limit)
@@ -109,7 +111,7 @@ def open_source(config: SoundConfig, split: Split) -> Source:
 
 @functools.lru_cache(maxsize=4)
 def scan(config: SoundConfig, split: Split) -> Index:
-  """Scans what a config names for pieces of the length of a split."""
+  """Scans the sounds of a config for pieces of the chunk length of a split."""
   if config.source == "toy":
     return toy_sounds.scan(
       config.world, cache=config.cache, samples=config.samples(split), rate=config.rate,
@@ -122,14 +124,14 @@ def scan(config: SoundConfig, split: Split) -> Index:
     silence_db=config.silence_db, holdout=config.holdout, log=split == "train",
   )  # fmt: skip
   _log.info(
-    "%s: %d segments of %.2f s to use for %s, %d left out as silent", config.path,
+    "%s: %d segments of %.2f s for %s, %d dropped as silent", config.path,
     index.count(split), config.samples(split) / config.rate, split, index.silent,
   )  # fmt: skip
   return index if split == "train" else index.shown()
 
 
 def wave_feed(config: SoundConfig) -> Feed:
-  """The training stream of a codec: chunks from random places, every sound by its length."""
+  """The training stream of a codec: chunks at random positions, sounds weighted by length."""
   row = WaveRow(config.samples("train"))
   entry = Entry("sound", open_source(config, "train"), row)
   return Feed((entry,), config.global_batch, seed=config.seed)

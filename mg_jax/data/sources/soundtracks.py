@@ -1,15 +1,15 @@
-"""Videos with their sound, and sound alone, for a generator of soundtracks [MG 6.2].
+"""Videos with sound, and sound alone, for a generator of soundtracks [MG 6.2].
 
-From a config section to samples, of which `precompute.sounds` makes records once: the latents of
-the sound, the frames or the features of a vision tower, the captions. `SoundtrackRow` makes of a
-record what a model reads. Samples are pieces of at most the longest chunk; a row is a chunk of a
-piece, from a random place where the piece is longer, and where it is shorter "length" says how many
-latents are real. Each latent has the video frame nearest in time to where it starts.
+From the data section of a config to samples, which `precompute.sounds` encodes into records once:
+the latents of the sound, the frames or the features of a vision tower, the captions. `LatentRow`
+turns a record into a row. Samples are pieces of at most the longest chunk; a row is a chunk of a
+piece, at a random position if the piece is longer; if it is shorter, "length" is the number of real
+latents. Each latent has the video frame nearest in time to its start.
 
-A batch is {"latent": float32 (B, L, 1, 1, C) normalised per channel, zeros behind "length": int32
-(B,), "index": int32 (B,), streams of text as in `data.schema`, and "video"}: of a frozen tower
-features (B, L, E), else {"image": uint8 (B, T, H, W, 3), "at": int32 (B, L), "mask": bool (B, L)}.
-Both are zero where there is no picture.
+A batch is {"latent": float32 (B, L, 1, 1, C) normalised per channel, zeros after "length": int32
+(B,), "index": int32 (B,), text streams as in `data.schema`, and "video"}: features (B, L, E) of a
+frozen tower, else {"image": uint8 (B, T, H, W, 3), "at": int32 (B, L), "mask": bool (B, L)}. Both
+are zero without a picture.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from mg_jax.data.sources.folder import HELD_OUT, Index, Piece, PieceSource
 from mg_jax.data.transforms import LatentRow
 
 KINDS: tuple[Kind, ...] = ("video", "sound")
-_LEAST_S = 1.0  # shorter ends of a file are left out
-# What changes neither pixels nor sound nor captions.
+_LEAST_S = 1.0  # shorter remainders of a file are dropped
+# Fields that change neither pixels nor sound nor captions.
 _FREE = ("cache", "chunks", "video_weight", "sound_weight", "global_batch", "bad_limit")
 
 
@@ -44,24 +44,23 @@ class SoundtrackConfig:
 
   Attributes:
     source: "folder" reads video and sound files, "toy" renders the toy world.
-    path: the folder of files with captions (source "folder"), see `data.sources.folder`; where a
-    file has a
-      "sound_caption", that is read, and else its caption. The paper's fields and their order are
-      those of `data.text.sound_prompts`.
+    path: the folder of files with captions (source "folder"), see `data.sources.folder`; a file's
+      "sound_caption" is used if there is one, else its caption. `data.text.sound_prompts` has the
+      paper's fields and their order.
     world: "sounds" or "orchestra" (source "toy"), see `world.scene.sampling.WorldConfig`.
     clips: toy clips to train on, each as long as the longest chunk.
     held_out: toy clips held out.
-    chunks: (seconds, weight) of training chunks: of batches of 10 s and 30 s the paper has 5 to 1.
-    fps: frames a second that the vision tower sees.
+    chunks: (seconds, weight) of training chunks; the paper has batches of 10 s and 30 s at 5 to 1.
+    fps: frame rate at which the vision tower encodes the video.
     size: side of the square frames in pixels.
-    video_weight, sound_weight: batches of videos and of sound alone; the paper finetunes by 10 to 1
-      and does not tell for pre-training. A kind of which there is none is left out.
+    video_weight, sound_weight: batches of videos and of sound alone; the paper finetunes at 10 to 1
+      and does not state it for pre-training. A kind without files is ignored.
     holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each file,
       "none" nothing.
     caption_required: whether a file without a caption is an error.
-    bad_limit: share of the pieces that may fail to decode and are replaced, from 0 to 1.
+    bad_limit: fraction of the pieces, 0 to 1, that may fail to decode and are replaced.
     global_batch: rows of a batch over all processes.
-    seed: of the world and of every order and place.
+    seed: of the world and of every order and position.
   """
 
   source: Literal["folder", "toy"] = "folder"
@@ -89,7 +88,7 @@ class SoundtrackConfig:
       0 < seconds < math.inf and weight >= 1 for seconds, weight in self.chunks
     ):
       raise UserError(
-        f"data.chunks is {self.chunks}; give pairs of different seconds and whole weights from 1"
+        f"data.chunks is {self.chunks}; give pairs of distinct seconds and whole weights from 1"
       )
     if min(self.video_weight, self.sound_weight) < 0 or not self.video_weight + self.sound_weight:
       raise UserError(
@@ -97,31 +96,31 @@ class SoundtrackConfig:
         "may be negative, and one must be positive"
       )
     if not 0 <= self.bad_limit <= 1:
-      raise UserError(f"data.bad_limit is {self.bad_limit}; give a share from 0 to 1")
+      raise UserError(f"data.bad_limit is {self.bad_limit}; give a fraction from 0 to 1")
     if not 0 <= self.seed < 2**32:
       raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
 
   @property
   def seconds(self) -> float:
-    """The longest chunk, and the longest sample."""
+    """Length of the longest chunk, and of the longest sample."""
     return float(max(seconds for seconds, _ in self.chunks))
 
   def identity(self) -> dict[str, Any]:
-    """What decides the samples, ready for JSON."""
+    """The fields that determine the samples, JSON-serialisable."""
     kept = {name: value for name, value in vars(self).items() if name not in _FREE}
     return kept | {"seconds": self.seconds}
 
 
 def open_sources(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[Kind, Source]:
-  """Sources of samples of a split, by kind, those that there are.
+  """Sources of samples of a split, by existing kind.
 
   Raises:
-    UserError: when the data are missing or unusable.
+    UserError: if the data are missing or unusable.
   """
   if config.source == "toy":
     if rate != audio.RATE or not config.video_weight:
       raise UserError(
-        f"the toy world has videos with sound of {audio.RATE} Hz; the codec has {rate} Hz, and "
+        f"the toy world has videos with sound at {audio.RATE} Hz; the codec has {rate} Hz, and "
         f"data.video_weight is {config.video_weight}"
       )
     return {"video": toy.ToySource(toy_recipe(config), split)}
@@ -153,10 +152,11 @@ def toy_recipe(config: SoundtrackConfig) -> toy.ToyRecipe:
 def scan(config: SoundtrackConfig) -> Index:
   """Probes the files of a folder (not of its subfolders) and cuts them into pieces, in order.
 
-  Where nothing is held out, the first pieces count as validation too.
+  If nothing is held out, the first pieces count as validation too.
 
   Raises:
-    UserError: the folder is missing or without media, a caption is missing, or no file is usable.
+    UserError: if the folder is missing or without media, a caption is missing, or no file is
+      usable.
   """
   if not config.path:
     raise UserError("data.path is empty; give the folder of your videos and sounds")
@@ -168,26 +168,26 @@ def scan(config: SoundtrackConfig) -> Index:
 
 
 def record_sources(latents: str | os.PathLike[str], split: Split) -> dict[Kind, RecordSource]:
-  """Records of a split by kind, as `precompute.sounds` lays them out."""
+  """Records of a split by kind, as written by `precompute.sounds`."""
   root = pathlib.Path(latents) / split
-  found: dict[Kind, RecordSource] = {
+  sources: dict[Kind, RecordSource] = {
     kind: RecordSource(root / kind) for kind in KINDS if (root / kind).is_dir()
   }
-  if not found:
-    raise UserError(f"{root} holds no latents; encode the data first")
-  return found
+  if not sources:
+    raise UserError(f"{root} has no latents; encode the data first")
+  return sources
 
 
 def soundtrack_feed(
   config: SoundtrackConfig, latents: str | os.PathLike[str], row: LatentRow, *, rate: float
 ) -> Feed:
-  """The training stream: batches of one kind and one length of chunk.
+  """The training stream: each batch has one kind and one chunk length.
 
   Args:
     config: of the data.
     latents: their folder.
-    row: of the longest chunk.
-    rate: latents a second.
+    row: transform for the longest chunk.
+    rate: latents per second.
   """
   weights = {"video": config.video_weight, "sound": config.sound_weight}
   entries = []
@@ -199,7 +199,7 @@ def soundtrack_feed(
 
 
 def _probe(path: str) -> tuple[Kind, float]:
-  """Kind and length in s of a file; one with no picture but cover art is sound."""
+  """Kind and length in s of a file; one without a picture other than cover art is sound."""
   try:
     info = video.probe(path)
   except MediaError as error:
@@ -207,12 +207,12 @@ def _probe(path: str) -> tuple[Kind, float]:
       raise
     return "sound", audio.probe(path).duration_s
   if not info.has_audio:
-    raise MediaError("no_audio", path, "the file holds no audio stream")
+    raise MediaError("no_audio", path, "the file has no audio stream")
   return "video", info.duration_s
 
 
 def _cut(name: str, info: tuple[Kind, float], config: SoundtrackConfig) -> list[Piece]:
-  """The pieces of a file, none of which lies in both splits."""
+  """The pieces of a file, each in a single split."""
   kind, seconds = info
   border = seconds * (1 - HELD_OUT)
   pieces = []
@@ -237,7 +237,7 @@ def _read(piece: Piece, *, config: SoundtrackConfig, rate: int) -> Sample:
   wave = audio.read_audio(
     piece.path, rate=rate, start_s=piece.start_s, seconds=piece.seconds
   ).astype(np.float32)
-  # Sound may end before the picture does.
+  # Sound may end before the picture.
   wave = np.pad(wave, (0, max(0, round(piece.seconds * rate) - len(wave))))
   text, camera, sound = piece.caption
   return Sample(

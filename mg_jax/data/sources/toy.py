@@ -1,9 +1,9 @@
-"""The toy world as training data: clips drawn on the fly or built once as a TFDS data set.
+"""The toy world as training data: clips rendered on the fly or built once as a TFDS data set.
 
-`ToySource` renders scene i when asked for clip i: uint8 (T, H, W, 3) with its caption. `examples`
-renders a whole split in several processes, for `toy_records` to store; both give the same clips for
-the same recipe. A world with sound gives each clip its wave, in steps of 16 bits, and a caption of
-it. Training and validation use disjoint ranges of scene indices whatever their sizes, so a
+`ToySource` renders clip i from scene i: uint8 (T, H, W, 3) with its caption. `examples` renders a
+whole split in several processes, for `toy_records` to store; both give the same clips for the same
+recipe. In a world with sound each clip has its waveform, quantised to 16 bits, and a caption of
+it. Training and validation use disjoint ranges of scene indices, independent of their sizes, so a
 validation scene is never trained on, nor is the word on its sign.
 """
 
@@ -29,15 +29,15 @@ from mg_jax.world.sound import synthesis as sound
 World = Literal["simple", "pairs", "signs", "full", "stills", "sounds", "orchestra"]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
-# A core draws some ten million pixels a second; below this many, starting processes costs more.
+# A core renders some ten million pixels per second; below this many, starting processes costs more.
 _WORTH_PIXELS = 1 << 27
 _CHUNK = 32
-_LEVELS = 2**15  # of a wave's 16 bits to each side
+_LEVELS = 2**15  # full scale of 16 bits
 
 
 @dataclasses.dataclass(frozen=True)
 class ToyRecipe:
-  """What decides every pixel and word of a toy data set.
+  """Everything that determines the pixels and words of a toy data set.
 
   Attributes:
     frames: T of every clip.
@@ -48,7 +48,7 @@ class ToyRecipe:
     validation: clips in the validation split.
     variants: further wordings of each caption.
     seed: of the world.
-    world: what scenes may hold.
+    world: what scenes may contain.
   """
 
   frames: int = 16
@@ -64,22 +64,22 @@ class ToyRecipe:
   def __post_init__(self) -> None:
     least = min(self.frames, self.height, self.width, self.train, self.validation)
     if least < 1 or self.variants < 0 or self.seed < 0 or (self.fps is not None and self.fps <= 0):
-      raise UserError(f"not a toy recipe: {self}; sizes, counts and fps must be positive.")
+      raise UserError(f"invalid toy recipe: {self}; sizes, counts and fps must be positive.")
     if max(self.train, self.validation) > VALIDATION_START:
-      raise UserError(f"a toy split holds at most {VALIDATION_START} clips; ask for fewer.")
+      raise UserError(f"a toy split has at most {VALIDATION_START} clips; request fewer.")
     shortest = self.world.duration_s[0]
     if self.world.sound and self.fps is not None and self.frames > shortest * self.fps + 1e-6:
       raise UserError(
-        f"{self.frames} frames at {self.fps} fps outlast the sound of scenes of {shortest} s; ask "
-        "for fewer frames or set the world's duration_s."
+        f"{self.frames} frames at {self.fps} fps outlast the sound of scenes of {shortest} s; "
+        "request fewer frames or set the world's duration_s."
       )
 
   @property
   def name(self) -> str:
-    """A file name that differs when anything of the recipe does."""
+    """A file name that is unique to the recipe."""
     values = dataclasses.asdict(self)
     if self.world.sound is None:
-      # Silent worlds keep the names they had before there was sound.
+      # Silent worlds keep the names that they had before sound was added.
       del values["world"]["sound"]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     return f"{self.frames}x{self.height}x{self.width}_{digest.hexdigest()[:12]}"
@@ -87,15 +87,15 @@ class ToyRecipe:
   def size(self, split: Split) -> int:
     """Number of clips of a split."""
     if split not in SPLITS:
-      raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+      raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}.")
     return self.train if split == "train" else self.validation
 
 
 def world(name: World) -> WorldConfig:
-  """A named world: "simple" is what a tiny model learns in minutes, "full" every kind of scene of
-  objects; "pairs" lies between. "signs" holds short words on signs, "stills" the full world with
-  captions of its middle frames. "sounds" can be heard: impacts, effects of motion and music;
-  "orchestra" holds every kind of sound and motion."""
+  """A named world: "simple" is learned by a tiny model in minutes, "full" has every kind of scene
+  of objects; "pairs" is in between. "signs" has short words on signs, "stills" the full world with
+  captions of its middle frames. "sounds" has impacts, effects of motion and music; "orchestra"
+  every kind of sound and motion."""
   return getattr(WorldConfig, name)()
 
 
@@ -114,7 +114,7 @@ class ToySource:
     return self._clip(self.scene(index))
 
   def scene(self, index: int) -> facts.Scene:
-    """Returns the scene that clip `index` shows, the ground truth of its oracles."""
+    """Returns the scene of clip `index`, the ground truth of its oracles."""
     if not 0 <= index < self._size:
       raise IndexError(f"clip {index} of {self._size}")
     return sampling.sample(self.recipe.seed, self._start + index, self.recipe.world)
@@ -124,11 +124,11 @@ class ToySource:
     scene = self.scene(index)
     clip = self._clip(scene)
     truth = facts.facts(scene)
-    heard = {}
+    audio = {}
     if clip.wave is not None:
       truth["sound"] = sound_facts.sound_facts(scene)
       levels = (clip.wave * _LEVELS).astype(np.int16)
-      heard = {"wave": levels, "sound_caption": clip.sound_caption}
+      audio = {"wave": levels, "sound_caption": clip.sound_caption}
     return {
       "video": clip.video,
       "caption": clip.caption,
@@ -136,7 +136,7 @@ class ToySource:
       "facts": json.dumps(truth),
       "fps": clip.fps,
       "index": scene.index,
-      **heard,
+      **audio,
     }
 
   def _clip(self, scene: facts.Scene) -> Sample:
@@ -147,11 +147,11 @@ class ToySource:
     fps = recipe.frames / scene.duration_s if recipe.fps is None else recipe.fps
     style = recipe.world.caption_style
     reword = captions.frame_caption if style == "frame" else captions.caption
-    heard = {}
+    audio = {}
     if scene.sound is not None:
       wave = sound.soundtrack(scene).mix[: round(recipe.frames / fps * sound.RATE)]
-      heard["wave"] = from_levels(np.round(wave * _LEVELS))
-      heard["sound_caption"] = sound_captions.describe_sound(scene, style=style)
+      audio["wave"] = from_levels(np.round(wave * _LEVELS))
+      audio["sound_caption"] = sound_captions.describe_sound(scene, style=style)
     return Sample(
       video=video,
       frames=recipe.frames,
@@ -160,28 +160,28 @@ class ToySource:
       key=f"toy/{scene.seed}/{scene.index}",
       variants=tuple(reword(scene, 1 + k) for k in range(recipe.variants)),
       camera=camera_shot(scene.camera),
-      **heard,
+      **audio,
     )
 
 
-def heard(config: WorldConfig, seed: int, index: int, *, rate: int) -> np.ndarray:
-  """The wave of a scene in steps of 16 bits, int16 (samples,) at a rate in Hz."""
+def waveform(config: WorldConfig, seed: int, index: int, *, rate: int) -> np.ndarray:
+  """The waveform of a scene, int16 (samples,) at a sample rate in Hz."""
   wave = sound.soundtrack(sampling.sample(seed, index, config), rate=rate).mix
   return np.round(wave * np.float64(_LEVELS)).clip(-_LEVELS, _LEVELS - 1).astype("<i2")
 
 
 def from_levels(levels: np.ndarray) -> np.ndarray:
-  """Samples of 16 bits as the float32 wave of a clip."""
+  """16-bit samples as the float32 waveform of a clip."""
   return levels.astype(np.float32) / _LEVELS
 
 
 def camera_shot(camera: str) -> str:
-  """A scene's camera by its name among `text.CAMERAS`."""
+  """The name in `text.CAMERAS` of a scene's camera motion."""
   return "static shot" if camera == "static" else camera
 
 
 def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:
-  """Yields `source.example(i)` in order, rendered by `processes` processes ahead of the reader."""
+  """Yields `source.example(i)` in order, rendered ahead by `processes` processes."""
   recipe = source.recipe
   pixels = len(source) * recipe.frames * recipe.height * recipe.width
   if processes <= 1 or pixels < _WORTH_PIXELS:
@@ -189,7 +189,7 @@ def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:
       yield source.example(index)
     return
   chunks = [range(low, min(low + _CHUNK, len(source))) for low in range(0, len(source), _CHUNK)]
-  # Fresh interpreters: forking a process in which JAX runs threads may deadlock.
+  # Spawned, since forking a process in which JAX runs threads may deadlock.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
     waiting = [pool.submit(_chunk, source, chunk) for chunk in chunks[: 4 * processes]]
@@ -198,7 +198,7 @@ def examples(source: ToySource, *, processes: int) -> Iterator[dict[str, Any]]:
         ready = waiting[position].result()
       except concurrent.futures.process.BrokenProcessPool as e:
         raise UserError(
-          "the processes that render the toy world died; in a script of your own, build it under "
+          "the processes that render the toy world died; in your own script, build it under "
           "`if __name__ == '__main__':`"
         ) from e
       waiting[position] = None

@@ -2,12 +2,12 @@
 
 Features of an example: video uint8 (T, H, W, 3), caption, variants (JSON list of further wordings),
 facts (JSON object of the scene's ground truth), fps, and index of the scene; in worlds with sound
-also wave int16 (samples,) at 48 kHz and sound_caption. The video is one bytes
-feature without compression of its own (the file compresses), as an integer tensor would be stored
-number by number. Order is scene order: shuffling is the feed's task.
+also wave int16 (samples,) at 48 kHz and sound_caption. The video is one bytes feature without its
+own compression (the file compresses), as an integer tensor would be stored number by number. Order
+is scene order: shuffling is the feed's task.
 
-TFDS collects a split in memory before it writes it, and beyond 1 GB goes on with TensorFlow. So a
-split is stored as several of its splits, "train_000" and so on, which `ToyRecords` joins.
+TFDS collects a split in memory before it writes it, and uses TensorFlow beyond 1 GB. So a split is
+stored as several TFDS splits, "train_000" and so on, which `ToyRecords` joins.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from mg_jax.data.media.audio import RATE
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources import toy
 
-PART_BYTES = 2**28  # of pixels and samples in a part of a split
+PART_BYTES = 2**28  # pixels and samples per part of a split
 
 
 @dataclasses.dataclass
 class ToyConfig(tfds.core.BuilderConfig):
-  """A recipe as TFDS keeps it: with the builder, to worker processes and back."""
+  """A recipe as a TFDS config, which travels with the builder."""
 
   recipe: toy.ToyRecipe = dataclasses.field(default_factory=toy.ToyRecipe)
 
@@ -67,14 +67,14 @@ class ToyWorld(tfds.core.GeneratorBasedBuilder):
     del dl_manager  # Nothing is downloaded.
     recipe, generators = self.builder_config.recipe, {}
     for split in toy.SPLITS:
-      # The parts take turns at one stream, which TFDS reads in this order.
+      # The parts share one stream, which TFDS reads in this order.
       stream = toy.examples(toy.ToySource(recipe, split), processes=self.processes)
       for name, count in _parts(recipe, split):
         generators[name] = enumerate(itertools.islice(stream, count))
     return generators
 
   def _generate_examples(self) -> Any:
-    raise NotImplementedError  # Abstract in TFDS; `_split_generators` gives its own.
+    raise NotImplementedError  # abstract in TFDS; `_split_generators` returns generators itself
 
 
 def _parts(recipe: toy.ToyRecipe, split: str) -> list[tuple[str, int]]:
@@ -93,7 +93,7 @@ class ToyRecords:
   """Random access to the clips of a split that `build` stored. Picklable.
 
   Raises:
-    UserError: the split has not been built, or not in full.
+    UserError: if the split has not been built completely.
   """
 
   def __init__(
@@ -102,12 +102,12 @@ class ToyRecords:
     parts = _parts(recipe, split)
     builder = _builder(recipe, data_dir)
     if not builder.is_prepared():
-      raise UserError(f"{data_dir} holds no toy data of recipe {recipe.name}; build it first.")
+      raise UserError(f"{data_dir} has no toy data of recipe {recipe.name}; build it first.")
     self._parts = [builder.as_data_source(name) for name, _ in parts]
     self._longest, self._size = parts[0][1], recipe.size(split)
     if [len(part) for part in self._parts] != [count for _, count in parts]:
       raise UserError(
-        f"{data_dir}: the {split} split holds {sum(map(len, self._parts))} clips instead of "
+        f"{data_dir}: the {split} split has {sum(map(len, self._parts))} clips instead of "
         f"{self._size}; remove it and build it again."
       )
 
@@ -116,10 +116,10 @@ class ToyRecords:
 
   def __getitem__(self, index: int) -> Sample:
     example = self._example(index)
-    heard = {}
+    audio = {}
     if "wave" in example:
-      heard["wave"] = toy.from_levels(example["wave"])
-      heard["sound_caption"] = example["sound_caption"].decode("utf-8")
+      audio["wave"] = toy.from_levels(example["wave"])
+      audio["sound_caption"] = example["sound_caption"].decode("utf-8")
     return Sample(
       video=example["video"],
       frames=len(example["video"]),
@@ -128,7 +128,7 @@ class ToyRecords:
       key=f"toy/{int(example['index'])}",
       variants=tuple(json.loads(example["variants"])),
       camera=toy.camera_shot(json.loads(example["facts"])["camera"]),
-      **heard,
+      **audio,
     )
 
   def _example(self, index: int) -> dict[str, Any]:
@@ -138,36 +138,36 @@ class ToyRecords:
     return self._parts[part][place]
 
   def facts(self, index: int) -> dict[str, Any]:
-    """Returns what is true of clip `index`."""
+    """Returns the ground truth of clip `index`."""
     return json.loads(self._example(index)["facts"])
 
 
 def build(
   recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str], *, processes: int | None = None
 ) -> str:
-  """Renders and stores both splits under `data_dir` unless they are there; returns their folder.
+  """Renders and stores both splits under `data_dir` unless they exist; returns their folder.
 
   Args:
-    recipe: what to build.
-    data_dir: root of TFDS data sets; a half-built one is never taken for a whole one.
+    recipe: of the data set.
+    data_dir: root of TFDS data sets; an incomplete one is never used.
     processes: renderers, by default one per core.
   """
   builder = _builder(recipe, data_dir)
   builder.processes = processes or os.cpu_count() or 1
   tfds.disable_progress_bar()
-  # Its report speaks of a download, and there is none.
+  # Silences its report of a download, of which there is none.
   with contextlib.redirect_stdout(io.StringIO()):
     try:
       builder.download_and_prepare()
     except FileExistsError:
-      # Another process of the run built the same meanwhile and was first; that one is taken.
+      # Another process of the run has built the same first; that one is used.
       builder = _builder(recipe, data_dir)
       builder.download_and_prepare()
   return os.fspath(builder.data_path)
 
 
 def _builder(recipe: toy.ToyRecipe, data_dir: str | os.PathLike[str]) -> ToyWorld:
-  # TFDS warns of a configuration that is not in the class's own list: no recipe is.
+  # TFDS warns of configs that are not in the class's own list; recipes never are.
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.ERROR)

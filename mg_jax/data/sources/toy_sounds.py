@@ -1,7 +1,7 @@
-"""The sound of the toy world for a codec to learn: the waves of scenes, rendered once to a file.
+"""Sound of the toy world for training a codec: the waveforms of scenes, rendered once to a file.
 
-What `sounds` is for a folder. The scenes of a split are those of `toy`, so what is held out there
-is held out here; each is as long as it is, and silent ones are left out.
+The counterpart of `sounds`. The scenes of a split are those of `toy`, so the same ones are held
+out; lengths vary, and silent scenes are dropped.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from mg_jax.data import atomic
 from mg_jax.data.schema import Split
 from mg_jax.data.sources.folder import Index, Piece
 from mg_jax.data.sources.sounds import CACHE, piece, segments
-from mg_jax.data.sources.toy import VALIDATION_START, World, heard, world
+from mg_jax.data.sources.toy import VALIDATION_START, World, waveform, world
 
 
 def scan(
@@ -28,19 +28,19 @@ def scan(
   validation: int,
   seed: int,
 ) -> Index:
-  """Renders what the cache lacks; a segment begins every `samples` of a scene, as in `sounds.scan`.
+  """Renders what is not cached; a segment starts every `samples` of a scene, as in `sounds.scan`.
 
   Args:
     name: of the world.
-    cache: folder of rendered waves.
-    samples: of a segment.
+    cache: folder of rendered waveforms.
+    samples: length of a segment.
     rate: in Hz, 16000 or more.
     train: scenes of the training split.
     validation: held-out scenes.
     seed: of the world.
 
   Raises:
-    UserError: a rate too low for the highest sounds.
+    UserError: if the sample rate is too low for the highest sounds.
   """
   pieces: list[Piece] = []
   silent = 0
@@ -66,7 +66,7 @@ def scan(
 def _rendered(
   name: World, cache: str | os.PathLike[str], *, rate: int, first: int, count: int, seed: int
 ) -> tuple[str, list[int]]:
-  """A file of int16 waves one after the other, and their lengths, negative where all is silent."""
+  """A file of consecutive int16 waveforms, and their lengths, negated if silent."""
   config = world(name)
   identity = [repr(config), rate, first, count, seed]
   digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
@@ -80,7 +80,7 @@ def _rendered(
   lengths = []
   with atomic.replacing(target) as partial, open(partial, "wb") as file:
     for index in tqdm(range(first, first + count), "sounds", leave=False, disable=None):
-      wave = heard(config, seed, index, rate=rate)
+      wave = waveform(config, seed, index, rate=rate)
       file.write(wave.tobytes())
       lengths.append(len(wave) if wave.any() else -len(wave))
   atomic.write_json(record, lengths)

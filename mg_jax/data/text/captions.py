@@ -1,7 +1,7 @@
-"""What a folder of media says of its files in words [MG 3.2.1].
+"""Captions of the files of a media folder [MG 3.2.1].
 
-Captions stand in `name.txt` beside `name.mp4`, or for many files in one `captions.jsonl` with a
-line {"file": ..., "caption": ...} each, and "camera" or "sound_caption" where known. Names are
+Captions are in `name.txt` next to `name.mp4`, or for many files in one `captions.jsonl` with a
+line {"file": ..., "caption": ...} each, plus "camera" or "sound_caption" if known. Names are
 compared in Unicode's composed form (NFC), as some file systems and archives decompose them. File
 names are taken from the folder's listing only: nothing in a caption file becomes a path.
 """
@@ -24,7 +24,7 @@ _SHOWN = 3  # names in a message
 
 
 class Caption(NamedTuple):
-  """What is known of a file; camera and sound are empty where they are not."""
+  """Captions of a file; fields are empty if unknown."""
 
   text: str = ""
   camera: str = ""
@@ -39,46 +39,46 @@ def read_captions(
   Args:
     folder: the folder.
     names: files of it.
-    required: whether a file without a caption is an error; white space is none.
-    sound: whether the text of its sound is caption enough.
+    required: whether a file without a caption is an error; white space does not count as one.
+    sound: whether a sound caption suffices.
 
   Raises:
-    UserError: a caption is missing though `required`, or a file of captions cannot be understood.
+    UserError: if a caption is missing although `required`, or a caption file is malformed.
   """
   listed = _listing(folder)
   table = _table(pathlib.Path(folder) / FILE)
   unmatched = [file for file in table if _composed(file) not in listed]
-  by_name = {_composed(file): told for file, told in table.items()}
+  by_name = {_composed(file): caption for file, caption in table.items()}
   captions = {}
   for name in names:
-    beside = _composed(pathlib.PurePath(name).with_suffix(".txt").name)
-    # Two files may differ in the form of their names alone: then each has its own row.
-    told = table.get(name) or by_name.get(_composed(name))
-    path = os.path.join(folder, listed.get(beside, beside))
-    if not (told and told.text) and beside in listed and os.path.isfile(path):
-      told = (told or Caption())._replace(text=textfiles.read(path).strip())
-    captions[name] = told or Caption()
+    txt = _composed(pathlib.PurePath(name).with_suffix(".txt").name)
+    # Names of two files may differ only in Unicode form: then each has its own row.
+    caption = table.get(name) or by_name.get(_composed(name))
+    path = os.path.join(folder, listed.get(txt, txt))
+    if not (caption and caption.text) and txt in listed and os.path.isfile(path):
+      caption = (caption or Caption())._replace(text=textfiles.read(path).strip())
+    captions[name] = caption or Caption()
     if required and not (captions[name].text or (sound and captions[name].sound)):
-      raise UserError(_missing(os.fspath(folder), name, told, unmatched))
+      raise UserError(_missing(os.fspath(folder), name, caption, unmatched))
   if unmatched:
     _log.warning(
-      "%s: %d of %d rows name no file there: %s%s", pathlib.Path(folder) / FILE, len(unmatched),
+      "%s: %d of %d rows match no file: %s%s", pathlib.Path(folder) / FILE, len(unmatched),
       len(table), _some(unmatched), _hint(unmatched, listed),
     )  # fmt: skip
   return captions
 
 
-def _missing(folder: str, name: str, told: Caption | None, unmatched: Sequence[str]) -> str:
-  beside = pathlib.PurePath(name).with_suffix(".txt").name
-  lacks = "has no caption" if told is None else "has an empty caption"
+def _missing(folder: str, name: str, caption: Caption | None, unmatched: Sequence[str]) -> str:
+  txt = pathlib.PurePath(name).with_suffix(".txt").name
+  lacks = "has no caption" if caption is None else "has an empty caption"
   near = [file for file in unmatched if _base(file) == _composed(name)]
   if near:
     return (
-      f'{folder}: {name} {lacks}; a row of {FILE} names it "{near[0]}": give the name alone, '
-      "without its folder."
+      f'{folder}: {name} {lacks}; a row of {FILE} names it "{near[0]}": write the name without '
+      "its folder."
     )
   return (
-    f"{folder}: {name} {lacks}; write it to {beside} or to {FILE} as "
+    f"{folder}: {name} {lacks}; write it to {txt} or to {FILE} as "
     f'{{"file": "{name}", "caption": "..."}}.'
   )
 
@@ -87,7 +87,7 @@ def _hint(unmatched: Iterable[str], listed: dict[str, str]) -> str:
   near = [file for file in unmatched if _base(file) in listed]
   if not near:
     return ""
-  return f"; {len(near)} would match by the name alone: write file names without folders"
+  return f"; {len(near)} would match by name only: write file names without folders"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -95,7 +95,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _base(file: str) -> str:
-  """The last part of a path of either kind, composed."""
+  """The last component of a POSIX or Windows path, composed."""
   return _composed(file.replace("\\", "/").rsplit("/", 1)[-1])
 
 
@@ -114,7 +114,7 @@ def _listing(folder: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _table(path: pathlib.Path) -> dict[str, Caption]:
-  """The rows of `captions.jsonl` by the file that they name; empty where there is no such file."""
+  """The rows of `captions.jsonl` by file name; empty if there is no such file."""
   if not path.is_file():
     return {}
   table, twice = {}, []
@@ -124,14 +124,14 @@ def _table(path: pathlib.Path) -> dict[str, Caption]:
       raise UserError(
         f'{path} line {number} is not {{"file": "...", "caption": "..."}}; correct or remove it.'
       )
-    file, told = row
-    if told.camera and told.camera not in text.CAMERAS:
+    file, caption = row
+    if caption.camera and caption.camera not in text.CAMERAS:
       raise UserError(
-        f"{path} line {number} has camera {told.camera!r}; known are {', '.join(text.CAMERAS)}."
+        f"{path} line {number} has camera {caption.camera!r}; known are {', '.join(text.CAMERAS)}."
       )
     if file in table:
       twice.append(file)
-    table[file] = told
+    table[file] = caption
   if twice:
     _log.warning(
       "%s: %d rows are not used, as later ones name the same file: %s", path, len(twice),
@@ -151,5 +151,5 @@ def _row(line: str) -> tuple[str, Caption] | None:
   if not all(isinstance(value, str) for value in values):
     return None
   file, caption, camera, sound = values
-  # White space says nothing; any other text stays as it is written.
+  # White space counts as empty; any other text is kept verbatim.
   return file, Caption(caption if caption.strip() else "", camera, sound if sound.strip() else "")

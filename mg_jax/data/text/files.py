@@ -1,7 +1,7 @@
-"""Text files that people write: captions, prompts. One reader, so that they all mean the same.
+"""Reading text files that people write: captions, prompts; one reader, one convention.
 
-UTF-8 is expected, with or without a byte-order mark; UTF-16 is understood where a byte-order mark
-says so, as some editors and shells write it. Anything else is refused rather than guessed.
+UTF-8 is expected, with or without a byte-order mark; UTF-16 is accepted with a byte-order mark, as
+some editors and shells write it. Anything else is rejected rather than guessed.
 """
 
 import codecs
@@ -11,14 +11,14 @@ from mg_jax.core.errors import UserError
 
 
 def read(path: str | os.PathLike[str], *, what: str = "") -> str:
-  """The text of a file, without its byte-order mark; line ends as they are.
+  """The text of a file, without its byte-order mark; line ends are kept.
 
   Args:
     path: the file.
-    what: it is, for messages.
+    what: a description of the file, for messages.
 
   Raises:
-    UserError: not readable, or not such text, with the line and the byte where that shows.
+    UserError: if it is unreadable or not such text, with the line and byte of the first fault.
   """
   name = f"{what} {os.fspath(path)}".strip()
   try:
@@ -31,9 +31,9 @@ def read(path: str | os.PathLike[str], *, what: str = "") -> str:
     text = data.decode("utf-16" if wide else "utf-8-sig")
   except UnicodeDecodeError as error:
     if wide:
-      place = f"byte {error.start + 1} breaks the UTF-16 that it begins as"
+      place = f"byte {error.start + 1} is invalid UTF-16, which its byte-order mark announces"
     else:
-      # Of a codec that drops the mark, positions count from behind it.
+      # The codec drops the mark, and positions count from after it.
       start = error.start + len(data) - len(error.object)
       line = data.count(b"\n", 0, start) + 1
       place = f"line {line}, byte {start + 1} of the file, is 0x{data[start]:02x}"
@@ -48,9 +48,9 @@ def read(path: str | os.PathLike[str], *, what: str = "") -> str:
 
 
 def lines(path: str | os.PathLike[str], *, what: str = "") -> list[tuple[int, str]]:
-  """(number from 1, text) of the lines of a file that are not blank, stripped; raises as `read`.
+  """(number from 1, stripped text) of the non-blank lines of a file; raises as `read`.
 
-  Only a line feed ends a line: text may hold other separators of Unicode.
+  Only a line feed ends a line: text may contain other Unicode separators.
   """
   numbered = enumerate(read(path, what=what).split("\n"), start=1)
   return [(number, line.strip()) for number, line in numbered if line.strip()]

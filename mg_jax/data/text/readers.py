@@ -1,8 +1,8 @@
-"""The streams of text conditioning: which tokenizer reads which part of a prompt [MG 3.1.4].
+"""Text streams of a generator: which tokenizer encodes which part of a prompt [MG 3.1.4].
 
-The paper's three are UL2 over the whole prompt, Long-prompt MetaCLIP over the same, and ByT5 over
-the words in quotation marks alone. A stream turns a prompt into {"ids": int32 (S,), "mask": bool
-(S,)}; where it has nothing to read, no token is real, which is also its null.
+The paper's three are UL2 and Long-prompt MetaCLIP on the whole prompt, and ByT5 on the words in
+quotation marks only. A stream turns a prompt into {"ids": int32 (S,), "mask": bool (S,)}; if it has
+no text, the mask is all False, which is also its null.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ class TextConfig:
   Attributes:
     tokenizer: "bytes" (ByT5), "words" (of the toy world), "sentencepiece" (T5, UL2) or "clip".
     length: S, tokens of a prompt, the end token included.
-    reads: "prompt", the whole of it behind its tags, or "quoted", the words in quotation marks.
-    encoder: folder of converted weights of a frozen encoder; empty for one that is trained here.
-    files: folder of the tokenizer's files, by default that of the encoder; bytes and words need
-      none.
-    cache: whether features of a frozen encoder are computed once, beside the latents, or in every
-      step.
+    reads: "prompt", the whole prompt after its tags, or "quoted", the words in quotation marks.
+    encoder: folder of converted weights of a frozen encoder; empty for one trained jointly.
+    files: folder of the tokenizer's files, by default that of the encoder; unused for bytes and
+      words.
+    cache: whether features of a frozen encoder are precomputed with the latents, or computed in
+      every step.
   """
 
   tokenizer: Name = "bytes"
@@ -56,16 +56,16 @@ class Reader:
     """Tokens of a prompt.
 
     Args:
-      prompt: any string; an empty one gives no real token, and gets no tags.
-      fps: told in front of the prompt; None for images [MG 3.1.4].
-      camera: what the camera does, told in front of the prompt.
+      prompt: any string; an empty one gives no real tokens, and gets no tags.
+      fps: prefixed to the prompt; None for images [MG 3.1.4].
+      camera: camera motion, prefixed to the prompt.
     """
     read = self.part(prompt, fps=fps, camera=camera)
     ids, mask = self.tokenizer(read, self.config.length)
     return {"ids": ids, "mask": mask} if read else blank(self.config.length)
 
   def part(self, prompt: str, *, fps: float | None = None, camera: str = "") -> str:
-    """What this stream reads of a prompt."""
+    """The part of a prompt that this stream encodes."""
     if self.config.reads == "quoted":
       return text.quoted(prompt)
     if not prompt:
@@ -83,7 +83,7 @@ class Reader:
 
 
 def blank(length: int) -> Tokens:
-  """No real token."""
+  """Tokens of an empty text: padding only."""
   return {"ids": np.zeros((length,), np.int32), "mask": np.zeros((length,), bool)}
 
 
@@ -91,7 +91,7 @@ def open_readers(configs: Mapping[str, TextConfig]) -> dict[str, Reader]:
   """Readers of all streams, by name.
 
   Raises:
-    UserError: when the files of a tokenizer are missing or damaged.
+    UserError: if the files of a tokenizer are missing or damaged.
   """
   return {name: open_reader(config) for name, config in sorted(configs.items())}
 

@@ -1,19 +1,19 @@
-"""What a user says of a sound, as a caption with the fields of the training captions [MG 6.2, 6.3].
+"""Sound prompts as captions with the fields of the training captions [MG 6.2, 6.3].
 
 Audio quality, speech, singing, the sound in quotes, the likelihood of music, and the music in
-quotes. Neither speech nor singing is ever made, and `voices` tells which words ask for them.
+quotes. Speech and singing are never generated; `voices` finds words that request them.
 """
 
 import re
 
-QUALITY, QUALITY_WITH_MUSIC = 7.0, 8.0  # [MG 6.2] what is prompted for
+QUALITY, QUALITY_WITH_MUSIC = 7.0, 8.0  # of prompts [MG 6.2]
 WITH_MUSIC, WITHOUT_MUSIC = 0.90, 0.01
 FRAME = (
   'Audio quality: {quality:.1f}. No speech. No singing. Sound: "{sound}". '
   'Music likelihood: {likelihood:.2f}. Music: "{music}".'
 )
 
-# Words, and beginnings of words where a * ends them, that ask for a voice.
+# Words that request a voice; a trailing * matches any suffix.
 VOICES = (
   "speech*", "speak*", "spoken", "spoke", "talk*", "says", "say", "saying", "said", "voice*",
   "dialog*", "monolog*", "conversation*", "narrat*", "whisper*", "lecture*", "sing", "sings",
@@ -23,29 +23,29 @@ VOICES = (
 _VOICE = re.compile(
   r"(?<!\w)(?:" + "|".join(re.escape(v).replace(r"\*", r"\w*") for v in VOICES) + r")(?!\w)", re.I
 )
-# What is denied is not asked for: "no speech", "without any voices".
+# Negated words do not count: "no speech", "without any voices".
 _DENIED = re.compile(r"\b(?:no|not|without|never|nobody)(?:\s+\w+)?\s*$", re.I)
 
 
 def caption(
   sound: str = "", music: str = "", *, quality: float | None = None, has_music: bool
 ) -> str:
-  """The caption of a sound, in the wording that the canonical captions are in.
+  """The caption of a sound, in the wording of the canonical captions.
 
   Args:
-    sound: what is heard but music. Line breaks become spaces, double quotes single ones, since
-      these frame the descriptions.
-    music: what music is heard, "" for any.
-    quality: 1 to 10, by default 7, and 8 with music, as the paper prompts for.
-    has_music: whether there is music; without, what `music` says is not wanted.
+    sound: sound other than music. Line breaks become spaces and double quotes single ones, since
+      double quotes delimit the descriptions.
+    music: music, "" for any.
+    quality: 1 to 10, by default 7, and 8 with music, as in the paper's prompts.
+    has_music: whether there is music; if not, `music` describes what to avoid.
 
   Raises:
-    ValueError: for a quality outside 1 to 10.
+    ValueError: if the quality is outside 1 to 10.
   """
   if quality is None:
     quality = QUALITY_WITH_MUSIC if has_music else QUALITY
   if not 1 <= quality <= 10:
-    raise ValueError(f"quality is {quality}; it lies within 1 to 10")
+    raise ValueError(f"quality is {quality}; it must be within 1 to 10")
   return FRAME.format(
     quality=quality,
     sound=_plain(sound),
@@ -55,13 +55,13 @@ def caption(
 
 
 def voices(text: str) -> list[str]:
-  """Words of a prompt that ask for speech or singing, in order, each once and in lower case."""
-  found = []
+  """Words of a prompt that request speech or singing, in order, each once and in lower case."""
+  words = []
   for match in _VOICE.finditer(text):
     word = match[0].lower()
-    if word not in found and not _DENIED.search(text[: match.start()]):
-      found.append(word)
-  return found
+    if word not in words and not _DENIED.search(text[: match.start()]):
+      words.append(word)
+  return words
 
 
 def _plain(text: str) -> str:

@@ -1,12 +1,12 @@
-"""Texts to the token ids that the published text encoders were trained on [MG 3.1.4].
+"""Tokenizers of the published text encoders [MG 3.1.4].
 
-A `Tokenizer` gives ids (S,) int32 and a mask (S,) bool of exactly the length asked for. Byte tokens
-serve ByT5, sentence pieces T5 and UL2, byte pairs CLIP. Vocabularies are read from the files that a
-checkpoint folder carries; where a file also holds a pipeline for CLIP, only its vocabulary counts.
+A `Tokenizer` returns ids (S,) int32 and a mask (S,) bool of exactly the requested length. Byte
+tokens serve ByT5, SentencePiece T5 and UL2, byte pairs CLIP. Vocabularies are read from the files
+of a checkpoint folder; of a CLIP file with a pipeline, only its vocabulary is used.
 
-A text is data: "</s>", "<extra_id_0>" or "<|endoftext|>" written in it become plain characters, so
-no caption can end a sequence early or reach a sentinel. What UTF-8 cannot hold (a lone surrogate)
-becomes "?". Padding is id 0 in every vocabulary, also where 0 is a real piece: the mask decides.
+A text is data: "</s>", "<extra_id_0>" or "<|endoftext|>" in it become plain characters, so no
+caption can end a sequence early or contain a sentinel. A lone surrogate, which UTF-8 cannot encode,
+becomes "?". Padding is id 0 in every vocabulary, even if 0 is a real piece: only the mask matters.
 """
 
 import dataclasses
@@ -31,33 +31,33 @@ Name = Literal["bytes", "words", "sentencepiece", "clip"]
 SPARE_ROWS = 512  # T5 has 32128 rows for 32000 pieces, ByT5 384 for 259, UMT5 256384 for 256000
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-_CLIP_MERGES = 49152 - 512 - 2 + 256  # the published list goes on, CLIP uses no more of it
-# Pieces that stand for something other than their text, whatever kind a file says they are.
+_CLIP_MERGES = 49152 - 512 - 2 + 256  # the published list is longer, CLIP uses only these
+# Pieces that stand for something other than their text, regardless of their kind in a file.
 _SPECIAL = re.compile(r"▁?</?(extra_id_\d+|pad|s|unk|mask)>")
-# Characters of a part of a text, see `_encode_parts`.
+# Characters per part of a text, see `_encode_parts`.
 _PART, _LONGEST_CLIP_PART = 1 << 12, 1 << 16
-_WORDS = re.compile(r"\w{1,64}|[^\w\s]")  # no text is one word of a megabyte
+_WORDS = re.compile(r"\w{1,64}|[^\w\s]")  # bounds the length of a word
 _BETWEEN_WORDS = re.compile(r"(?<=[\w!-~]) (?=[\w!-~])")
 
 
 class Tokenizer(Protocol):
-  """Texts to ids, all below `vocabulary`; picklable and safe to share between threads."""
+  """Maps texts to ids below `vocabulary`; picklable and thread-safe."""
 
   @property
   def vocabulary(self) -> int: ...
 
   def __call__(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes `text` as exactly `length` tokens; a longer text is cut and still ends.
+    """Encodes `text` as exactly `length` tokens; a longer text is truncated, with its end token.
 
     Args:
       text: any string.
-      length: S, which holds the end token and, for CLIP, the start token.
+      length: S, the end token and, for CLIP, the start token included.
 
     Returns:
       ids int32 (S,) and mask bool (S,), True on real tokens, the end token included.
 
     Raises:
-      UserError: when `length` is too small for the tokens that every text has.
+      UserError: if `length` has no room for the start and end tokens.
     """
 
 
@@ -74,9 +74,9 @@ class ByteTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class WordTokenizer:
-  """One id for a word or a mark, by its hash: the toy counterpart of a vocabulary of pieces.
+  """One id per word or punctuation mark, by its hash: the toy counterpart of SentencePiece.
 
-  As in one, a token does not show its letters; unlike in one, two words may share an id.
+  As there, a token does not reveal its letters; unlike there, two words may share an id.
   """
 
   vocabulary: int = dataclasses.field(default=384, init=False)
@@ -95,7 +95,7 @@ class WordTokenizer:
 
 
 class _Model(NamedTuple):
-  """encode(text, room) gives at least the first `room` ids of a text, if it has so many."""
+  """encode(text, room) returns at least the first `room` ids of a text, if it has so many."""
 
   encode: Callable[[str, int], list[int]]
   vocabulary: int
@@ -105,12 +105,12 @@ class _Model(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FileTokenizer:
-  """A vocabulary in files: a small value that each process reads once, at its first use.
+  """A tokenizer whose vocabulary each process loads from files once, on first use.
 
   Attributes:
     name: which tokenizer.
-    files: where its vocabulary is.
-    stamps: time and size of each file; changed files are read anew.
+    files: of its vocabulary.
+    stamps: time and size of each file; changed files are reloaded.
   """
 
   name: Name
@@ -134,7 +134,7 @@ class FileTokenizer:
 
 
 def open_tokenizer(name: Name, folder: str | os.PathLike[str] | None = None) -> Tokenizer:
-  """A tokenizer by name, with the vocabulary that a checkpoint folder carries.
+  """A tokenizer by name, with the vocabulary of a checkpoint folder.
 
   Args:
     name: "bytes" (ByT5), "words" (of the toy world), "sentencepiece" (T5, UL2) or "clip".
@@ -142,17 +142,17 @@ def open_tokenizer(name: Name, folder: str | os.PathLike[str] | None = None) -> 
       `merges.txt`, or open_clip's `bpe_simple_vocab_16e6.txt.gz`. Bytes and words need none.
 
   Raises:
-    UserError: when the name is unknown, or the files are missing, damaged or of another kind.
+    UserError: if the name is unknown, or the files are missing, damaged or of another kind.
   """
   own = {"bytes": ByteTokenizer, "words": WordTokenizer}
   if name in own:
     return own[name]()
   if name not in _READERS:
     names = ", ".join((*own, *_READERS))
-    raise UserError(f"there is no tokenizer {name!r}; choose one of {names}")
+    raise UserError(f"unknown tokenizer {name!r}; choose one of {names}")
   choices = [" with ".join(files) for files in _READERS[name]]
   if folder is None:
-    raise UserError(f"the {name} tokenizer needs the folder that holds its {' or '.join(choices)}")
+    raise UserError(f"the {name} tokenizer needs the folder of its {' or '.join(choices)}")
   root = pathlib.Path(folder).absolute()
   for names in _READERS[name]:
     files = tuple(root / file for file in names)
@@ -160,19 +160,19 @@ def open_tokenizer(name: Name, folder: str | os.PathLike[str] | None = None) -> 
       stats = [file.stat() for file in files]
       stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
       tokenizer = FileTokenizer(name, files, stamps)
-      _load(tokenizer)  # so that a damaged file is told here and not in the first batch
+      _load(tokenizer)  # so that a damaged file raises here and not in the first batch
       return tokenizer
   raise UserError(
-    f"{folder} holds no {' or '.join(choices)}, which the {name} tokenizer reads; give the folder "
+    f"{folder} has no {' or '.join(choices)}, which the {name} tokenizer reads; give the folder "
     "of the checkpoint with its tokenizer"
   )
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab: int, *, where: str) -> None:
-  """Checks that an encoder of `vocab` embedding rows was made for the ids of `tokenizer`.
+  """Checks that an encoder with `vocab` embedding rows matches `tokenizer`.
 
   Raises:
-    UserError: when ids have no row, or when more than `SPARE_ROWS` rows have no id.
+    UserError: if ids have no row, or if more than `SPARE_ROWS` rows have no id.
   """
   ids = tokenizer.vocabulary
   if ids > vocab or vocab - ids > SPARE_ROWS:
@@ -185,7 +185,7 @@ def check_vocabulary(tokenizer: Tokenizer, vocab: int, *, where: str) -> None:
 def _check_length(length: int, least: int) -> None:
   if length < least:
     raise UserError(
-      f"a text of {length} tokens has no room for its start and end; make it at least {least}"
+      f"a length of {length} tokens has no room for start and end; make it at least {least}"
     )
 
 
@@ -207,8 +207,8 @@ def _read_model(file: pathlib.Path) -> _Model:
   size, end = processor.vocab_size(), processor.eos_id()
   if end < 0:
     raise UserError(f"{file} has no end token </s>; use the spiece.model of a T5 checkpoint")
-  # The library finds no control piece in a text; pieces of other kinds (mT5 has its sentinels so)
-  # are found and spelled out.
+  # The library never matches control pieces in a text; it does match special pieces of other kinds
+  # (such as mT5's sentinels), which are spelled out.
   spelled = {
     k: [processor.piece_to_id(letter) for letter in processor.id_to_piece(k)]
     for k in range(size)
@@ -224,23 +224,23 @@ def _read_model(file: pathlib.Path) -> _Model:
 
 
 def _read_unigram(file: pathlib.Path) -> _Model:
-  """The same kind of model as the tokenizers library stores it, with the pipeline of the file.
+  """The same kind of model in the tokenizers library's format, with the pipeline of the file.
 
-  That library drops a combining mark behind a character such as "½", which sentencepiece keeps.
+  That library drops a combining mark after a character such as "½", which sentencepiece keeps.
   """
   import tokenizers
 
   spec = _read_object(file)
   model = spec.get("model")
   if not isinstance(model, dict) or not isinstance(model.get("vocab"), list):
-    raise UserError(f"{file} holds no sentence pieces; use the tokenizer of a T5 checkpoint")
+    raise UserError(f"{file} has no sentence pieces; use the tokenizer of a T5 checkpoint")
   try:
     pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
     added = {token["content"] for token in spec.get("added_tokens") or ()}
     names = [piece for piece, _ in pieces]
     end, unknown = names.index("</s>"), names[model["unk_id"]]
-    # The library finds added tokens in any text, and then their pieces; white space never comes as
-    # far as the pieces, so nothing finds a piece with a space in it.
+    # The library matches added tokens in any text, and then their pieces; white space never reaches
+    # the pieces, so a piece with a space in it is never matched.
     special = added | {unknown, *filter(_SPECIAL.fullmatch, names)}
     hidden = [(f" {k}" if name in special else name, s) for k, (name, s) in enumerate(pieces)]
     kept = {"normalizer": spec.get("normalizer"), "pre_tokenizer": spec.get("pre_tokenizer")}
@@ -249,7 +249,7 @@ def _read_unigram(file: pathlib.Path) -> _Model:
     processor = tokenizers.Tokenizer.from_str(json.dumps(spec))
   except (KeyboardInterrupt, SystemExit):
     raise
-  except BaseException as e:  # the library raises Exception, and a panic that is not even that
+  except BaseException as e:  # the library raises Exception, or a panic that is not one
     raise _damaged(file, "a tokenizer of sentence pieces") from e
   encode = functools.partial(_encode_parts, processor)
   return _Model(encode, len(pieces), (), end)
@@ -258,7 +258,7 @@ def _read_unigram(file: pathlib.Path) -> _Model:
 def _read_clip_json(file: pathlib.Path) -> _Model:
   model = _read_object(file).get("model")
   if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
-    raise UserError(f"{file} holds no byte pairs; use the tokenizer of a CLIP checkpoint")
+    raise UserError(f"{file} has no byte pairs; use the tokenizer of a CLIP checkpoint")
   # Files of older versions spell a pair as one string.
   merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
   return _clip(file, model.get("vocab"), merges)
@@ -277,7 +277,7 @@ def _read_clip_list(file: pathlib.Path) -> _Model:
   except (OSError, EOFError, zlib.error) as e:
     raise _damaged(file, "a gzip file") from e
   merges = _merges(file, data)[:_CLIP_MERGES]
-  # By code point the alphabet stands in CLIP's order: printable bytes first, then the others.
+  # Sorted by code point the alphabet is in CLIP's order: printable bytes first, then the others.
   alphabet = sorted(ByteLevel.alphabet())
   ends = [f"{letter}</w>" for letter in alphabet]
   words = [*alphabet, *ends, *map("".join, merges), CLIP_START, CLIP_END]
@@ -287,8 +287,8 @@ def _read_clip_list(file: pathlib.Path) -> _Model:
 def _clip(file: pathlib.Path, vocab: Any, merges: list) -> _Model:
   """The byte pairs of CLIP over words of lower-cased text.
 
-  The pipeline is CLIP's own, without the special tokens that published files look for in a text.
-  White space only separates words, so there is no need to collapse it.
+  The pipeline is CLIP's own, without the special tokens that published files match in a text.
+  White space only separates words, so it need not be collapsed.
   """
   import tokenizers
   from tokenizers import models, normalizers, pre_tokenizers
@@ -296,13 +296,13 @@ def _clip(file: pathlib.Path, vocab: Any, merges: list) -> _Model:
   if not isinstance(vocab, dict) or not all(type(k) is int for k in vocab.values()):
     raise _damaged(file, "a table of words and ids")
   if sorted(vocab.values()) != list(range(len(vocab))):
-    raise UserError(f"{file}: its ids do not count from 0 without a gap; fetch it again")
+    raise UserError(f"{file}: its ids are not consecutive from 0; fetch it again")
   alphabet = pre_tokenizers.ByteLevel.alphabet()
   needed = [CLIP_START, CLIP_END, *sorted(alphabet), *sorted(f"{a}</w>" for a in alphabet)]
   lacking = [word for word in needed if word not in vocab]
   if lacking:
     raise UserError(
-      f"{file} lacks {len(lacking)} tokens that a CLIP vocabulary has, among them {lacking[0]}; "
+      f"{file} lacks {len(lacking)} tokens of a CLIP vocabulary, among them {lacking[0]}; "
       "use the tokenizer of a CLIP checkpoint"
     )
   for pair in merges:
@@ -327,10 +327,10 @@ def _clip(file: pathlib.Path, vocab: Any, merges: list) -> _Model:
 
 
 def _encode_parts(engine: Any, text: str, room: int, *, longest: int | None = None) -> list[int]:
-  """Ids by the tokenizers library, which takes seconds for a megabyte, as far as there is room.
+  """At least `room` ids by the tokenizers library, which takes seconds for a megabyte of text.
 
-  Parts that end between two words have the ids of the whole text. Where none ends so for `longest`
-  characters, which no caption has, a part ends all the same.
+  The text is encoded in parts that end between words, which does not change its ids, until there
+  are enough. A part of `longest` characters without such an end, unseen in captions, ends anyway.
   """
   ids, at = [], 0
   while at < len(text) and len(ids) < room:
@@ -343,7 +343,7 @@ def _encode_parts(engine: Any, text: str, room: int, *, longest: int | None = No
 
 
 def _merges(file: pathlib.Path, data: bytes) -> list[list[str]]:
-  """Lines of two words each, after an optional line that tells a version."""
+  """Lines of two words each, after an optional version line."""
   try:
     lines = data.decode("utf-8").split("\n")
   except UnicodeDecodeError as e:
@@ -377,7 +377,7 @@ def _damaged(file: pathlib.Path, kind: str) -> UserError:
   return UserError(f"{file} is not {kind}, or is damaged; fetch it again")
 
 
-# By tokenizer, the files that it can be read from in order of preference.
+# Tokenizer -> the files that it can be read from, in order of preference.
 _READERS: dict[str, dict[tuple[str, ...], Callable[..., _Model]]] = {
   "sentencepiece": {("spiece.model",): _read_model, ("tokenizer.json",): _read_unigram},
   "clip": {

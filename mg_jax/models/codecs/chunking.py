@@ -1,12 +1,11 @@
-"""Coding of sound of any length in memory that does not grow with it [MG 6.2].
+"""Chunked encoding and decoding of sound of any length in constant memory [MG 6.2].
 
-The codec has a finite field of view: a latent depends on its own samples and on those of
+The codec has a finite receptive field: a latent depends on its own samples and on those of
 `encoder_context` latents on each side (6 of them, 0.24 s, at the published size), a sample on
 `decoder_context` latents on each side of its own (8, 0.32 s). So a stream is cut into chunks that
-overlap by as much on both sides, of which the middle is kept, and nothing changes: every value is
-that of the whole coded at once, at the ends too, where the first chunk starts and the last one
-ends. Chunks have one length, so that there is one program; a stream shorter than that is coded
-whole.
+overlap by as much on both sides, and the middle of each is kept: results equal those of coding the
+whole at once, also at the ends, where the first chunk starts and the last one ends. Chunks have one
+length, so that one program is compiled; a stream shorter than a chunk is coded whole.
 
 wave float32 (T,) in [-1, 1]  <->  latent float32 (L, C)
 """
@@ -22,23 +21,23 @@ from mg_jax.core.tree import fingerprint
 from mg_jax.core.typing import PyTree
 from mg_jax.models.codecs.dacvae import DACVAE
 
-# Of latents: 8 s at the published size, of which the contexts take less than a tenth.
+# Latents per chunk: 8 s at the published size, of which the contexts take less than a tenth.
 CHUNK = 200
 
 
 def chunks(
   parts: Iterable[np.ndarray], *, size: int, context: int
 ) -> Iterator[tuple[np.ndarray, slice]]:
-  """Cuts a stream of arrays along their first axis into (chunk, the rows of it to keep).
+  """Cuts a stream of arrays along their first axis into (chunk, slice of its rows to keep).
 
-  Chunks have `size` rows, or all there are if these are fewer; rows to keep follow each other
-  without a gap and have `context` rows on both sides, or those up to an end of the stream. At most
-  two chunks and one part are held.
+  Chunks have `size` rows, or all rows if there are fewer; the kept rows are contiguous over the
+  stream and have `context` rows on both sides, or those up to an end of the stream. At most two
+  chunks and one part are in memory.
   """
   held, start, done = None, 0, 0
   for part in parts:
     held = part if held is None else np.concatenate([held, part])
-    # More rows than a chunk takes: it is not the last. That one may start a row later at least.
+    # More rows than fit a chunk: it is not the last one, which starts at least a row later.
     while start + len(held) > max(done - context, 0) + size:
       begin = max(done - context, 0)
       held, start = held[begin - start :], begin
@@ -52,14 +51,14 @@ def chunks(
 
 
 def _hops(parts: Iterable[np.ndarray], hop: int) -> Iterator[np.ndarray]:
-  """Samples as rows (n, hop), the last of them filled by reflection."""
+  """Samples as rows (n, hop), the last one padded by reflection."""
   held = np.zeros(0, np.float32)
   for part in parts:
     part = np.asarray(part)
     if part.ndim != 1:
       raise UserError(f"sound of shape {part.shape} cannot be encoded; give one channel, (T,)")
     held = np.concatenate([held, _finite(part.astype(np.float32), "samples")])
-    # One row is kept back, for the end to be reflected in.
+    # One row is kept back, for the reflection at the end.
     whole = max(len(held) // hop - 1, 0) * hop
     if whole:
       yield held[:whole].reshape(-1, hop)
@@ -70,19 +69,19 @@ def _hops(parts: Iterable[np.ndarray], hop: int) -> Iterator[np.ndarray]:
 
 
 class ChunkedCodec:
-  """A codec with its parameters that codes sound of any length, chunk by chunk.
+  """A codec with its parameters that encodes and decodes sound of any length, chunk by chunk.
 
   Attributes:
     model: the codec.
     params: its parameters, unboxed.
-    chunk: latents of a chunk, contexts included.
+    chunk: latents per chunk, contexts included.
   """
 
   def __init__(self, model: DACVAE, params: PyTree, *, chunk: int = CHUNK):
-    """Prepares the programs; they are compiled when a shape is first met.
+    """Prepares the jitted functions; they are compiled for each new shape.
 
     Raises:
-      UserError: when chunks are all context.
+      UserError: if chunks are not longer than their contexts.
     """
     least = 2 * max(model.encoder_context, model.decoder_context) + 1
     if chunk < least:
@@ -99,20 +98,20 @@ class ChunkedCodec:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Identifies the weights, and so the latents they make."""
+    """Identifies the weights, and so the latents that they encode."""
     return fingerprint(self.params)
 
   def encode_stream(self, waves: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Latent means of a stream of samples, chunk by chunk.
 
     Args:
-      waves: arrays (n,) in [-1, 1], any n each, as `data.media.audio.read_blocks` gives them.
+      waves: arrays (n,) in [-1, 1], any n each, as from `data.media.audio.read_blocks`.
 
     Yields:
       float32 (l, C), together ceil(T / hop) latents.
 
     Raises:
-      UserError: no samples, more than one channel, values that are not finite.
+      UserError: on no samples, more than one channel, NaN or Inf.
     """
     rows = _hops(waves, self.model.hop)
     for chunk, kept in chunks(rows, size=self.chunk, context=self.model.encoder_context):
@@ -125,16 +124,16 @@ class ChunkedCodec:
 
     Args:
       latents: arrays (n, C), any n each.
-      length: samples of the whole; by default all that the latents stand for.
+      length: samples of the whole; by default all that the latents cover.
 
     Yields:
       float32 (t,) in [-1, 1].
 
     Raises:
-      UserError: no latents, latents of another shape, fewer of them than `length` needs.
+      UserError: on no latents, latents of another shape, or fewer of them than `length` needs.
     """
     if length is not None and length < 1:
-      raise UserError(f"sound of {length} samples cannot be decoded; ask for at least one")
+      raise UserError(f"sound of {length} samples cannot be decoded; request at least one")
     hop, done = self.model.hop, 0
     parts = (self._checked(latent) for latent in latents)
     for chunk, kept in chunks(parts, size=self.chunk, context=self.model.decoder_context):
@@ -147,7 +146,7 @@ class ChunkedCodec:
     if not done:
       raise UserError("there are no latents to decode; give at least one")
     if length is not None:
-      raise UserError(f"the latents end {length - done} samples before the {length} asked for")
+      raise UserError(f"the latents end {length - done} samples before the {length} requested")
 
   def encode(self, wave: np.ndarray) -> np.ndarray:
     """Latent mean (L, C) of a whole waveform (T,)."""
@@ -162,12 +161,12 @@ class ChunkedCodec:
     if latent.ndim != 2 or latent.shape[-1] != self.model.latent:
       raise UserError(
         f"latents of shape {latent.shape} do not fit this codec, which has {self.model.latent} "
-        "channels; give the one that made them"
+        "channels; give the codec that encoded them"
       )
     return _finite(latent, "latents")
 
 
 def _finite(array: np.ndarray, what: str) -> np.ndarray:
   if not np.isfinite(array).all():
-    raise UserError(f"the {what} hold values that are not finite; look for where they come from")
+    raise UserError(f"the {what} hold values that are not finite; check their source")
   return array

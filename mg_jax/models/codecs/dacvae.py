@@ -1,13 +1,13 @@
-"""The audio codec: mono sound to 25 latents of 128 channels a second and back [MG 6.2].
+"""The audio codec: mono sound to 25 latents of 128 channels per second and back [MG 6.2].
 
 The convolutional network of DAC with a Gaussian bottleneck in place of its quantizer, as in the
 open DACVAE: four levels of dilated residual units and strided convolutions around Snake
-activations. A waveform is reflected at its end up to a whole number of latents; decoding drops the
-surplus. Array for array the published network (`models.weights.published`) without its watermark:
-that branch of the decoder is no part of the codec and is not built. `weight_norm` learns every
-kernel as a direction and norms, as DAC does; without it kernels are plain, as for inference. Small
-codecs may see the wave through a cosine transform, on a logarithmic scale: there, high and quiet
-tones are as easy as low and loud ones, which they otherwise learn last if at all.
+activations. A waveform is padded by reflection to a whole number of latents; decoding drops the
+padding. Array for array it is the published network (`models.weights.published`) without the
+watermark branch of the decoder, which is not part of the codec. `weight_norm` learns every kernel
+as a direction and norms, as DAC does; without it kernels are plain, as for inference. Small codecs
+may encode the MDCT of the waveform on a logarithmic scale: there, high and quiet tones, which they
+otherwise learn last if at all, are as easy as low and loud ones.
 
 wave (B, T) in [-1, 1] at 48 kHz  <->  latent (B, L, C), L = ceil(T / 1920), C = 128
 """
@@ -25,18 +25,18 @@ from mg_jax.kernels.spectrum import imdct, mdct
 from mg_jax.nn.audio import Snake, WaveConv, WaveDown, WaveUp
 
 DILATIONS = (1, 3, 9)
-# Samples on each side that the three residual units of a level see: kernels of 7 taps.
+# Receptive field of the three residual units of a level, samples on each side: kernels of 7 taps.
 _UNITS = 3 * sum(DILATIONS)
 _STD_FLOOR = 1e-4
-# Power that a residual branch adds, and that the last layer passes on, when training starts. With
-# as much as comes in, 24 units and no norm between them made the first sounds noise at full scale.
+# Gain of a residual branch and of the last layer at initialisation. With unit gain, 24 units
+# without norms between them generated full-scale noise at first.
 _BRANCH_GAIN, _LAST_GAIN = 0.1, 0.01
-# Of an MDCT: the level below which the scale is linear, the nepers of a step of 1, and the most.
+# MDCT scale: the level below which it is linear, nepers per unit, and the upper bound.
 _QUIET, _NEPERS, _LOUDEST = 1e-3, 4.0, 3.0
 
 
 def _compress(x):
-  """Levels of coefficients on a logarithmic scale, with their sign."""
+  """Coefficients on a logarithmic scale, with their sign."""
   return jnp.arcsinh(x / _QUIET) / _NEPERS
 
 
@@ -91,14 +91,14 @@ class DACVAE(nn.Module):
   """Encoder and decoder; call with `method="encode"` or `method="decode"`.
 
   Attributes:
-    channels: width at the sampling rate in the encoder; each level doubles it.
+    channels: width at the sample rate in the encoder; each level doubles it.
     rates: strides of the encoder's levels, even; the decoder has them in reverse.
-    hidden: width at the latents' rate on both sides of the bottleneck.
-    decoder_channels: width at the latents' rate in the decoder; each level halves it.
+    hidden: width at the latent rate on both sides of the bottleneck.
+    decoder_channels: width at the latent rate in the decoder; each level halves it.
     latent: latent channels C.
     sample_rate: of the waveform in Hz.
-    patch: samples of a row, even: the network sees and makes an MDCT of this hop, on a logarithmic
-      scale. 1, the published codec, is the wave itself.
+    patch: samples per row, even: input and output are an MDCT of this hop, on a logarithmic scale.
+      1, the published codec, is the waveform itself.
     weight_norm: learns kernels as directions and norms (`nn.weight_norm`).
   """
 
@@ -114,7 +114,7 @@ class DACVAE(nn.Module):
 
   @property
   def hop(self) -> int:
-    """Samples for each latent."""
+    """Samples per latent."""
     return self.patch * self._rows
 
   @property
@@ -123,12 +123,12 @@ class DACVAE(nn.Module):
 
   @property
   def _around(self) -> int:
-    """Rows on each side that the outermost convolution sees, of seven taps, and any MDCT's own."""
+    """Receptive field in rows on each side of the outer convolution, of 7 taps, and of the MDCT."""
     return 3 + (self.patch > 1)
 
   @property
   def latent_rate(self) -> float:
-    """Latents a second."""
+    """Latents per second."""
     return self.sample_rate / self.hop
 
   def latent_shape(self, samples: int) -> tuple[int, int]:
@@ -137,9 +137,9 @@ class DACVAE(nn.Module):
 
   @property
   def encoder_context(self) -> int:
-    """Latents' worth of samples, on each side of a latent's own, that can change it.
+    """Receptive field of a latent beyond its own samples, on each side, in latents.
 
-    Counted in rows of `patch` samples, as is the decoder's.
+    Computed in rows of `patch` samples, as for the decoder.
     """
     first, last = -1, 1  # of a kernel of three
     for rate in reversed(self.rates):
@@ -150,7 +150,7 @@ class DACVAE(nn.Module):
 
   @property
   def decoder_context(self) -> int:
-    """Latents, on each side of the one that stands for a sample, that can change the sample."""
+    """Receptive field of a sample beyond its own latent, on each side, in latents."""
     first, last = -self._around, self._rows - 1 + self._around
     for rate in self.rates:
       first, last = first - _UNITS, last + _UNITS
@@ -198,10 +198,10 @@ class DACVAE(nn.Module):
     return mean, 2 * jnp.log(nn.softplus(scale) + _STD_FLOOR)
 
   def decode(self, latent_BLC: Float[Array, "B L C"], *, length: int | None = None):
-    """Latent to a waveform in [-1, 1] of `length` samples, by default all that it stands for.
+    """Latent to a waveform in [-1, 1] of `length` samples, by default all that it covers.
 
     Raises:
-      UserError: when the latents stand for fewer samples.
+      UserError: if the latents cover fewer samples.
     """
     whole = latent_BLC.shape[1] * self.hop
     length = whole if length is None else length

@@ -1,10 +1,10 @@
 """Patch discriminators, for the adversarial loss of the autoencoder [MG 3.1.1].
 
 The published PatchGAN: convolutions 64-128-256-512 with kernel 4, of which all but the last halve
-the frame, then one to a logit per patch, 70 pixels wide. Two-dimensional it judges every frame on
-its own; with `temporal` each convolution but the last is followed by one over time, as in the
-autoencoder, and clips are judged, of which an image is the one of a single frame. The paper only
-says that there is a discriminator.
+the frame, then one to a logit per patch, 70 pixels wide. The 2-D network classifies every frame
+separately; with `temporal` each convolution but the last is followed by one over time, as in the
+autoencoder, and clips are classified; an image is a clip of one frame. The paper only states that
+there is a discriminator.
 
 video (B, T', H', W', 3) in [-1, 1] -> logits (B, T, h, w), positive for real
 """
@@ -23,18 +23,18 @@ from mg_jax.nn.norms import GroupNorm
 
 
 class PatchDiscriminator(nn.Module):
-  """Logits of patches of frames, or of clips where `temporal` is on.
+  """Logits of patches of frames, or of clips if `temporal`.
 
-  GroupNorm stands where the published layout has batch normalisation: its statistics are those of
-  one frame, so that an image batch, a video batch and one spread over many devices are treated
-  alike, reconstructions are not judged by which real frames stand beside them, and there are no
-  running averages to keep beside the parameters.
+  GroupNorm replaces the batch normalisation of the published layout: its statistics are per frame,
+  so that image batches, video batches and sharded batches are treated alike, logits of
+  reconstructions do not depend on the real frames of the batch, and there are no running averages.
 
   Attributes:
     channels: width of the first convolution.
     multipliers: widths over `channels`; all but the last halve height and width.
-    temporal: judges clips; the same convolutions also halve the number of frames, rounding up. Time
-      starts as the identity, so that a trained two-dimensional one can be continued.
+    temporal: classifies clips; the same convolutions also halve the number of frames, rounding up.
+      Convolutions over time are the identity at initialisation, so that training can continue from
+      a 2-D one.
     groups: GroupNorm groups.
   """
 
@@ -46,7 +46,7 @@ class PatchDiscriminator(nn.Module):
 
   @property
   def frame_stride(self) -> int:
-    """Frames for each logit in time."""
+    """Frames per logit in time."""
     return 2 ** (len(self.multipliers) - 1) if self.temporal else 1
 
   @nn.compact
@@ -54,7 +54,7 @@ class PatchDiscriminator(nn.Module):
     side, least = min(video_BTHWC.shape[2:4]), 3 * 2 ** (len(self.multipliers) - 1)
     if side < least:
       raise UserError(
-        f"the discriminator needs frames of at least {least} pixels a side, not {side}; give it "
+        f"the discriminator needs frames of at least {least} pixels per side, not {side}; give it "
         "fewer multipliers"
       )
     init = nn.initializers.normal(0.02)

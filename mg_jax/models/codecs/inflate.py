@@ -1,8 +1,8 @@
-"""From an image autoencoder to a temporal one that does the same to every frame [MG 3.1.1].
+"""Inflation of an image autoencoder to a temporal one that is equivalent on each frame [MG 3.1.1].
 
-The spatial arrays are kept as they are. Temporal convolutions start as the identity and temporal
-attention with a zero output, so that before any training latent t is what the image autoencoder
-gives for frame 8 t, and the eight frames decoded from it are what it decodes. In training, a warm
+The spatial arrays are kept. Temporal convolutions are initialised as the identity and the output of
+temporal attention as zero, so that before training latent t is the image autoencoder's latent of
+frame 8 t, and the eight frames decoded from it are the image autoencoder's. In training, a warm
 start that allows `TEMPORAL` to be missing does the same.
 """
 
@@ -17,7 +17,7 @@ from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.models.codecs.tae import TAE
 
-# Paths of the parameters that only the temporal autoencoder has, as a pattern to search for.
+# Regular expression for the paths of parameters that only the temporal autoencoder has.
 TEMPORAL = r"/(temporal|time)/"
 
 
@@ -27,10 +27,10 @@ def inflate(params: PyTree, model: TAE, *, key: jax.Array) -> PyTree:
   Args:
     params: of the same autoencoder with `temporal=False`, unboxed.
     model: the temporal autoencoder.
-    key: of the inner layers of the temporal attention, which start at random.
+    key: for the inner layers of the temporal attention, which are initialised at random.
 
   Raises:
-    UserError: when `params` are not those of this model without time.
+    UserError: if `params` are not those of this model with `temporal=False`.
   """
   _, height, width = model.factors
   frame = jnp.zeros((1, 1, height, width, 3))
@@ -45,7 +45,7 @@ def inflate(params: PyTree, model: TAE, *, key: jax.Array) -> PyTree:
   if wrong:
     raise UserError(
       f"{len(wrong)} parameters of the image autoencoder do not fit this model, first {wrong[0]}; "
-      "give both the same fields but for temporal"
+      "give both the same fields except temporal"
     )
 
   @jax.jit

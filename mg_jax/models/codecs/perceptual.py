@@ -1,8 +1,8 @@
-"""LPIPS v0.1 with the VGG16 trunk: how different two images look to a trained network.
+"""LPIPS v0.1 with the VGG16 trunk: perceptual distance between images.
 
 A loss of the autoencoder [MG 3.1.1] and a metric. The weights are published files, torchvision's
 VGG16 (`features.N.weight`, `features.N.bias`) and the heads of LPIPS (`linK.model.1.weight`), which
-are not shipped; without them nothing here is called LPIPS.
+are not shipped; without them no value is called LPIPS.
 
 two images (N, H, W, 3) in [-1, 1] -> distance (N,) >= 0
 """
@@ -20,18 +20,18 @@ from mg_jax.core.typing import Array, Float
 from mg_jax.kernels.conv import spatial_conv
 from mg_jax.models.weights.hub import open_arrays
 
-# Convolutions of each of the five levels by their number in torchvision's `features`; a 2 x 2 max
-# pooling stands between levels, and a ReLU behind every convolution.
+# Convolutions of the five levels by their number in torchvision's `features`; there is a 2 x 2 max
+# pooling between levels, and a ReLU after every convolution.
 LEVELS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
-SIDE = 2 ** (len(LEVELS) - 1)  # least side of an image: the last level needs a pixel
+SIDE = 2 ** (len(LEVELS) - 1)  # minimum side of an image: the last level needs a pixel
 _EPS = 1e-10  # added to the norm of a feature
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LPIPS:
-  """Frozen weights, on the host; they enter a program as constants.
+  """Frozen weights, on the host; constants of a jitted program.
 
   Attributes:
     convs: {number: (kernel (3, 3, I, O), bias (O,))} as in LEVELS.
@@ -44,29 +44,29 @@ class LPIPS:
   def features(self, x_NHWC: Float[Array, "N H W 3"]) -> list[Array]:
     """Unit-normalised features of an image in [-1, 1] at the five levels."""
     x = (x_NHWC - np.asarray(SHIFT, np.float32)) / np.asarray(SCALE, np.float32)
-    found = []
+    features = []
     for level in LEVELS:
-      if found:
+      if features:
         x = _max_pool(x)
       for number in level:
         kernel, bias = self.convs[number]
         x = jax.nn.relu(spatial_conv(x, jnp.asarray(kernel)) + bias)
-      # Zero where all features are zero; the inner floor keeps that gradient finite.
+      # Zero if all features are zero; the inner floor keeps the gradient finite.
       norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-20))
-      found.append(x / (norm + _EPS))
-    return found
+      features.append(x / (norm + _EPS))
+    return features
 
   def __call__(
     self, a_NHWC: Float[Array, "N H W 3"], b_NHWC: Float[Array, "N H W 3"]
   ) -> Float[Array, "N"]:
-    """Distance: squared differences, weighed by the heads, averaged over space, summed over levels.
+    """Squared differences, weighted by the heads, averaged over space, summed over levels.
 
     Raises:
-      UserError: on images of fewer than 16 pixels a side.
+      UserError: on images of fewer than 16 pixels per side.
     """
     side = min(a_NHWC.shape[1:3])
     if side < SIDE:
-      raise UserError(f"LPIPS needs images of at least {SIDE} pixels a side, not {side}")
+      raise UserError(f"LPIPS needs images of at least {SIDE} pixels per side, not {side}")
     pairs = zip(self.features(a_NHWC), self.features(b_NHWC), self.heads, strict=True)
     return sum(jnp.mean(jnp.square(a - b) @ head, axis=(1, 2)) for a, b, head in pairs)
 
@@ -79,22 +79,22 @@ def _max_pool(x: Array) -> Array:
 
 
 def load(files: Sequence[str | os.PathLike[str]]) -> LPIPS:
-  """The weights of published files, safetensors or torch, which together hold trunk and heads.
+  """The weights of published files, safetensors or torch, which together have trunk and heads.
 
   Args:
-    files: such as torchvision's `vgg16-397923af.pth` and LPIPS' `weights/v0.1/vgg.pth`; what they
-      hold besides, such as VGG's classifier, is not read.
+    files: such as torchvision's `vgg16-397923af.pth` and LPIPS' `weights/v0.1/vgg.pth`; other
+      arrays, such as VGG's classifier, are not read.
 
   Raises:
-    UserError: when a file cannot be read, an array is missing, of another shape or not finite, or a
+    UserError: if a file cannot be read, an array is missing, of another shape or not finite, or a
       head has negative weights.
   """
-  arrays = {name: found for file in files for name, found in open_arrays(file)[0].items()}
+  arrays = {name: entry for file in files for name, entry in open_arrays(file)[0].items()}
   names = ", ".join(map(str, files))
 
   def read(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name not in arrays:
-      raise UserError(f"{names} hold no {name}; give the files of VGG16 and of the heads of LPIPS")
+      raise UserError(f"{names} have no {name}; give the files of VGG16 and of the heads of LPIPS")
     have, value = arrays[name]
     if have != shape:
       raise UserError(f"{names}: {name} has shape {have}, but LPIPS with VGG16 needs {shape}")
@@ -111,6 +111,8 @@ def load(files: Sequence[str | os.PathLike[str]]) -> LPIPS:
       before = width
     head = read(f"lin{k}.model.1.weight", (1, width, 1, 1)).reshape(-1)
     if (head < 0).any():
-      raise UserError(f"{names}: lin{k}.model.1.weight is negative somewhere, which no head is")
+      raise UserError(
+        f"{names}: lin{k}.model.1.weight has negative values, unlike any head; fetch it again"
+      )
     heads.append(head)
   return LPIPS(convs, tuple(heads))

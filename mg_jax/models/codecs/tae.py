@@ -2,12 +2,12 @@
 
 A 2.5D network: the convolutional image autoencoder of latent diffusion with a 1-D temporal
 convolution after every 2-D one and a temporal attention after every spatial one. Temporal
-convolutions pad symmetrically with the edge frame, so any length T' >= 1 is accepted; it gives
-ceil(T'/8) latents, and decoding drops the surplus frames. An image is a video of one frame.
+convolutions pad symmetrically with the edge frame, so any length T' >= 1 is accepted, giving
+ceil(T'/8) latents; decoding drops the surplus frames. An image is a video of one frame.
 
-Without time it is the published image autoencoder (diffusers' AutoencoderKL without quantisation
-convolutions, as of SD3.5 and FLUX), array for array: see `models.weights.published` and
-`models.codecs.inflate`.
+With `temporal=False` it is the published image autoencoder (diffusers' AutoencoderKL without
+quantisation convolutions, as in SD3.5 and FLUX), array for array: see `models.weights.published`
+and `models.codecs.inflate`.
 
 video (B, T', H', W', 3) in [-1, 1]  <->  latent (B, T, H, W, C), C = 16
 """
@@ -30,7 +30,7 @@ from mg_jax.nn.linear import Linear
 from mg_jax.nn.norms import GroupNorm
 
 LOGVAR_RANGE = (-30.0, 20.0)
-# A linear autoencoder of unit latents starts with a posterior of 5 % of their spread.
+# Initial posterior of a linear autoencoder of unit-variance latents: std of 5 % of theirs.
 SHORTCUT_LOGVAR = -6.0
 
 
@@ -42,7 +42,7 @@ def _frames(module, x_BTHWC):
 
 
 def space_to_depth(x_BTHWC: Array, patch: tuple[int, int, int]) -> Array:
-  """Moves blocks of (time, height, width) into channels; T, H, W must divide."""
+  """Moves blocks of (time, height, width) into channels; T, H, W must be divisible."""
   tokens = patches.grid(x_BTHWC.shape[1:4], patch)
   return patches.patchify(x_BTHWC, patch).reshape(x_BTHWC.shape[0], *tokens, -1)
 
@@ -60,9 +60,9 @@ def _fill(video_BTHWC: Array, multiple: int) -> Array:
 
 
 class Conv25(nn.Module):
-  """A spatial convolution followed by a temporal one; spatial alone where `temporal` is off.
+  """A spatial convolution followed by a temporal one; spatial only if `temporal` is off.
 
-  Both halve their axes by striding or double them by nearest neighbours before convolving.
+  Both halve their axes by striding or double them by nearest neighbours before the convolution.
   """
 
   features: int
@@ -110,8 +110,8 @@ class ResBlock(nn.Module):
 class AxisAttention(nn.Module):
   """Single-head attention along space (within a frame) or time (within a position).
 
-  The temporal one starts with a zero output, so that a freshly inflated network acts on every
-  frame as the image autoencoder did.
+  The output of the temporal one is zero-initialised, so that a freshly inflated network acts on
+  every frame as the image autoencoder.
   """
 
   groups: int
@@ -169,8 +169,8 @@ class TAE(nn.Module):
       A larger patch trades detail for speed: small models spend their time at full resolution.
     temporal: off gives the frame-wise image autoencoder with the same spatial parameters: T frames
       are T latents. Patches then span one frame.
-    shortcut: a linear map of each compressed block runs beside the network, whose own output
-      starts at zero: the network learns what a linear autoencoder cannot do. Off at paper size.
+    shortcut: adds a linear map of each compressed block to the network, whose own output is
+      zero-initialised: it learns the residual of a linear autoencoder. Off at paper size.
     attention: attention at the lowest resolution.
     groups: GroupNorm groups.
   """
@@ -197,7 +197,7 @@ class TAE(nn.Module):
     """(T, H, W, C) of the latent of a clip.
 
     Raises:
-      UserError: when height or width is not a multiple of the spatial factor.
+      UserError: if height or width is not a multiple of the spatial factor.
     """
     ft, fh, fw = self.factors
     if height % fh or width % fw:
@@ -210,7 +210,7 @@ class TAE(nn.Module):
   def setup(self):
     if not self.temporal and self.patch[0] != 1:
       raise UserError(
-        f"a frame-wise autoencoder cannot take patches of {self.patch[0]} frames; make it patch "
+        f"a frame-wise autoencoder cannot have patches of {self.patch[0]} frames; set patch to "
         f"{(1, *self.patch[1:])}"
       )
     conv = lambda features, **kw: Conv25(features, self.temporal, dtype=self.dtype, **kw)  # noqa: E731
@@ -244,7 +244,7 @@ class TAE(nn.Module):
       self.shortcut_out = linear(math.prod(self.factors) * 3)
 
   def blocks_of(self, video_BTHWC: Array) -> Array:
-    """The pixels that fall onto one latent position each, (B, T, H, W, 8 * 8 * 8 * 3)."""
+    """The pixels of each latent position, (B, T, H, W, 8 * 8 * 8 * 3)."""
     return space_to_depth(_fill(video_BTHWC, self.factors[0]), self.factors)
 
   def encode(self, video_BTHWC: Float[Array, "B T H W 3"]):
@@ -284,13 +284,13 @@ class TAE(nn.Module):
   def fit_shortcut(self, params, video_BTHWC: Array):
     """Parameters whose shortcut is the best linear autoencoder of a batch (principal components).
 
-    Latents start with mean zero and variance one per channel. Parameters keep their boxes.
+    Latents then have mean zero and variance one per channel. Parameters keep their boxes.
     """
     x = self.blocks_of(video_BTHWC)
     x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     mean = jnp.mean(x, axis=0)
     _, scale, components = jnp.linalg.svd(x - mean, full_matrices=False)
-    # A batch of few positions has fewer directions than there are channels: the rest start empty.
+    # A batch of few positions has fewer components than there are channels: the rest are zero.
     missing = max(0, self.latent - len(scale))
     scale = jnp.pad(scale[: self.latent], (0, missing))
     components = jnp.pad(components[: self.latent], ((0, missing), (0, 0)))

@@ -1,10 +1,10 @@
-"""Autoencoding tile by tile, so that memory does not grow with the length of a clip [MG 3.1.1].
+"""Tiled autoencoding of clips of any length in constant memory [MG 3.1.1].
 
-Time is cut into tiles of 32 frames, which are 4 latents: side by side for encoding, overlapping by
-16 frames for decoding, where each tile fades into the next. Frames too large for memory are cut in
-space too, with a fade both ways. A clip that fits one tile is coded whole, as without tiling. The
-short tile at the end of a longer one is filled by repeating its last frame, so that there is one
-program for each shape of a tile.
+Time is cut into tiles of 32 frames, which are 4 latents: contiguous for encoding, overlapping by 16
+frames for decoding, with a cross-fade. Frames too large for memory are tiled in space too, with a
+cross-fade both ways. A clip that fits one tile is coded whole, as without tiling. The short last
+tile of a longer clip is padded by repeating its last frame, so that one program is compiled per
+tile shape.
 
 video (T', H', W', 3), uint8 or float32 in [-1, 1]  <->  latent float32 (T, H, W, C)
 """
@@ -34,9 +34,9 @@ class Tiling:
   Attributes:
     frames: length of a tile [MG 3.1.1].
     overlap: of decoded tiles in time; encoded ones do not overlap [MG 3.1.1].
-    side: the most that a tile measures in height and width.
-    border: overlap of tiles in height and width. Tiles in space do not see each other's content,
-      and norms and attention see one tile at a time: cut in space only what does not fit.
+    side: maximum height and width of a tile.
+    border: overlap of tiles in height and width. Tiles in space are independent of each other,
+      norms and attention included: tile in space only what does not fit.
   """
 
   frames: int = 32
@@ -57,12 +57,12 @@ class Tiling:
 
 
 def parse(sizes: Sequence[str]) -> Tiling:
-  """A tiling from text: FRAMES, SIDE, and after them their overlaps OVERLAP, BORDER or neither.
+  """A tiling from text: FRAMES, SIDE, optionally followed by their overlaps OVERLAP, BORDER.
 
-  Without overlaps half of the frames and an eighth of the side overlap, as by default.
+  By default half of the frames and an eighth of the side overlap.
 
   Raises:
-    UserError: when that is not what it is.
+    UserError: if the text is not of this form.
   """
   if not sizes:
     return Tiling()
@@ -78,7 +78,7 @@ def parse(sizes: Sequence[str]) -> Tiling:
 def spans(length: int, *, size: int, overlap: int) -> tuple[int, tuple[int, ...]]:
   """Side and starts of the fewest equal tiles of at most `size` that cover a length.
 
-  Each tile overlaps the next one by `overlap` or a little more; sides are as small as that allows.
+  Each tile overlaps the next one by `overlap` or slightly more; sides are as small as that allows.
   """
   count = max(1, math.ceil((length - overlap) / (size - overlap)))
   side = math.ceil((length + (count - 1) * overlap) / count)
@@ -90,9 +90,8 @@ def windows(
 ) -> Iterator[tuple[list[np.ndarray], bool]]:
   """Cuts a stream of arrays along their first axis into (rows of a window, whether it is the last).
 
-  Every window but the last has `size` rows and starts `stride` after the one before; the last one
-  holds what is left, at least one row that no other window has. No more than `size` rows and one
-  part are held at a time.
+  Every window but the last has `size` rows and starts `stride` after the previous one; the last one
+  has the remaining rows, at least one of them new. At most `size` rows and one part are in memory.
   """
   held: list[np.ndarray] = []
   for part in parts:
@@ -107,7 +106,7 @@ def windows(
 
 @functools.partial(jax.jit, static_argnames="axis")
 def crossfade(before: Array, after: Array, *, axis: int) -> Array:
-  """`after`, its first positions faded in from `before`, which lies over them.
+  """`after`, with its first positions cross-faded from `before`, which overlaps them.
 
   Of N positions the j-th, from 0, is 1 - j / N of `before` and j / N of `after`. The paper prints
   the two weights the other way round, which would jump at both ends [MG 3.1.1].
@@ -121,7 +120,7 @@ def crossfade(before: Array, after: Array, *, axis: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("starts", "axis"))
 def stitch(tiles: Sequence[Array], *, starts: tuple[int, ...], axis: int) -> Array:
-  """Joins overlapping tiles that start at `starts`, each fading into the next."""
+  """Joins overlapping tiles that start at `starts`, with cross-fades."""
   out = tiles[0]
   for tile, start in zip(tiles[1:], starts[1:], strict=True):
     kept, under = jnp.split(out, [start], axis=axis)
@@ -147,20 +146,20 @@ def _to_pixels(video: Array) -> tuple[Array, Array]:
 
 
 class TiledAutoencoder:
-  """An autoencoder with its parameters that codes clips of any length, tile by tile.
+  """An autoencoder with its parameters that encodes and decodes clips of any length, tile by tile.
 
   Attributes:
     model: with `factors`, `latent`, `latent_shape`, `encode` and `decode`, like
-    models.codecs.tae.TAE.
+      models.codecs.tae.TAE.
     params: its parameters, unboxed.
     tiling: how clips are cut.
   """
 
   def __init__(self, model: nn.Module, params: PyTree, tiling: Tiling | None = None):
-    """Prepares the programs; they are compiled when a shape is first met.
+    """Prepares the jitted functions; they are compiled for each new shape.
 
     Raises:
-      UserError: when the tiles are no multiples of the autoencoder's compression.
+      UserError: if the tiles are not multiples of the autoencoder's compression.
     """
     self.model, self.params, self.tiling = model, params, tiling or Tiling()
     time, height, width = model.factors
@@ -188,20 +187,20 @@ class TiledAutoencoder:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Identifies the weights, and so the latents they make."""
+    """Identifies the weights, and so the latents that they encode."""
     return fingerprint(self.params)
 
   def encode_stream(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Latent means of a stream of frames, tile by tile.
 
     Args:
-      frames: arrays (n, H', W', 3), any n each, as `data.media.frames.as_rgb` takes them.
+      frames: arrays (n, H', W', 3), any n each, as accepted by `data.media.frames.as_rgb`.
 
     Yields:
       float32 (t, H, W, C), together ceil(T' / 8) latents.
 
     Raises:
-      UserError: no frames, sizes the autoencoder cannot take, values that are not finite.
+      UserError: on no frames, sizes that the autoencoder does not support, NaN or Inf.
     """
     size, index = self.tiling.frames, -1
     for index, (rows, last) in enumerate(windows(frames, size=size, stride=size)):
@@ -221,13 +220,13 @@ class TiledAutoencoder:
 
     Args:
       latents: arrays (n, H, W, C), any n each.
-      frames: of the whole clip; by default all that the latents hold.
+      frames: of the whole clip; by default all that the latents cover.
 
     Yields:
       float32 (t, H', W', 3), about within [-1, 1].
 
     Raises:
-      UserError: no latents, latents of another shape, fewer of them than `frames` needs.
+      UserError: on no latents, latents of another shape, or fewer of them than `frames` needs.
     """
     for block, kept in self._decoded(latents, frames):
       yield np.asarray(block)[:kept]
@@ -238,7 +237,7 @@ class TiledAutoencoder:
     """As `decode_stream`, clipped and rounded to uint8 0..255.
 
     Raises:
-      UserError: also when a decoded value is not finite.
+      UserError: also if a decoded value is not finite.
     """
     for block, kept in self._decoded(latents, frames):
       pixels, finite = _to_pixels(block)
@@ -260,12 +259,12 @@ class TiledAutoencoder:
   def _decoded(
     self, latents: Iterable[np.ndarray], frames: int | None
   ) -> Iterator[tuple[Array, int]]:
-    """(block of frames on the device, how many of them count)."""
+    """Yields (block of frames on the device, how many of them are valid)."""
     if frames is not None and frames < 1:
-      raise UserError(f"a clip of {frames} frames cannot be decoded; ask for at least one")
+      raise UserError(f"a clip of {frames} frames cannot be decoded; request at least one")
     time = self.model.factors[0]
     size = self.tiling.frames // time
-    # Where time is not compressed frames do not see each other, and there is no seam to hide.
+    # Without compression in time frames are independent, and there are no seams to hide.
     overlap = self.tiling.overlap // time if time > 1 else 0
     stride = size - overlap
     left = math.inf if frames is None else frames
@@ -294,13 +293,13 @@ class TiledAutoencoder:
     if index < 0:
       raise UserError("there are no latents to decode; give at least one")
     if frames is not None:
-      raise UserError(f"the latents end {left} frames before the {frames} that are asked for")
+      raise UserError(f"the latents end {left} frames before the {frames} requested")
 
   def _check(self, latent: np.ndarray) -> None:
     if latent.ndim != 4 or latent.shape[-1] != self.model.latent:
       raise UserError(
         f"latents of shape {latent.shape[1:]} do not fit this autoencoder, which has "
-        f"{self.model.latent} channels; give the one that made them"
+        f"{self.model.latent} channels; give the one that encoded them"
       )
     _finite(latent, "latents")
 
@@ -312,7 +311,7 @@ class TiledAutoencoder:
     inner: tuple[int, int],
     outer: tuple[int, int],
   ) -> Array:
-    """Runs every tile of a frame of `grid` latents; a latent is `inner` inputs, `outer` outputs."""
+    """Runs the tiles of a frame of `grid` latents; a latent is `inner` inputs, `outer` outputs."""
     factors = self.model.factors[1:]
     (high, tops), (wide, lefts) = (
       spans(n, size=self.tiling.side // factor, overlap=self.tiling.border // factor)

@@ -1,9 +1,9 @@
 """Critics of waveforms, for the adversarial loss of the audio codec [MG 6.2].
 
-Those of DAC: one for each period p sees every p-th sample in a column of its own, and one for each
-window sees the complex spectrum, in five bands with a stack of convolutions each. All get the sound
-without its mean and with its peak at 0.8, so that its level is none of their business.
-`weight_norm` learns every kernel as a direction and norms, as DAC does.
+Those of DAC: one per period p, on the samples folded into p columns, and one per window, on the
+complex spectrum, in five bands with a stack of convolutions each. Inputs have their mean removed
+and are normalised to a peak of 0.8, so critics are invariant to level. `weight_norm` learns every
+kernel as a direction and norms, as DAC does.
 
 wave (B, T) in [-1, 1] -> for each critic, logits (positive for real) and the features before them
 """
@@ -21,12 +21,12 @@ from mg_jax.core.typing import Array, Float
 from mg_jax.kernels.spectrum import stft
 from mg_jax.nn.conv import PlaneConv
 
-BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of half the rate
+BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of half the sample rate
 PEAK = 0.8
 _SLOPE = 0.1  # of leaky ReLUs
 _EPS = 1e-9
 
-# What a critic gives: logits and features.
+# Output of a critic: logits and features.
 Judgement = tuple[Array, list[Array]]
 
 
@@ -39,7 +39,7 @@ def _stack(convs: Sequence[PlaneConv], x: Array) -> list[Array]:
 
 
 class PeriodCritic(nn.Module):
-  """Judges columns of samples `period` apart; all `widths` but the last divide time by three."""
+  """Critic of columns of samples `period` apart; all `widths` but the last divide time by three."""
 
   period: int
   widths: tuple[int, ...]
@@ -62,7 +62,7 @@ class PeriodCritic(nn.Module):
 
 
 class SpectrumCritic(nn.Module):
-  """Judges the spectrum of one `window`, band by band, then the bands side by side."""
+  """Critic of the spectrum of one `window`: bands separately, then concatenated."""
 
   window: int
   width: int
@@ -89,14 +89,14 @@ class SpectrumCritic(nn.Module):
 
 
 class WaveCritics(nn.Module):
-  """All of them.
+  """All critics.
 
   Attributes:
     periods: one critic each; () for none.
     period_widths: their channels.
     windows: of the spectra, one critic each; () for none.
-    spectrum_width: channels of those.
-    bands: parts of the spectrum, from 0 to 1 (half the rate).
+    spectrum_width: channels of spectrum critics.
+    bands: ranges of the spectrum, from 0 to 1 (half the sample rate).
     weight_norm: learns kernels as directions and norms (`nn.weight_norm`).
   """
 
@@ -126,16 +126,17 @@ class WaveCritics(nn.Module):
 
 def _check(critics: WaveCritics) -> None:
   if not critics.periods and not critics.windows:
-    raise UserError("critics.periods and critics.windows are both empty; name one critic at least")
+    raise UserError("critics.periods and critics.windows are both empty; give at least one critic")
   if min(critics.periods, default=1) < 1 or not critics.period_widths:
     raise UserError(
-      f"critics.periods {critics.periods} with widths {critics.period_widths} make no critic"
+      f"critics.periods {critics.periods} with widths {critics.period_widths} are invalid; give "
+      "positive periods and at least one width"
     )
   for window in critics.windows:
     for low, high in critics.bands:
       bins = 1 + window // 2
       if window % 4 or not 0 <= int(low * bins) < int(high * bins) <= bins:
         raise UserError(
-          f"critics.windows has {window}, of which the band from {low} to {high} holds nothing; "
+          f"critics.windows has {window}, whose band from {low} to {high} has no bins; "
           "give multiples of 4 and bands within 0 and 1"
         )

@@ -1,12 +1,12 @@
-"""CLIP: a text and a vision tower into one space [Radford et al. 2021], the network of MetaCLIP.
+"""CLIP: text and vision towers with a shared embedding [Radford et al. 2021], as in MetaCLIP.
 
-[MG 3.1.4] reads prompts with the tokens of a long-prompt MetaCLIP, [MG 4] a face and [MG 6.2] the
-frames of a video with its vision tower. Both towers are pre-norm transformers with biases; text is
-causal and pooled at its end token, an image is cut into patches behind a class token and pooled
-there. OpenAI's and MetaCLIP's weights want "quick_gelu", most of OpenCLIP's "gelu".
+[MG 3.1.4] encodes prompts with the text tower of a long-prompt MetaCLIP, [MG 4] a face and [MG 6.2]
+the frames of a video with its vision tower. Both towers are pre-norm transformers with biases; text
+is causal and pooled at its end token, an image is cut into patches after a class token and pooled
+there. OpenAI's and MetaCLIP's weights need "quick_gelu", most of OpenCLIP's "gelu".
 
 ids (B, S) and mask (B, S) -> tokens (B, S, D) and pooled (B, E);
-images (B, H, W, 3) -> tokens (B, 1 + patches, D) and pooled (B, E); E is that of the common space.
+images (B, H, W, 3) -> tokens (B, 1 + patches, D) and pooled (B, E); E is that of the shared space.
 """
 
 from typing import Any, Literal
@@ -32,20 +32,20 @@ ACTIVATIONS = {
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
 Activation = Literal["quick_gelu", "gelu"]
-# Of the pixels that published towers were trained on, in 0..1.
+# Statistics of the training pixels of published towers, in 0..1.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-LOGIT_SCALE = 2.6592  # ln(1 / 0.07), where training starts
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), at initialisation
 
 
 @flax.struct.dataclass
 class Features:
-  """What a tower gives.
+  """Output of a tower.
 
   Attributes:
     tokens: (B, L, D) of the last layer; after the final norm for text, before it for images, as in
       the published code.
-    pooled: (B, E), the tower's point in the common space, not normalised.
+    pooled: (B, E), the embedding in the shared space, not normalised.
   """
 
   tokens: Array
@@ -111,10 +111,10 @@ class TextTower(nn.Module):
   """Causal transformer over tokens; the defaults are those of B/32.
 
   Attributes:
-    vocab: ids; the last one ends a text in the published vocabulary.
-    length: most tokens of a text, 77, or 256 for long prompts.
-    projection: E; None leaves the pooled token as wide as the tower.
-    end: id of the end token, which a text is pooled at; its first one counts.
+    vocab: number of ids; the last one is the end token of the published vocabulary.
+    length: maximum number of tokens of a text, 77, or 256 for long prompts.
+    projection: E; None keeps the width of the tower.
+    end: id of the end token; a text is pooled at the first one.
   """
 
   vocab: int = 49408
@@ -135,7 +135,7 @@ class TextTower(nn.Module):
     """Features of texts; `mask_BS` is True on real tokens, the end token included.
 
     Raises:
-      UserError: when texts are longer than the position table.
+      UserError: if texts are longer than the position table.
     """
     length = ids_BS.shape[1]
     if length > self.length:
@@ -143,9 +143,9 @@ class TextTower(nn.Module):
     embed = partitioned(nn.initializers.normal(0.02), "vocab", "embed")
     table = self.param("embed", embed, (self.vocab, self.width), jnp.float32)
     x_BSD = table[ids_BS].astype(self.dtype) + _positions(self, self.length, 0.01)[:length]
-    seen_BSS = jnp.tril(jnp.ones((length, length), bool)) & mask_BS[:, None, :]
+    visible_BSS = jnp.tril(jnp.ones((length, length), bool)) & mask_BS[:, None, :]
     # A finite value: rows of an empty text must not become NaN.
-    bias_BNSS = jnp.where(seen_BSS, 0.0, jnp.finfo(jnp.float32).min)[:, None]
+    bias_BNSS = jnp.where(visible_BSS, 0.0, jnp.finfo(jnp.float32).min)[:, None]
     x_BSD = _layers(self, shard(x_BSD, "batch", "text_length", "act_embed"), bias_BNSS)
     x_BSD = LayerNorm(eps=self.norm_eps, dtype=self.dtype, name="final_norm")(x_BSD)
     last_B = jnp.argmax((ids_BS == self.end) & mask_BS, axis=1)
@@ -159,7 +159,7 @@ class VisionTower(nn.Module):
   Attributes:
     size: side of the square image, in pixels.
     patch: side of a patch.
-    projection: E; None leaves the pooled token as wide as the tower.
+    projection: E; None keeps the width of the tower.
   """
 
   size: int = 224
@@ -176,17 +176,17 @@ class VisionTower(nn.Module):
 
   @nn.compact
   def __call__(self, image_BHWC: Float[Array, "B H W C"]) -> Features:
-    """Features of images that `normalise` prepared; C is 3, or more where several are stacked.
+    """Features of images from `normalise`; C is 3, or more if several are stacked.
 
     Raises:
-      UserError: when the images have another size.
+      UserError: if the images have another size.
     """
     if image_BHWC.shape[1:3] != (self.size, self.size):
       raise UserError(
         f"images are {image_BHWC.shape[1]}x{image_BHWC.shape[2]}, the tower takes "
         f"{self.size}x{self.size}"
       )
-    # Values of a patch run row, column, colour: a kernel (rows, columns, C, D), flattened.
+    # Values of a patch are in row, column, colour order: a flattened kernel (rows, columns, C, D).
     x = patchify(image_BHWC[:, None].astype(self.dtype), (1, self.patch, self.patch))[:, 0]
     x_BLD = Linear(self.width, logical=("patch", "embed"), dtype=self.dtype, name="patch_embed")(x)
     init = partitioned(nn.initializers.normal(self.width**-0.5), "embed")
@@ -230,10 +230,10 @@ class CLIP(nn.Module):
 
 
 def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-  """Vectors of length one, in the same directions."""
+  """L2-normalised vectors."""
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def normalise(pixels: Array) -> Array:
-  """Pixels in 0..1, colour last, as published vision towers take them."""
+  """Pixels in 0..1, channels last, normalised for published vision towers."""
   return (pixels - jnp.array(MEAN, pixels.dtype)) / jnp.array(STD, pixels.dtype)

@@ -1,9 +1,9 @@
-"""The text streams of a generator: their readers, and the frozen encoders behind some [MG 3.1.4].
+"""The text streams of a generator: tokenization, and frozen encoders for some [MG 3.1.4].
 
-A frozen encoder is a folder of converted weights (`models.weights.published`): a T5 gives the
-features of its last layer, a CLIP or its text tower alone the tokens of that tower. Prompt -> ids
-and mask (B, S) -> features (B, S, E). Streams without a folder are encoded by the generator itself,
-with which they are trained.
+A frozen encoder is a folder of converted weights (`models.weights.published`): of a T5 the features
+of the last layer are used, of a CLIP or its text tower alone the tokens of that tower. Prompt ->
+ids and mask (B, S) -> features (B, S, E). Streams without a folder have encoders that are trained
+with the generator.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Streams:
   Attributes:
     readers: of every stream, by name.
     encoders: of the frozen streams; none until `load`.
-    params: of the encoders, which may be spread over a mesh.
+    params: of the encoders, possibly sharded over a mesh.
   """
 
   readers: Mapping[str, Reader]
@@ -44,11 +44,11 @@ class Streams:
 
   @property
   def cached(self) -> tuple[str, ...]:
-    """Names of those whose features are computed once."""
+    """Names of frozen streams whose features are precomputed."""
     return tuple(name for name in self.frozen if self.readers[name].config.cache)
 
   def identity(self) -> dict[str, Any]:
-    """What decides the cached features: weights, tokenizer, length, and the part that is read."""
+    """Determines the cached features: weights, tokenizer, length, and the part that is read."""
     return {
       name: {
         "encoder": published.digest(self.readers[name].config.encoder),
@@ -60,7 +60,7 @@ class Streams:
     }
 
   def load(self, mesh: Mesh | None = None, *, names: tuple[str, ...] | None = None) -> "Streams":
-    """The same with the weights of its frozen encoders, or of those named, in memory."""
+    """A copy with the weights of the frozen encoders, or of `names` only, loaded."""
     names = self.frozen if names is None else names
     loaded = {name: published.load(self.readers[name].config.encoder, mesh=mesh) for name in names}
     return dataclasses.replace(
@@ -73,7 +73,7 @@ class Streams:
     """Replaces the ids of streams with a loaded encoder by features; the rest passes through.
 
     Args:
-      params: `self.params`, as an argument of whatever is compiled.
+      params: `self.params`, as an argument of the jitted function.
       cond: anything by name; a stream is {"ids": (B, S), "mask": (B, S)}.
     """
     out = dict(cond)
@@ -95,8 +95,8 @@ def open_streams(
     trained: fields of the encoders that are trained with it, by stream.
 
   Raises:
-    UserError: on a stream without a route or an encoder, with two encoders, or whose features or
-      vocabulary do not fit.
+    UserError: on a stream without a route or an encoder, with two encoders, or with mismatched
+      features or vocabulary.
   """
   parsed = {
     name: configs.build(TextConfig, fields, where=f"text.{name}") for name, fields in text.items()
@@ -127,12 +127,12 @@ def open_streams(
     tower = encoder.text if isinstance(encoder, CLIP) else encoder
     if not isinstance(tower, T5Encoder | TextTower):
       raise UserError(
-        f"config {where}.encoder is {config.encoder}, which reads no text; give a T5 or a CLIP"
+        f"config {where}.encoder is {config.encoder}, not a text encoder; give a T5 or a CLIP"
       )
     check_vocabulary(streams.readers[name].tokenizer, tower.vocab, where=where)
     if any(route.features != tower.width for route in routes[name]):
       raise UserError(
-        f"config {where} gives features of {tower.width}, but the route takes "
+        f"config {where} has features of {tower.width}, but the route takes "
         f"{routes[name][0].features}"
       )
     if isinstance(tower, TextTower) and config.length > tower.length:
@@ -143,10 +143,10 @@ def open_streams(
 
 
 def caption_reader(text: Mapping[str, Any], model: CLIP) -> Reader:
-  """The reader of the captions that a CLIP is trained with, from the config's section.
+  """The reader of captions for training a CLIP, from the config's section.
 
   Raises:
-    UserError: when it is not one stream named "text", or its ids are not those of the text tower.
+    UserError: if it is not one stream named "text", or its ids are not those of the text tower.
   """
   if set(text) != {"text"}:
     raise UserError(f"config text is {sorted(text)}; captions are read by one stream, 'text'")

@@ -1,10 +1,10 @@
-"""The T5 encoder [Raffel et al. 2020]: T5 1.0 and 1.1, UL2, ByT5 and UMT5, frozen or trained along.
+"""The T5 encoder [Raffel et al. 2020]: T5 1.0 and 1.1, UL2, ByT5 and UMT5, frozen or trained.
 
-[MG 3.1.4] reads prompts with UL2 and their quoted text with ByT5, [MG 6.2] with T5-base. They are
+[MG 3.1.4] encodes prompts with UL2 and their quoted text with ByT5, [MG 6.2] with T5-base. They are
 one network: a relative position bias whose table all layers share (each has its own in UMT5),
 RMSNorm before each branch, no biases, no scaling of the attention logits. They differ in sizes and
 in the MLP: ReLU without a gate (T5 1.0), or a gated GELU (1.1, ByT5, UMT5) or SiLU (UL2). The toy
-world has its own words, so its encoder is a small one over bytes that starts from random weights.
+world has its own words, so its encoder is a small one over bytes, trained from scratch.
 ids (B, S) and mask (B, S) in, features (B, S, E) out. Features of padding are zero.
 """
 
@@ -47,7 +47,7 @@ def relative_buckets(length: int, *, buckets: int, max_distance: int) -> Int[np.
 
 
 def _position_bias(module, index_SS, mask_BS, *, width: int):
-  """The position table of a module as a bias (B, N, S, S) in which keys of padding are masked."""
+  """Relative position bias (B, N, S, S) of a module, with padding keys masked."""
   table = module.param(
     "position_bias",
     partitioned(nn.initializers.normal(width**-0.5), "positions", "heads"),
@@ -60,9 +60,9 @@ def _position_bias(module, index_SS, mask_BS, *, width: int):
 
 
 class TextBlock(nn.Module):
-  """Self-attention with an additive bias, then the MLP, each behind an RMSNorm.
+  """Self-attention with an additive bias, then the MLP, each after an RMSNorm.
 
-  Called without a bias, it makes one from a table of its own.
+  Called without a bias, it computes one from its own table.
   """
 
   heads: int
@@ -89,7 +89,7 @@ class TextBlock(nn.Module):
       return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
 
     h_BSD = RMSNorm(eps=self.norm_eps, dtype=self.dtype, name="attention_norm")(x_BSD)
-    # The logits carry no 1/sqrt(K), so the query starts that much smaller.
+    # The logits have no 1/sqrt(K), so the query's initialisation is smaller by it.
     q, k, v = heads("query", width * self.head_dim), heads("key", width), heads("value", width)
     o = biased_attention(q, k, v, bias_BNSS, scale=1.0).reshape(*x_BSD.shape[:-1], inner)
     x_BSD = x_BSD + linear(width, "out", fan_in=inner, axes=("heads", "embed"))(o)
@@ -107,10 +107,10 @@ class TextBlock(nn.Module):
 
 
 class T5Encoder(nn.Module):
-  """The encoder; the defaults are the toy world's size. `zoo.text_encoder` knows published ones.
+  """The encoder; the defaults are the toy world's size. `zoo.text_encoder` has published ones.
 
   Attributes:
-    vocab: ids, with 0 padding and 1 end of sequence; for bytes 256 plus specials, rounded up.
+    vocab: number of ids; 0 is padding, 1 end of sequence; for bytes 256 plus specials, rounded up.
     width: E.
     activation, gated: of the MLP, act(x) or, gated, act(gate x) * (up x).
     buckets, max_distance: of the relative position bias.

@@ -1,8 +1,8 @@
 """A frozen vision tower: features of frames for a generator of sound or for metrics [MG 6.2].
 
-The paper's is that of a long-prompt MetaCLIP H/14: one vector for each frame. It comes from a
-folder of converted weights of a CLIP, or of its vision tower alone (`models.weights.published`).
-Vectors have unit length, as the two towers are compared by their angle.
+The paper's is that of a long-prompt MetaCLIP H/14: one vector per frame. It is loaded from a folder
+of converted weights of a CLIP, or of its vision tower alone (`models.weights.published`). Vectors
+are L2-normalised, as CLIP compares embeddings by their angle.
 
 frames uint8 (T, H, W, 3) -> features float16 (T, E)
 """
@@ -18,11 +18,11 @@ from mg_jax.core.errors import UserError
 from mg_jax.models.encoders.clip import CLIP, VisionTower, normalise, unit
 from mg_jax.models.weights import published
 
-_BATCH = 32  # images of a call
+_BATCH = 32  # images per call
 
 
 class FrozenVision:
-  """The vision tower of a folder; its weights are read when first used.
+  """The vision tower of a folder; its weights are loaded on first use.
 
   Attributes:
     size: side of its frames in pixels.
@@ -30,20 +30,20 @@ class FrozenVision:
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
-    """Raises UserError when the folder holds no CLIP or vision tower."""
+    """Raises UserError if the folder has no CLIP or vision tower."""
     model = published.module(folder)
     tower = model.vision if isinstance(model, CLIP) else model
     if not isinstance(tower, VisionTower):
-      raise UserError(f"{folder} holds no CLIP and no vision tower; convert one")
+      raise UserError(f"{folder} has no CLIP or vision tower; convert one")
     self._folder = folder
     self.size, self.features = tower.size, tower.projection or tower.width
 
   def identity(self) -> str:
-    """Tells towers apart."""
+    """Digest of the weights."""
     return published.digest(self._folder)
 
   def __call__(self, frames: np.ndarray) -> np.ndarray:
-    """Unit features of frames of its size."""
+    """L2-normalised features of frames of its size."""
     if not len(frames):
       return np.zeros((0, self.features), np.float16)
     parts = []
@@ -58,9 +58,9 @@ class FrozenVision:
     model, params = published.load(self._folder)
     method = "encode_image" if isinstance(model, CLIP) else None
 
-    def see(params, frames):
+    def encode(params, frames):
       pixels = normalise(frames.astype(jnp.float32) / 255)
-      seen = model.apply({"params": params}, pixels, method=method)
-      return unit(seen.pooled.astype(jnp.float32))
+      output = model.apply({"params": params}, pixels, method=method)
+      return unit(output.pooled.astype(jnp.float32))
 
-    return functools.partial(jax.jit(see), params)
+    return functools.partial(jax.jit(encode), params)

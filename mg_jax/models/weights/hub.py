@@ -1,12 +1,11 @@
-"""Checkpoints as the hub keeps them: folders with a config and weights, in one file or in shards.
+"""Checkpoints in the hub's layout: folders with a config and weights, in one file or in shards.
 
-In the folder of a whole generator, the parts have folders of their own: `text_encoder_2` a text
-encoder, `tokenizer_2` its tokenizer, `vae` the autoencoder.
+The folder of a whole generator has a subfolder per component: `text_encoder_2` a text encoder,
+`tokenizer_2` its tokenizer, `vae` the autoencoder.
 
-Safetensors are read as they are, files of torch as weights only: nothing in either is run. Kernels
-that are kept as a norm and a direction, `weight_g` and `weight_v`, are read as the `weight` that
-they make, or on demand as they are. Newer files name the two `parametrizations.weight.original0`
-and 1, which is read as the same.
+Torch files are read as weights only: no code in any file is executed. Kernels stored with weight
+norm, as `weight_g` and `weight_v`, are folded into `weight`, or on request read as they are. Newer
+files name the two `parametrizations.weight.original0` and 1, which is equivalent.
 """
 
 import json
@@ -22,8 +21,8 @@ from mg_jax.core.errors import UserError
 from mg_jax.data import tensors
 
 CONFIG = "config.json"
-# Of transformers, diffusers, open_clip and the codecs of audio, with their configs; files that
-# cannot hold code come first.
+# Weights of transformers, diffusers, open_clip and audio codecs, with their configs; files that
+# cannot contain code come first.
 CHECKPOINTS = {
   "model.safetensors": CONFIG,
   "diffusion_pytorch_model.safetensors": CONFIG,
@@ -33,25 +32,25 @@ CHECKPOINTS = {
   "open_clip_pytorch_model.bin": "open_clip_config.json",
   "weights.pth": CONFIG,
 }
-# Of a tokenizer, in the order they are read in.
+# Files of a tokenizer, in the order in which they are read.
 TOKENIZERS = (
   "tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "merges.txt",
   "special_tokens_map.json", "bpe_simple_vocab_16e6.txt.gz",
 )  # fmt: skip
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
-# Two spellings of torch's weight norm: the newer, and the older that is used here.
+# Newer names of torch's weight norm, and the older ones used here.
 _NORM = (r"parametrizations\.weight\.original0$", "weight_g")
 _DIRECTION = (r"parametrizations\.weight\.original1$", "weight_v")
 
 
 def fetch(name: str) -> pathlib.Path:
-  """A folder as it is; otherwise, for OWNER/NAME, a download by `huggingface_hub`.
+  """Path of a local folder; otherwise, for OWNER/NAME, a download by `huggingface_hub`.
 
-  OWNER/NAME/FOLDER is one folder of a repository, such as the `vae` of a generator. Only what is
-  read is downloaded: the weights in one format, the config, the tokenizer.
+  OWNER/NAME/FOLDER is one folder of a repository, such as the `vae` of a generator. Only needed
+  files are downloaded: the weights in one format, the config, the tokenizer.
 
   Raises:
-    UserError: when it is neither, or cannot be fetched.
+    UserError: if it is neither, or cannot be fetched.
   """
   path = pathlib.Path(name)
   if path.is_dir():
@@ -63,7 +62,7 @@ def fetch(name: str) -> pathlib.Path:
     import huggingface_hub
   except ImportError as e:
     raise UserError(
-      f"{name} is no folder here, and fetching it needs: pip install mg_jax[import]"
+      f"{name} is not a local folder, and fetching it needs: pip install mg_jax[import]"
     ) from e
   try:
     repository, inside = match[1], match[2].lstrip("/")
@@ -72,13 +71,13 @@ def fetch(name: str) -> pathlib.Path:
     return pathlib.Path(folder) / inside
   except UserError:
     raise
-  except Exception as e:  # of the network, the name or the rights, in many classes
+  except Exception as e:  # many classes: network, name, permissions
     reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
-    raise UserError(f"{name} is no folder here and could not be fetched: {reason}") from e
+    raise UserError(f"{name} is not a local folder and could not be fetched: {reason}") from e
 
 
 def _wanted(files: Collection[str], inside: str, name: str) -> list[str]:
-  """Of the files of a repository, those that a conversion of its folder `inside` reads."""
+  """The files of a repository that a conversion of its folder `inside` reads."""
   start = f"{inside}/" if inside else ""
   here = {file.removeprefix(start) for file in files if file.startswith(start)}
   weights = _choose(here, name)
@@ -86,15 +85,15 @@ def _wanted(files: Collection[str], inside: str, name: str) -> list[str]:
   shard = re.compile(rf"{re.escape(stem)}(-\d+-of-\d+)?{re.escape(suffix)}(\.index\.json)?")
   small = {*TOKENIZERS, CHECKPOINTS[weights]}
   wanted = [start + file for file in sorted(here) if file in small or shard.fullmatch(file)]
-  beside = _tokenizer_beside(inside)
-  return wanted + [f"{beside}/{file}" for file in TOKENIZERS if f"{beside}/{file}" in files]
+  tokenizer = _tokenizer_of(inside)
+  return wanted + [f"{tokenizer}/{file}" for file in TOKENIZERS if f"{tokenizer}/{file}" in files]
 
 
 def _choose(files: Collection[str], where: str) -> str:
-  """The name in `CHECKPOINTS` of the weights among the files of a folder, which may have folders.
+  """The name in `CHECKPOINTS` of the weights among the files of a folder and its subfolders.
 
   Raises:
-    UserError: when there are none.
+    UserError: if there are none.
   """
   for name in CHECKPOINTS:
     if name in files or f"{name}.index.json" in files:
@@ -105,38 +104,38 @@ def _choose(files: Collection[str], where: str) -> str:
   if parts:
     hint = f"give one of its folders: {', '.join(f'{where}/{part}' for part in parts)}"
   elif others:
-    hint = f"it has {others[0]}, which is read under one of these names only"
-  raise UserError(f"{where} holds none of {', '.join(CHECKPOINTS)}; {hint}")
+    hint = f"it has {others[0]}, which must have one of these names"
+  raise UserError(f"{where} has none of {', '.join(CHECKPOINTS)}; {hint}")
 
 
-def _tokenizer_beside(folder: str) -> str:
-  """Beside the folder of a part of a generator, that of its tokenizer."""
+def _tokenizer_of(folder: str) -> str:
+  """The tokenizer's folder that belongs to the folder of a text encoder in a generator."""
   parent, name = os.path.split(folder)
   return os.path.join(parent, re.sub("^text_encoder", "tokenizer", name))
 
 
 def tokenizer_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
-  """The files of the tokenizer of a checkpoint: in its folder, or as a generator lays them out."""
+  """The tokenizer files of a checkpoint: in its folder, or in a generator's tokenizer folder."""
   folder = os.path.abspath(folder)
-  for place in (folder, _tokenizer_beside(folder)):
-    found = [path for name in TOKENIZERS if (path := pathlib.Path(place, name)).is_file()]
-    if found:
-      return found
+  for place in (folder, _tokenizer_of(folder)):
+    files = [path for name in TOKENIZERS if (path := pathlib.Path(place, name)).is_file()]
+    if files:
+      return files
   return []
 
 
 class Checkpoint:
   """The config and the arrays of a Hugging Face folder, in one file or in shards with an index.
 
-  A file of torch that holds a table `state_dict` beside `metadata` may take the place of both: its
-  `kwargs` are the config of a folder without config.json.
+  A torch file with `state_dict` and `metadata` may replace both: the `kwargs` of its metadata are
+  the config of a folder without config.json.
 
   Args:
     folder: of the checkpoint.
-    fold: puts one `weight` in the place of each `weight_g` and `weight_v`.
+    fold: folds each `weight_g` and `weight_v` into one `weight`.
 
   Raises:
-    UserError: when the folder, its config, its weights or a shard is missing or damaged.
+    UserError: if the folder, its config, its weights or a shard is missing or damaged.
   """
 
   def __init__(self, folder: str | os.PathLike[str], *, fold: bool = True):
@@ -145,20 +144,20 @@ class Checkpoint:
       raise UserError(f"{folder}: there is no such folder; give the folder of a checkpoint")
     self._readers: dict[str, Callable[[], np.ndarray]] = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
-    held: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     files = {path.relative_to(self.folder).as_posix() for path in self.folder.glob("*")}
     files |= {f"{path.parent.name}/{CONFIG}" for path in self.folder.glob(f"*/{CONFIG}")}
     weights = _choose(files, str(folder))
     for shard in self._shards(weights):
-      held |= self._open(shard)
+      metadata |= self._open(shard)
     if fold:
       self._fold_norms()
     self.config_path = self.folder / CHECKPOINTS[weights]
-    alone = held and not self.config_path.is_file()
-    self.config = held if alone else read_json(self.config_path)
+    alone = metadata and not self.config_path.is_file()
+    self.config = metadata if alone else read_json(self.config_path)
 
   def read(self, name: str) -> np.ndarray:
-    """One array, in memory of its own."""
+    """Reads one array into new memory."""
     return self._readers[name]()
 
   def _shards(self, whole: str) -> list[pathlib.Path]:
@@ -168,34 +167,34 @@ class Checkpoint:
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
       raise UserError(f"{index} names no shards; fetch it again")
-    # Shards lie in the folder: a name with a path in it is not followed.
+    # Shards are in the folder: paths in names are not followed.
     shards = [
       self.folder / name for name in sorted({pathlib.PurePath(str(n)).name for n in table.values()})
     ]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
       raise UserError(
-        f"{self.folder} lacks {', '.join(missing)}, which its index names; fetch what is missing"
+        f"{self.folder} lacks {', '.join(missing)}, which its index names; fetch the missing files"
       )
     return shards
 
   def _open(self, shard: pathlib.Path) -> dict[str, Any]:
-    """Adds the arrays of a file; returns the config it holds itself, mostly none."""
-    found, config = open_arrays(shard)
-    # As training over several devices leaves them.
-    if found and all(name.startswith("module.") for name in found):
-      found = {name.removeprefix("module."): entry for name, entry in found.items()}
-    found = {re.sub(*_NORM, name): entry for name, entry in found.items()}
-    found = {re.sub(*_DIRECTION, name): entry for name, entry in found.items()}
-    twice = sorted(set(found) & set(self._readers))
+    """Adds the arrays of a file; returns the config in it, usually empty."""
+    arrays, config = open_arrays(shard)
+    # The prefix of torch's data parallelism.
+    if arrays and all(name.startswith("module.") for name in arrays):
+      arrays = {name.removeprefix("module."): entry for name, entry in arrays.items()}
+    arrays = {re.sub(*_NORM, name): entry for name, entry in arrays.items()}
+    arrays = {re.sub(*_DIRECTION, name): entry for name, entry in arrays.items()}
+    twice = sorted(set(arrays) & set(self._readers))
     if twice:
-      raise UserError(f"{shard} repeats {twice[0]}, which another shard holds too; fetch it again")
-    for name, (shape, read) in found.items():
+      raise UserError(f"{shard} repeats {twice[0]}, which another shard has too; fetch it again")
+    for name, (shape, read) in arrays.items():
       self.shapes[name], self._readers[name] = tuple(shape), read
     return config
 
   def _fold_norms(self) -> None:
-    """Puts one `weight` in the place of each norm and direction."""
+    """Replaces each norm and direction by one `weight`."""
     for norm in [name for name in self.shapes if name.endswith("weight_g")]:
       direction = norm.removesuffix("g") + "v"
       if direction in self.shapes:
@@ -207,11 +206,11 @@ class Checkpoint:
 
 
 def _fold(norm: np.ndarray, direction: np.ndarray) -> np.ndarray:
-  """The kernel of these norms along the first axis, as torch's weight_norm has them."""
+  """The kernel of torch's weight_norm, with norms along the first axis."""
   norm, direction = norm.astype(np.float32), direction.astype(np.float32)
   axes = tuple(range(1, direction.ndim))
   length = np.sqrt(np.sum(np.square(direction), axis=axes, keepdims=True))
-  # A direction of zeros has none; what comes out is refused as not finite.
+  # A zero direction gives NaN, which is rejected later.
   with np.errstate(invalid="ignore", divide="ignore"):
     return norm * (direction / length)
 
@@ -219,12 +218,12 @@ def _fold(norm: np.ndarray, direction: np.ndarray) -> np.ndarray:
 def open_arrays(
   path: str | os.PathLike[str],
 ) -> tuple[dict[str, tuple[tuple[int, ...], Callable[[], np.ndarray]]], dict[str, Any]]:
-  """The arrays of a file by name, their shapes and what reads them; and the config in it, if any.
+  """The arrays of a file, name -> (shape, reader); and the config in it, if any.
 
-  A torch file is read as weights only: nothing in it is run.
+  A torch file is read as weights only: no code in it is executed.
 
   Raises:
-    UserError: when the file is missing, damaged or something else.
+    UserError: if the file is missing, damaged or of another kind.
   """
   path = pathlib.Path(path)
   if path.suffix == ".safetensors":
@@ -236,11 +235,11 @@ def open_arrays(
     raise UserError(f"{path.name} needs torch to be read: pip install mg_jax[import]") from e
   try:
     table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-  except Exception as e:  # whatever a file that is none makes torch raise
+  except Exception as e:  # torch raises many classes on an invalid file
     reason = next(iter(str(e).splitlines()), type(e).__name__)[:160]
     raise UserError(
-      f"{path} is refused, as it is cut off or holds more than tensors ({reason}); fetch it again, "
-      "or give safetensors"
+      f"{path} is rejected, as it is truncated or contains more than tensors ({reason}); fetch it "
+      "again, or give safetensors"
     ) from e
   config = {}
   if isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
@@ -252,28 +251,28 @@ def open_arrays(
 
   if not isinstance(table, Mapping) or not all(map(plain, table.values())):
     raise UserError(
-      f"{path} is refused, as it is not a table of plain tensors; give safetensors, or the state "
+      f"{path} is rejected, as it is not a table of plain tensors; give safetensors, or the state "
       "dict alone"
     )
 
   def read(tensor):
-    # Types that numpy does not have itself; float32 holds all of their values.
+    # Dtypes that numpy lacks; float32 represents all of their values.
     own = (torch.float16, torch.float32, torch.float64)
     wide = tensor.is_floating_point() and tensor.dtype not in own
     return (tensor.float() if wide else tensor).detach().numpy()
 
-  found = {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
-  return found, dict(config)
+  arrays = {name: (tuple(t.shape), lambda t=t: read(t)) for name, t in table.items()}
+  return arrays, dict(config)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A file that holds one JSON object; raises UserError for any other."""
+  """Reads a file with one JSON object; raises UserError on any other."""
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError as e:
     raise UserError(f"{path.parent} has no {path.name}; put that of the weights there") from e
   except (OSError, ValueError, RecursionError) as e:
-    raise UserError(f"{path} cannot be understood ({e}); fetch it again") from e
+    raise UserError(f"{path} is not valid JSON ({e}); fetch it again") from e
   if not isinstance(value, dict):
-    raise UserError(f"{path} cannot be understood; fetch it again")
+    raise UserError(f"{path} is not a JSON object; fetch it again")
   return value

@@ -1,10 +1,10 @@
-"""What importing a family of published models takes; `models.weights.layouts` lists the families.
+"""The interface for importing a family of published models; `models.weights.layouts` lists them.
 
 A `Kind` turns a published config and the names of its arrays into a `Layout`: the fields of one of
-our modules, and where each of its parameters comes from. Whatever is neither used nor known to
-leave the result alone is refused by name: an array, or a value of the config. A field of the config
-that nobody knows is named in a warning. Layers of a transformer are stacked along a new first axis,
-and kernels are (in, out).
+our modules, and where each of its parameters comes from. An array or config value that is neither
+used nor known to be irrelevant to the result is rejected by name. An unknown field of the config is
+named in a warning. Layers of a transformer are stacked along a new first axis, and kernels are (in,
+out).
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from mg_jax.core.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-# Fields of a config of transformers or diffusers, in any of their versions, that change no feature:
-# where it comes from, what is returned, how text is generated, labels, training, other libraries.
+# Config fields of any version of transformers or diffusers that do not change features: origin,
+# outputs, text generation, labels, training, other libraries.
 IRRELEVANT = frozenset("""
   _attn_implementation_autoset _commit_hash _diffusers_version _name_or_path architectures
   bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
@@ -37,7 +37,7 @@ IRRELEVANT = frozenset("""
   tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
   typical_p use_bfloat16 use_cache
 """.split())
-# Fields that any config may have and that change the result, with the values that do not.
+# Fields that any config may have and that change the result, with their harmless values.
 _HARMLESS = {
   "is_decoder": (False,), "add_cross_attention": (False,), "pruned_heads": ({},),
   "quantization_config": (),
@@ -49,9 +49,9 @@ class Place:
   """Where one of our parameters comes from.
 
   Attributes:
-    names: the published arrays, one for each layer of a stack, else one.
+    names: the published arrays, one per layer of a stack, else one.
     change: from published to ours, one array at a time.
-    stacked: whether the arrays become one with a leading axis of layers.
+    stacked: whether the arrays are stacked along a leading axis of layers.
   """
 
   names: tuple[str, ...]
@@ -67,9 +67,9 @@ class Layout:
     kind: the name in `KINDS` of our model.
     fields: of its module.
     places: of all its parameters, by path.
-    ignored: patterns for the beginnings of the names of arrays that change nothing.
+    ignored: regular expressions for prefixes of the names of irrelevant arrays.
     copies: arrays that must be equal to another one, by name.
-    facts: of the published config, kept beside the fields; our code does not use them.
+    facts: of the published config, stored with the fields; our code does not use them.
   """
 
   kind: str
@@ -81,7 +81,7 @@ class Layout:
 
 
 class Config(Mapping[str, Any]):
-  """A published config that knows which of its fields were read.
+  """A published config that records which of its fields were read.
 
   A field that is null counts as absent, as in the published code.
   """
@@ -111,10 +111,10 @@ class Config(Mapping[str, Any]):
     return self._sections[-1]
 
   def demand(self, name: str, *supported: Any) -> None:
-    """Checks that a field, where it is there, has a value that we support.
+    """Checks that a field, if present, has a supported value.
 
     Raises:
-      UserError: when it has another.
+      UserError: if it has another.
     """
     if name in self and self[name] not in supported:
       known = " or ".join(map(repr, supported)) or "none"
@@ -127,7 +127,7 @@ class Config(Mapping[str, Any]):
     """Checks that `model_type`, or else the names of the classes, are of a family.
 
     Raises:
-      UserError: when they are of another.
+      UserError: if they are of another.
     """
     classes = [str(name) for name in self.get("architectures") or ()]
     described = self.get("model_type")
@@ -143,19 +143,19 @@ class Config(Mapping[str, Any]):
       )
 
   def close(self, irrelevant: Collection[str] = ()) -> None:
-    """Checks fields that every config may have, and warns of those that nobody knows.
+    """Checks fields that every config may have, and warns of unknown ones.
 
     Args:
-      irrelevant: fields of this family that change no feature.
+      irrelevant: fields of this family that do not change features.
 
     Raises:
-      UserError: when a field that changes the result is set.
+      UserError: if a field that changes the result is set.
     """
     for name, supported in _HARMLESS.items():
       self.demand(name, *supported)
     if unknown := sorted(set(self) - self._read - IRRELEVANT - set(irrelevant)):
       _log.warning(
-        "%s has fields that are not understood and left out: %s", self.where, ", ".join(unknown)
+        "%s has unknown fields, which are ignored: %s", self.where, ", ".join(unknown)
       )
     for section in self._sections:
       section.close(irrelevant)
@@ -167,9 +167,9 @@ class Kind:
 
   Attributes:
     module: of our model.
-    inputs: the fields of `module` to the shapes of what it is called with.
-    read: a published config and the names of its arrays to a layout, of this kind or of another
-      for parts of a model; None where another kind does it.
+    inputs: from the fields of `module` to the shapes of its inputs.
+    read: from a published config and the names of its arrays to a layout, of this kind or of
+      another for parts of a model; None if another kind reads it.
   """
 
   module: type[nn.Module]
@@ -178,7 +178,7 @@ class Kind:
 
 
 def text_inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
-  """Of a text encoder: ids and mask."""
+  """Inputs of a text encoder: ids and mask."""
   del fields
   return [jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 2), jnp.bool_)]
 

@@ -22,7 +22,7 @@ def _read_clip(config, names):
 KINDS = {
   "t5": Kind(T5Encoder, text_inputs, layouts_t5.read),
   "clip": Kind(CLIP, layouts_clip.inputs, _read_clip),
-  # One tower alone: what kind clip makes of a checkpoint that holds no more.
+  # One tower alone: the result of kind clip for a checkpoint of one tower.
   "clip_text": Kind(TextTower, text_inputs),
   "clip_vision": Kind(VisionTower, layouts_clip.image_inputs),
   "autoencoder": Kind(TAE, layouts_autoencoder.inputs, layouts_autoencoder.read),

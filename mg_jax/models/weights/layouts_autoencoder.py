@@ -1,6 +1,6 @@
-"""Where the arrays of an image autoencoder go, in the names of diffusers' AutoencoderKL [MG 3.1.1].
+"""Layout of an image autoencoder, by the names of diffusers' AutoencoderKL [MG 3.1.1].
 
-Those of SD3.5 and FLUX, with 16 channels and without convolutions around the latent.
+Those of SD3.5 and FLUX, with 16 channels and without quantisation convolutions.
 """
 
 import math
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from mg_jax.core.errors import UserError
 from mg_jax.models.weights.kinds import Config, Layout, Place, transpose
 
-_IRRELEVANT = ("force_upcast", "sample_size")  # the type and the size it was trained in
+_IRRELEVANT = ("force_upcast", "sample_size")  # dtype and size of training
 _BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
 
 
 def inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
-  """One frame of one latent."""
+  """One frame, of one latent."""
   side = 2 ** (len(fields["multipliers"]) - 1)
   return [jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.float32)]
 
@@ -60,8 +60,8 @@ def read(config: Config, names: Collection[str]) -> Layout:
     "attention": config.get("mid_block_add_attention", True),
     "temporal": False,
   }
-  # Published generators see (latent - shift) * scaling. Ours normalise by the statistics of their
-  # own data, per channel. Defaults are those of the published class.
+  # Published generators are trained on (latent - shift) * scaling. Ours normalise per channel by
+  # statistics of their own data. Defaults are those of the published class.
   facts = {
     "scaling": config.get("scaling_factor", 0.18215), "shift": config.get("shift_factor", 0.0)
   }
@@ -100,7 +100,7 @@ def _places(fields: Mapping[str, Any]) -> dict[str, Place]:
       for name, suffix in linear.items():
         layer(f"{ours}/space/{name}", f"{theirs}.attentions.0.{suffix}", transpose)
 
-  # Levels in the order they are computed in, which is also that of the published names.
+  # Levels in the order of computation, which is also that of the published names.
   for side, order, count, level, resample in (
     ("encoder", widths, fields["blocks"], "down_blocks", ("down", "downsamplers")),
     ("decoder", widths[::-1], fields["blocks"] + 1, "up_blocks", ("up", "upsamplers")),

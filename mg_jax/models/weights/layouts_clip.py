@@ -1,7 +1,7 @@
-"""Where the arrays of a CLIP go, in the names of transformers: CLIP and MetaCLIP, or one tower.
+"""Layout of a CLIP, by the names of transformers: CLIP and MetaCLIP, or one tower.
 
 CLIPModel becomes both towers; CLIPTextModel and CLIPVisionModel become one, which has a projection
-where the class is one "WithProjection".
+if the class is one "WithProjection".
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +18,7 @@ _IRRELEVANT = (
   "attention_dropout", "dropout", "logit_scale_init_value", "projection_dim",
 )  # fmt: skip
 _TOWERS = {"clip_text_model": "text", "clip_vision_model": "vision"}
-# Published configs leave out what equals the defaults of B/32.
+# Published configs omit values that equal the defaults of B/32.
 _SIZES = {
   "text": {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
   "vision": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
@@ -31,12 +31,12 @@ _NORMS = {"attention_norm": "layer_norm1", "mlp_norm": "layer_norm2"}
 
 
 def image_inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
-  """Of a vision tower."""
+  """Inputs of a vision tower."""
   return [jax.ShapeDtypeStruct((1, fields["size"], fields["size"], 3), jnp.float32)]
 
 
 def inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
-  """Of both towers."""
+  """Inputs of both towers."""
   return [*image_inputs(fields["vision"]), *text_inputs(fields["text"])]
 
 
@@ -54,7 +54,7 @@ def read(config: Config, names: Collection[str]) -> Layout:
     kind = "clip"
   else:
     tower = _only_tower(config, names)
-    # Newer versions leave the prefix out where there is no projection beside the tower.
+    # Newer versions omit the prefix for a tower without a projection.
     prefix = f"{tower}_model."
     prefix = prefix if any(name.startswith(prefix) for name in names) else ""
     projects = f"{_projection(tower)}.weight" in names
@@ -67,7 +67,7 @@ def read(config: Config, names: Collection[str]) -> Layout:
 
 
 def _section(config: Config, name: str) -> Config:
-  """The config of a tower; where an older version left it in two places, the other one counts."""
+  """The config of a tower; older versions have two copies, of which the `_dict` one is valid."""
   config.get(name)
   older = f"{name}_dict"
   return config.section(older if older in config else name)
@@ -80,7 +80,7 @@ def _only_tower(config: Config, names: Collection[str]) -> str:
     if any(n in names for n in (f"{tower}_model.embeddings.{name}", f"embeddings.{name}")):
       return tower
   raise UserError(
-    f"{config.where} describes no tower of a CLIP, and the arrays hold none; give the folder of a "
+    f"{config.where} describes no tower of a CLIP, nor do the arrays; give the folder of a "
     "CLIPModel, CLIPTextModel or CLIPVisionModel"
   )
 
@@ -112,18 +112,18 @@ def _fields(tower: str, config: Config, projection: int | None) -> dict[str, Any
   return fields | {
     "vocab": vocab,
     "length": config.get("max_position_embeddings", 77),
-    # Old configs say 2, by which their code means the largest id.
+    # Old configs have 2, which their code interprets as the largest id.
     "end": vocab - 1 if end == 2 else end,
   }
 
 
 def stack(name: str, layers: int, change: Callable = lambda a: a) -> Place:
-  """An array of every layer, whose number stands where `name` has {}."""
+  """An array of every layer, with {} in `name` for the layer's number."""
   return Place(tuple(name.format(i) for i in range(layers)), change, stacked=True)
 
 
 def patch_kernel(a: np.ndarray) -> np.ndarray:
-  """The kernel (D, C, rows, columns) of a patch as a matrix, its values by row, column, colour."""
+  """The kernel (D, C, rows, columns) of a patch as a matrix, inputs by row, column, colour."""
   return a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0])
 
 

@@ -1,4 +1,4 @@
-"""Where the arrays of the audio codec go, in the names of Meta's DACVAE [MG 6.2]."""
+"""Layout of the audio codec, by the names of Meta's DACVAE [MG 6.2]."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -11,23 +11,23 @@ from mg_jax.core.errors import UserError
 from mg_jax.models.codecs.dacvae import DACVAE, DILATIONS
 from mg_jax.models.weights.kinds import Config, Layout, Place
 
-# The plain head of the decoder is kept among the layers of the watermark.
+# The plain head of the decoder is stored among the layers of the watermark.
 _HEAD = "decoder.wm_model.encoder_block.pre"
-# Those stand in every level too, and are not of the codec.
+# Arrays of the watermark, in every level too, which are not part of the codec.
 _WATERMARK = (r"decoder\.wm_model\.", r"decoder\.model\.[1-8]\.block\.(2|3|6|7|10|11)\.")
-# Of codebooks, which this codec has none of.
+# Fields of codebooks, of which this codec has none.
 _IRRELEVANT = ("codebook_size", "n_codebooks", "quantizer_dropout")
 
 
 def inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
-  """The least sound, of one latent."""
+  """The shortest sound, of one latent."""
   return [jax.ShapeDtypeStruct((1, math.prod(fields["rates"])), jnp.float32)]
 
 
 def read(config: Config, names: Collection[str]) -> Layout:
-  """The plain codec, without the watermark; with weight norm where `names` has norms apart."""
+  """The plain codec, without the watermark; with weight norm if `names` has unfolded norms."""
   config.check_family("dacvae", ("dacvae",), ("DACVAE",))
-  # Published configs leave out what equals the defaults, and a codec's file may hold none.
+  # Published configs omit defaults, and a codec's file may have none.
   rates = tuple(config.get("encoder_rates", DACVAE.rates))
   if list(config.get("decoder_rates", rates[::-1])) != list(rates[::-1]):
     raise UserError(
@@ -67,7 +67,7 @@ def _places(fields: Mapping[str, Any]) -> dict[str, Place]:
       snake(f"{ours}/snake{i}", f"{theirs}.block.{2 * i - 2}")
       conv(f"{ours}/conv{i}", f"{theirs}.block.{2 * i - 1}")
 
-  # Taps in two blocks of a stride each, see kernels.conv1d; norms have one tap for all.
+  # Taps in two blocks of one stride each, see kernels.conv1d; norms have a single tap.
   def blocks(axes):
     return lambda a: a.reshape(*a.shape[:2], min(2, a.shape[2]), -1).transpose(axes)
 

@@ -1,8 +1,8 @@
-"""Where the arrays of a CLIP go, in the names of open_clip, as MetaCLIP was first published.
+"""Layout of a CLIP, by the names of open_clip, as MetaCLIP was first published.
 
-Query, key and value are one array of three parts, the text tower stands at the root or, in its
-"custom" layout, under `text.`, and projections are (in, out) already. `open_clip_config.json` holds
-the sizes. It must say `quick_gelu` where the weights want it, as MetaCLIP's do.
+Query, key and value are one fused array, the text tower is at the root or, in the "custom" layout,
+under `text.`, and projections are (in, out) already. `open_clip_config.json` has the sizes. It must
+set `quick_gelu` if the weights need it, as MetaCLIP's do.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,7 @@ from mg_jax.models.weights.kinds import Config, Layout, Place, norm, transpose
 from mg_jax.models.weights.layouts_clip import patch_kernel, stack
 
 _PATCHES = "visual.conv1.weight"
-# Switches of the published towers that leave them as they are while off.
+# Switches of the published towers, all off in supported ones.
 _SWITCHES = (
   "attentional_pool", "embed_cls", "final_ln_after_pool", "no_causal_mask", "no_ln_pre",
   "proj_bias", "qk_norm", "scale_attn", "scale_attn_inner", "scale_fc", "scale_heads",
@@ -35,23 +35,23 @@ def holds(config: Config, names: Collection[str]) -> bool:
   """Whether a checkpoint is in this layout.
 
   Raises:
-    UserError: when its arrays are and its config is not.
+    UserError: if its arrays are but its config is not.
   """
   described = "model_cfg" in config or "vision_cfg" in config
   if _PATCHES in names and not described:
     raise UserError(
       f"{config.where} does not describe these arrays, which are in the layout of open_clip; put "
-      "open_clip_config.json beside them, and name them open_clip_model.safetensors"
+      "open_clip_config.json next to them, and name them open_clip_model.safetensors"
     )
   return described
 
 
 def read(config: Config, names: Collection[str]) -> Layout:
-  """Both towers. The config is a published one, or one of open_clip's own of a model's sizes."""
+  """Both towers. The config is a published one, or one of open_clip's own model configs."""
   model = config.section("model_cfg") if "model_cfg" in config else config
   if "preprocess_cfg" in config:
     preprocess = config.section("preprocess_cfg")
-    # Images come to our towers by models.encoders.clip.normalise.
+    # Our towers take images from models.encoders.clip.normalise.
     preprocess.demand("mean", list(MEAN))
     preprocess.demand("std", list(STD))
     preprocess.demand("mode", "RGB")
@@ -82,7 +82,7 @@ def read(config: Config, names: Collection[str]) -> Layout:
   places |= norm("text/final_norm", f"{prefix}ln_final")
   places |= norm("vision/first_norm", "visual.ln_pre")
   places |= norm("vision/final_norm", "visual.ln_post")
-  # A constant of the causal mask, and the sizes that OpenAI's files carry as arrays.
+  # A constant of the causal mask, and the sizes that OpenAI's files have as arrays.
   ignored = (r"(text\.)?attn_mask$", "input_resolution$", "context_length$", "vocab_size$")
   return Layout("clip", fields, places, ignored)
 
@@ -102,7 +102,7 @@ def _text_fields(section: Config) -> dict[str, Any]:
   section.demand("pool_type", "argmax", "eos")
   section.demand("proj_type", "linear")
   width, vocab = section.get("width", 512), section.get("vocab_size", 49408)
-  ends = section.get("eos_id", 2)  # read by "eos" alone; "argmax" means the largest id
+  ends = section.get("eos_id", 2)  # used by "eos" only; "argmax" means the largest id
   return {
     "width": width,
     "heads": section.get("heads", 8),

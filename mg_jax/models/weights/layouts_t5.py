@@ -1,7 +1,7 @@
-"""Where the arrays of a T5 encoder go: T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5.
+"""Layout of a T5 encoder: T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5.
 
-The names are those of transformers. All layers share the position table of the first one, but for
-UMT5, whose every layer has its own.
+The names are those of transformers. All layers share the position table of the first one, except in
+UMT5, where every layer has its own.
 """
 
 from collections.abc import Collection
@@ -9,17 +9,17 @@ from collections.abc import Collection
 from mg_jax.core.errors import UserError
 from mg_jax.models.weights.kinds import Config, Layout, Place, transpose
 
-# Their "gelu" is exact; the published gated models all mean the approximate one by it.
+# Their "gelu" is exact, but all published gated models mean the approximate one.
 _PROJECTIONS = {
   "relu": "relu", "gelu_new": "gelu", "silu": "silu", "gated-relu": "relu", "gated-gelu": "gelu",
   "gated-gelu_new": "gelu", "gated-silu": "silu",
 }  # fmt: skip
-# The encoder has no positions but relative ones, and no dropout here.
+# The encoder has only relative positions, and no dropout here.
 _IRRELEVANT = (
   "classifier_dropout", "dropout_rate", "n_positions", "num_decoder_layers", "scalable_attention",
   "scale_decoder_outputs",
 )  # fmt: skip
-# The first that is there is read. All are one array in the published code.
+# The first existing one is read. All are one array in the published code.
 _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 
 

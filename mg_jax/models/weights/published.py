@@ -1,12 +1,12 @@
-"""Published weights: from a Hugging Face checkpoint folder to a folder of ours, and into memory.
+"""Conversion of published weights: from a Hugging Face checkpoint folder to one of ours; loading.
 
-`convert` puts every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec in its
-place in our tree (`models.weights.layouts`), one array at a time, so that memory does not grow with
-the model. What it cannot place, and what may change the result, it refuses by name
-(`models.weights.kinds`). `save` writes parameters of our own into such a folder. `load` gives
-module and parameters back. A folder holds `weights.safetensors`, whose names are the paths of our
-parameters, and `config.json` with the fields of the module, beside which that of an image
-autoencoder keeps the published `scaling` and `shift` of its latents.
+`convert` maps every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec into our
+parameter tree (`models.weights.layouts`), one array at a time, in constant memory. What it cannot
+map and may change the result, an array or a config value, is rejected by name
+(`models.weights.kinds`). `save` writes our own parameters into such a folder. `load` returns module
+and parameters. A folder has `weights.safetensors`, whose names are the paths of our parameters, and
+`config.json` with the fields of the module and, for an image autoencoder, the published `scaling`
+and `shift` of its latents.
 """
 
 import hashlib
@@ -53,32 +53,32 @@ def convert(
 ) -> dict[str, Any]:
   """Converts a checkpoint folder; returns the config written.
 
-  Arrays that are missing, unexpected or of another shape are logged, each on a line. The files of a
-  tokenizer come along, from the folder or from beside it.
+  Arrays that are missing, unexpected or of another shape are logged, one per line. The files of a
+  tokenizer are copied, from the folder or from its sibling.
 
   Args:
-    source: a folder as transformers, diffusers or open_clip saves it, or Meta a codec.
-    target: a new folder, which appears whole or not at all.
-    kind: "t5", "clip", "autoencoder" or "dacvae"; a tower alone of a CLIP is written as one of kind
+    source: a folder in the format of transformers, diffusers or open_clip, or of Meta's codec.
+    target: a new folder, written atomically.
+    kind: "t5", "clip", "autoencoder" or "dacvae"; a single tower of a CLIP is written as kind
       "clip_text" or "clip_vision".
     dtype: of the weights written.
-    weight_norm: keeps directions and norms of kernels as published, for a codec that trains on with
-      them; by default norms are folded into kernels.
+    weight_norm: keeps directions and norms of kernels as published, to continue training a codec
+      with them; by default norms are folded into kernels.
 
   Raises:
-    UserError: when something is missing, does not fit or is not understood and may change the
-      result, a value is not finite, `target` exists, or there is no weight norm to keep.
+    UserError: if something is missing, does not fit or is unknown and may change the result, a
+      value is not finite, `target` exists, or there is no weight norm to keep.
   """
   reader = _family(target, kind, dtype)
   if not reader.read:
-    raise UserError(f"{kind} is no kind to convert from; give one of {', '.join(IMPORTED)}")
+    raise UserError(f"kind {kind} cannot be imported; give one of {', '.join(IMPORTED)}")
   if weight_norm and not hasattr(reader.module, "weight_norm"):
     raise UserError(f"models of kind {kind} have no weight norm; leave weight_norm out")
   checkpoint = Checkpoint(source, fold=not weight_norm)
   if weight_norm and not any(name.endswith("weight_g") for name in checkpoint.shapes):
     raise UserError(
-      f"{checkpoint.folder} holds plain kernels, no weight norm to keep; leave weight_norm out: a "
-      "warm start of a model with weight norm takes plain kernels too"
+      f"{checkpoint.folder} has plain kernels, no weight norm to keep; leave weight_norm out: a "
+      "warm start of a model with weight norm accepts plain kernels too"
     )
   config = Config(checkpoint.config, str(checkpoint.config_path))
   try:
@@ -86,7 +86,7 @@ def convert(
   except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
     reason = f"it has no {e}" if isinstance(e, KeyError) else repr(e)
     raise UserError(
-      f"{config.where} is no config of kind {kind} ({reason}); give a folder of that kind"
+      f"{config.where} is not a config of kind {kind} ({reason}); give a folder of that kind"
     ) from e
   shapes = _shapes(KINDS[layout.kind], layout.fields)
   _compare(checkpoint, layout, shapes)
@@ -103,20 +103,20 @@ def save(
   *,
   dtype: str = "float32",
 ) -> dict[str, Any]:
-  """Writes parameters of ours as a folder that `load` reads; returns the config written.
+  """Writes our own parameters as a folder that `load` reads; returns the config written.
 
-  No file of a tokenizer comes with it: what was trained here reads bytes (`data.text.prompts`).
+  No tokenizer files are written: models trained here use bytes (`data.text.prompts`).
 
   Args:
-    target: a new folder, which appears whole or not at all.
+    target: a new folder, written atomically.
     kind: as in `convert`.
-    fields: of the module, plain values; their dtype gives way to that of the folder.
+    fields: of the module, plain values; their dtype is replaced by that of the folder.
     params: unboxed.
     dtype: of the weights written.
 
   Raises:
-    UserError: when the parameters are not those of the fields, a value is not finite or does not
-      fit `dtype`, or `target` exists.
+    UserError: if the parameters are not those of the fields, a value is not finite or does not fit
+      `dtype`, or `target` exists.
   """
   family, fields = _family(target, kind, dtype), _without_dtype(fields)
   shapes, leaves = _shapes(family, fields), flatten_paths(params)
@@ -132,9 +132,9 @@ def save(
 
 
 def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
-  """The family of a kind, for a folder that can be made."""
+  """The family of a kind; checks kind, dtype and that `target` is new."""
   if kind not in KINDS:
-    raise UserError(f"no kind of model is named {kind!r}; known are {', '.join(KINDS)}")
+    raise UserError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
   if dtype not in DTYPES:
     raise UserError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
   if pathlib.Path(target).exists():
@@ -147,9 +147,9 @@ def _write(
   described: dict[str, Any],
   shapes: Mapping[str, tuple],
   parts: Iterable[tuple[str, Iterable[np.ndarray]]],
-  beside: Iterable[pathlib.Path],
+  files: Iterable[pathlib.Path],
 ) -> dict[str, Any]:
-  """Writes a folder with its config, its weights, and copies of the files `beside` them."""
+  """Writes a folder with its config, its weights, and copies of `files`."""
   target = pathlib.Path(target)
   partial = target.with_name(f"{atomic.PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
   try:
@@ -159,7 +159,7 @@ def _write(
     tensors.write(partial / WEIGHTS, sizes, parts)
     described = described | {"sha256": _sha256(partial / WEIGHTS)}
     atomic.write_json(partial / CONFIG, described)
-    for path in beside:
+    for path in files:
       shutil.copyfile(path, partial / path.name)
     os.rename(partial, target)
   except OSError as e:
@@ -175,7 +175,7 @@ def open_converted(
   """The config of a converted folder, the boxed shapes of its parameters, and their file.
 
   Raises:
-    UserError: when the folder is none of ours or damaged.
+    UserError: if the folder was not converted here or is damaged.
   """
   folder = pathlib.Path(folder)
   described = _described(folder)
@@ -183,22 +183,22 @@ def open_converted(
   file = tensors.TensorFile(folder / WEIGHTS)
   shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
   if {path: entry.shape for path, entry in file.entries.items()} != shapes:
-    raise UserError(f"{folder / WEIGHTS} does not fit the config beside it; convert again")
+    raise UserError(f"{folder / WEIGHTS} does not match its config; convert again")
   return described, boxed, file
 
 
 def load(
   folder: str | os.PathLike[str], *, dtype: str | None = None, mesh: Mesh | None = None
 ) -> tuple[nn.Module, PyTree]:
-  """Module and parameters of a converted folder; activations have the type of the weights.
+  """Module and parameters of a converted folder; activations have the dtype of the weights.
 
   Args:
-    folder: made by `convert` or `save`.
+    folder: written by `convert` or `save`.
     dtype: of weights and activations, by default that of the folder.
-    mesh: spreads the parameters over its devices as their logical axes say.
+    mesh: shards the parameters over its devices by their logical axes.
 
   Raises:
-    UserError: when the folder is none of ours or damaged.
+    UserError: if the folder was not converted here or is damaged.
   """
   described, boxed, file = open_converted(folder)
   dtype = dtype or described["dtype"]
@@ -212,7 +212,7 @@ def load(
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
-  """Tells converted weights apart without loading them."""
+  """Digest of converted weights, without loading them."""
   return _described(pathlib.Path(folder))["sha256"]
 
 
@@ -230,7 +230,7 @@ def module(folder: str | os.PathLike[str]) -> nn.Module:
 def _described(folder: pathlib.Path) -> dict[str, Any]:
   described = read_json(folder / CONFIG)
   if described.get("format") != FORMAT or described.get("kind") not in KINDS:
-    raise UserError(f"{folder} holds no converted weights; make it with launch/convert.py")
+    raise UserError(f"{folder} has no converted weights; create it with launch/convert.py")
   return described
 
 
@@ -257,13 +257,13 @@ def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -
   except (ArithmeticError, TypeError, ValueError) as e:
     reason = next(iter(str(e).splitlines()), "")[:160]
     raise UserError(
-      f"the config makes no network ({type(e).__name__}: {reason}); give one whose sizes fit"
+      f"the config is invalid ({type(e).__name__}: {reason}); give one with consistent sizes"
     ) from e
   return params if boxed else unbox(params)
 
 
 def _compare(checkpoint: Checkpoint, layout: Layout, shapes: Mapping[str, tuple]) -> None:
-  """Logs and refuses what is missing, of another shape or unexpected, and copies that are none."""
+  """Logs and rejects missing, unexpected and wrongly shaped arrays, and unequal copies."""
   wrong, used = [], set(layout.copies)
   for path, place in layout.places.items():
     part = shapes[path][1:] if place.stacked else shapes[path]
@@ -272,7 +272,7 @@ def _compare(checkpoint: Checkpoint, layout: Layout, shapes: Mapping[str, tuple]
       if name not in checkpoint.shapes:
         wrong.append(f"missing: {name}, for {path} {part}")
         continue
-      # On no memory at all: a view of one zero in the shape of the array.
+      # Without memory: a view of one zero in the shape of the array.
       have = np.broadcast_to(np.zeros((), np.int8), checkpoint.shapes[name])
       try:
         fits = place.change(have).shape == part
@@ -286,25 +286,24 @@ def _compare(checkpoint: Checkpoint, layout: Layout, shapes: Mapping[str, tuple]
     f"unexpected: {name} {checkpoint.shapes[name]}" for name in left if name not in ignored
   ]
   if ignored:
-    _log.info("left out as not needed: %d arrays, first %s", len(ignored), ignored[0])
+    _log.info("ignored as not needed: %d arrays, first %s", len(ignored), ignored[0])
   for line in wrong:
     _log.error("%s", line)
   if wrong:
     raise UserError(
-      f"{checkpoint.folder} does not hold what its config promises: {len(wrong)} arrays are "
-      f"missing, unexpected or of another shape, first {wrong[0]}; give weights and config of one "
-      "supported model"
+      f"{checkpoint.folder} does not match its config: {len(wrong)} arrays are missing, unexpected "
+      f"or of another shape, first {wrong[0]}; give weights and config of one supported model"
     )
   for copy, name in layout.copies.items():
     if _digest(checkpoint, copy) != _digest(checkpoint, name):
       raise UserError(
-        f"{checkpoint.folder} has a {copy} that is no copy of {name}, as it is in the supported "
-        "models; remove the one that is not meant"
+        f"{checkpoint.folder} has a {copy} that is not a copy of {name}, as in the supported "
+        "models; remove the one that is not intended"
       )
 
 
 def _digest(checkpoint: Checkpoint, name: str) -> bytes:
-  """Of an array's values, so that two need not be in memory at once."""
+  """Digest of an array's values, so that two need not be in memory at once."""
   array = np.ascontiguousarray(checkpoint.read(name).astype(np.float32))
   return hashlib.sha256(array.reshape(-1).view(np.uint8)).digest()
 
@@ -319,8 +318,8 @@ def _parts(
       theirs = checkpoint.read(name)
       if not jnp.issubdtype(theirs.dtype, jnp.floating):
         raise UserError(
-          f"{checkpoint.folder}: {name} holds {theirs.dtype} values, which need a scale that is "
-          "not read; give weights in floating point"
+          f"{checkpoint.folder}: {name} has {theirs.dtype} values, which need a scale that is not "
+          "read; give weights in floating point"
         )
       yield _cast(place.change(theirs), dtype, f"{checkpoint.folder}: {name}")
       progress.update()
@@ -336,5 +335,5 @@ def _cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
   if not np.isfinite(cast).all():
     if np.isfinite(array).all():
       raise UserError(f"{what} does not fit {dtype}; use bfloat16")
-    raise UserError(f"{what} holds values that are not finite; give weights without")
+    raise UserError(f"{what} holds values that are not finite; give finite weights")
   return cast

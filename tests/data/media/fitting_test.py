@@ -24,7 +24,7 @@ def test_sides_are_cut_at_the_centre_and_that_is_said(tmp_path):
   path = video(tmp_path / "a.mp4", 38, 50)
   how = fit(path, multiple=(8, 16))
   assert how.scaled == (38, 50) and how.size == (32, 48)
-  assert "cut from 38x50 to 32x48, as sides must be multiples of 8 and 16" in how.notice
+  assert "cropped from 38x50 to 32x48, as sides must be multiples of 8 and 16" in how.notice
   whole = next(read(path, fit(path, multiple=(1, 1))))
   np.testing.assert_array_equal(next(read(path, how)), whole[3:35, 1:49])
 
@@ -52,7 +52,7 @@ def test_what_cannot_be_fitted_is_told(tmp_path):
   assert fit(path, multiple=(8, 8), size=8).size == (8, 40)
   with pytest.raises(UserError, match="frame rate of 0"):
     fit(path, multiple=(1, 1), fps=0.0)
-  with pytest.raises(UserError, match="hold no frame"):
+  with pytest.raises(UserError, match="seconds is invalid"):
     next(read(path, fit(path, multiple=(1, 1)), seconds=-1.0))
 
 

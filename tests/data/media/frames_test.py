@@ -50,11 +50,11 @@ NO_VIDEO = [(0, 4, 5, 3), (2, 0, 5, 3), (2, 4, 5, 2), (4, 5), (1, 2, 4, 5, 3)]
 
 @pytest.mark.parametrize("shape", NO_VIDEO)
 def test_what_is_no_video_is_told(shape):
-  with pytest.raises(UserError, match="no video; give"):
+  with pytest.raises(UserError, match="not a video; give"):
     as_rgb(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, bool])
 def test_other_types_are_told(dtype):
-  with pytest.raises(UserError, match="are no video; give uint8, uint16 or floats"):
+  with pytest.raises(UserError, match="are not supported; give uint8, uint16 or floats"):
     as_rgb(np.zeros((1, 4, 5, 3), dtype))

@@ -231,7 +231,7 @@ def test_files_that_are_no_image(tmp_path, data, name):
 def test_other_formats_under_the_endings_of_images(tmp_path, picture):
   for kind in ("GIF", "TIFF", "BMP", "PPM"):
     _save(tmp_path / "a.png", picture, format=kind)
-    assert "no PNG, JPEG or WebP" in _reason(stills.probe, tmp_path / "a.png")[1]
+    assert "not a PNG, JPEG or WebP" in _reason(stills.probe, tmp_path / "a.png")[1]
   # The three are told apart by their content.
   assert (_read(_save(tmp_path / "b.jpg", picture, format="PNG")) == picture).all()
 

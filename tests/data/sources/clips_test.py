@@ -82,7 +82,7 @@ def test_unusable_files_are_listed_with_reasons(clips, tmp_path, audio_only):
     "sound.mp4": "no_video",
   }
   details = {item.file: item.detail for item in index.rejected}
-  assert details["short.mp4"] == "0.30 s fit no bucket, the shortest of which needs 0.500 s"
+  assert details["short.mp4"] == "0.30 s fits no bucket; the shortest needs 0.500 s"
 
 
 @pytest.mark.parametrize("suffix, codec", [
@@ -135,10 +135,10 @@ def test_what_is_passed_over_is_counted_once(clips, tmp_path, caplog):
     (tmp_path / name).write_bytes(b"x")
   (tmp_path / "more").mkdir()
   scan(tmp_path, TINY)
-  assert caplog.text.count("passed over") == 1
-  assert "passed over are 2 .gif, 1 .png, 1 .txt, 1 subfolders" in caplog.text
+  assert caplog.text.count("skipped") == 1
+  assert "skipped 2 .gif, 1 .png, 1 .txt, 1 subfolders" in caplog.text
   (tmp_path / "a.mp4").unlink()
-  with pytest.raises(UserError, match="holds no video; .* there are 2 .gif, 1 .png"):
+  with pytest.raises(UserError, match="has no video; .* it has 2 .gif, 1 .png"):
     scan(tmp_path, TINY)
 
 
@@ -161,7 +161,7 @@ def test_a_clip_of_exactly_the_frames_asked_for_fits(tmp_path, ramp, rate, suffi
     assert [w.start_s for w in index.pieces] == pytest.approx([0.0], abs=1e-3)
     clip = open_clips(index, choices[0])[0]
     assert np.abs(clip.video.mean((1, 2, 3)) - 10 * (np.arange(16) + 1)).max() <= 12
-  with pytest.raises(UserError, match=r"\d s fit no bucket, the shortest .* needs 0\.\d{3} s"):
+  with pytest.raises(UserError, match=r"\d s fits no bucket; the shortest needs 0\.\d{3} s"):
     scan(tmp_path, [_bucket(17, float(rate))], caption_required=False)
 
 
@@ -252,7 +252,7 @@ def test_a_folder_of_both_is_read_by_kind(stills, ramp):
 
 
 def test_images_of_a_folder_that_has_none(clips, tmp_path):
-  with pytest.raises(UserError, match=r"holds no image; .*\.webp there; there are 1 \.mp4"):
+  with pytest.raises(UserError, match=r"has no image; .*\.webp there; it has 1 \.mp4"):
     scan(clips(a=6), IMAGES, kind="image")
 
 
@@ -292,7 +292,7 @@ def test_missing_caption_says_how_to_give_it(clips, tmp_path):
 def test_folders_that_cannot_serve(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="no such folder"):
     scan(tmp_path / "nothing", TINY)
-  with pytest.raises(UserError, match="holds no video"):
+  with pytest.raises(UserError, match="has no video"):
     scan(tmp_path, TINY)
   (tmp_path / "a.mp4").write_bytes(b"")
   with pytest.raises(UserError, match=r"none of 1 videos.*a\.mp4"):

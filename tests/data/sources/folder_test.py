@@ -126,7 +126,7 @@ def test_what_is_no_file_is_rejected_by_name_and_reported(medium, tmp_path, capl
   reasons = {pathlib.Path(item.file).stem: item.reason for item in index.rejected}
   assert reasons.pop("empty") in ("empty", "unreadable")
   assert reasons == {"link": "missing", "pipe": "unreadable"}
-  assert "a link that leads nowhere" in index.rejected[1].detail
+  assert "a dangling link" in index.rejected[1].detail
   assert f"link{made.ending} is not used: missing (it is a link" in caplog.text
   write_report(report, [index])
   rows = [json.loads(line) for line in report.read_text().splitlines()]
@@ -140,7 +140,7 @@ def test_what_is_no_file_is_rejected_by_name_and_reported(medium, tmp_path, capl
 
 def test_a_folder_with_nothing_to_use_says_why(medium):
   made = medium("")
-  with pytest.raises(UserError, match=rf"holds no .*; put files ending in .*{made.ending}"):
+  with pytest.raises(UserError, match=rf"has no .*; put files ending in .*{made.ending}"):
     made.scan(made.root)
   with pytest.raises(UserError, match="no such folder"):
     made.scan(made.root / "nothing")
@@ -176,7 +176,7 @@ def test_sources_go_to_worker_processes(medium):
 def test_a_source_of_nothing_is_refused(medium):
   made = medium("a")
   index = dataclasses.replace(made.scan(made.root, holdout="none"), pieces=())
-  with pytest.raises(UserError, match=f"the validation split holds no {made.noun}; add files"):
+  with pytest.raises(UserError, match=f"the validation split has no {made.noun}; add files"):
     made.source(index, "validation")
 
 

@@ -63,15 +63,15 @@ def _latents(root, split, kind, bucket, count):
     ({"global_batch": -3}, "data.global_batch is -3"),
     ({"image_batch": 3}, "data.image_batch is 3; give a multiple of data.global_batch .2."),
     ({"image_batch": -2}, "data.image_batch is -2"),
-    ({"image_batch": 4, "video_weight": 0, "image_weight": 1}, "beside videos; without these"),
-    ({"bad_limit": 1.5}, "data.bad_limit is 1.5; give a share from 0 to 1"),
+    ({"image_batch": 4, "video_weight": 0, "image_weight": 1}, "needs videos"),
+    ({"bad_limit": 1.5}, "data.bad_limit is 1.5; give a fraction from 0 to 1"),
     ({"bad_limit": float("nan")}, "data.bad_limit is nan"),
     ({"short_length": 0}, "data.short_length is 0"),
     ({"fps": 0.0}, "data.fps is 0.0"),
     ({"fps": float("nan")}, "data.fps is nan"),
     ({"seed": -1}, "data.seed -1"),
     ({"seed": 2**32}, "data.seed 4294967296"),
-    ({"lengths": (2, 5)}, "data.lengths is .2, 5.; give different frame counts from 1 to 4"),
+    ({"lengths": (2, 5)}, "data.lengths is .2, 5.; give distinct frame counts from 1 to 4"),
     ({"lengths": (2, 2)}, "data.lengths is .2, 2."),
     ({"lengths": (129,), "durations": "paper", "height": 256}, "from 1 to 128"),
     ({"durations": "paper", "height": 250}, "data.height is 250.*multiple of 16"),
@@ -289,7 +289,7 @@ def test_buckets_are_drawn_in_proportion_to_their_volume(tmp_path):
 
 
 def test_missing_latents_are_told(tmp_path):
-  with pytest.raises(UserError, match="holds no latents; encode the data first"):
+  with pytest.raises(UserError, match="has no latents; encode the data first"):
     recipe.latent_sources(tmp_path, "train", "video")
 
 

@@ -79,7 +79,7 @@ def test_rejected_files_are_told(config, tmp_path, caplog):
     ({"path": ""}, "data.path is empty"),
     ({"rate": 0}, "data.rate is 0"),
     ({"seconds": -1.0}, "data.seconds is -1.0"),
-    ({"seconds": 1e-6}, "hold no sample"),
+    ({"seconds": 1e-6}, "less than a sample"),
     ({"held_out_seconds": float("nan")}, "data.held_out_seconds is nan"),
     ({"global_batch": 0}, "data.global_batch is 0"),
     ({"silence_db": 3.0}, "data.silence_db is 3.0"),
@@ -110,4 +110,4 @@ def test_files_passed_over_are_named(config, tmp_path, caplog):
     (tmp_path / "in" / name).write_text("x")
   with caplog.at_level("WARNING"):
     sound_recipe.open_source(config(seed=5), "train")
-  assert "passed over for unknown endings (2): cover.jpg, song.mid" in caplog.text
+  assert "skipped unknown extensions (2): cover.jpg, song.mid" in caplog.text

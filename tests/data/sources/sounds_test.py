@@ -153,13 +153,13 @@ def test_a_damaged_cache_is_told_and_made_again(scan, put):
 def test_folders_that_cannot_serve(scan, tmp_path, put):
   with pytest.raises(UserError, match="no such folder"):
     sounds.scan(tmp_path / "nothing", cache=tmp_path, samples=800)
-  with pytest.raises(UserError, match="holds no sound"):
+  with pytest.raises(UserError, match="has no sound"):
     scan()
   put("a.wav", np.zeros(800))
   with pytest.raises(UserError, match=r"none of 1 files is usable.*a\.wav.*-60 dB"):
     scan()
   put("b.wav", tone(0.1, RATE))
-  with pytest.raises(UserError, match="validation split holds no sound"):
+  with pytest.raises(UserError, match="validation split has no sound"):
     open_sounds(scan(), "validation")
 
 
@@ -199,7 +199,7 @@ def test_odd_things_in_a_folder_are_rejected_by_name(scan, put, tmp_path, caplog
   assert {(r.file, r.reason) for r in index.rejected} == {
     ("pipe.wav", "unreadable"), ("gone.flac", "missing")
   }  # fmt: skip
-  assert "passed over for unknown endings (1): song.mid\n" in caplog.text
+  assert "skipped unknown extensions (1): song.mid\n" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_is_told(scan, put, tmp_path):

@@ -219,7 +219,7 @@ def test_content_is_names_sizes_and_captions(media):
 
 def test_folders_that_cannot_be_used_are_told(media, tmp_path):
   (tmp_path / "empty").mkdir()
-  told = {"": "path is empty", "nowhere": "no such folder", "empty": "holds no sound"}
+  told = {"": "path is empty", "nowhere": "no such folder", "empty": "has no sound"}
   for path, words in told.items():
     with pytest.raises(UserError, match=words):
       soundtracks.scan(_folder(tmp_path / path if path else ""))
@@ -257,7 +257,7 @@ def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
     (25, True): 10, (75, True): 2, (25, False): 5, (75, False): 1,
   }  # fmt: skip
   assert found[0]["latent"].shape[0] == 2
-  with pytest.raises(UserError, match="holds no latents"):
+  with pytest.raises(UserError, match="has no latents"):
     soundtracks.record_sources(tmp_path, "validation")
 
 
@@ -266,7 +266,7 @@ def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
   [
     ({"fps": 0.0}, "data.fps is 0"),
     ({"chunks": ()}, "data.chunks is"),
-    ({"chunks": ((1.0, 1), (1.0, 2))}, "different seconds"),
+    ({"chunks": ((1.0, 1), (1.0, 2))}, "distinct seconds"),
     ({"chunks": ((1.0, 0),)}, "whole weights"),
     ({"video_weight": 0, "sound_weight": 0}, "one must be positive"),
     ({"sound_weight": -1}, "neither may be negative"),
@@ -306,7 +306,7 @@ def test_what_lies_in_a_folder_is_known_by_content(tmp_path, movie, caplog):
     "cover.mp4": "no_audio", "pipe.mp4": "unreadable", "gone.wav": "missing",
     "folder.mkv": "unreadable",
   }  # fmt: skip
-  assert "passed over for unknown endings (1): song.mid" in caplog.text
+  assert "skipped unknown extensions (1): song.mid" in caplog.text
   for source in soundtracks.open_sources(config, "train", rate=48_000).values():
     for take in (source[k] for k in range(len(source))):
       assert np.abs(take.wave[9600:]).max() > 0.3

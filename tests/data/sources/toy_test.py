@@ -44,7 +44,7 @@ def test_splits_share_no_scene_and_sizes_do_not_move_them():
   assert len(scenes) == 9
   larger = ToySource(ToyRecipe(frames=4, height=16, width=24, train=9), "validation")
   np.testing.assert_array_equal(larger[1].video, held[1].video)
-  with pytest.raises(UserError, match="no split"):
+  with pytest.raises(UserError, match="unknown split"):
     ToySource(SMALL, "test")
 
 

@@ -97,8 +97,8 @@ def test_rows_with_folders_are_named_with_a_hint(tmp_path, row, caplog):
   with pytest.raises(UserError, match=r"a\.mp4 has no caption; a row of captions\.jsonl names it"):
     read_captions(tmp_path, names, required=True)
   assert read_captions(tmp_path, names, required=False) == {"a.mp4": Caption()}
-  assert "2 of 2 rows name no file there" in caplog.text and row in caplog.text
-  assert "1 would match by the name alone" in caplog.text
+  assert "2 of 2 rows match no file" in caplog.text and row in caplog.text
+  assert "1 would match by name only" in caplog.text
 
 
 def test_rows_of_other_files_of_the_folder_are_no_mistake(tmp_path, caplog):

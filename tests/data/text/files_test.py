@@ -28,7 +28,7 @@ def test_every_mark_of_byte_order_is_understood_and_dropped(tmp_path, data):
   [
     ("a\nb\nd\u00f6g".encode("latin-1"), "a.txt is not UTF-8 text: line 3, byte 6 of the file"),
     (codecs.BOM_UTF8 + b"a\n\xe9t\xe9", "line 2, byte 6 of the file, is 0xe9"),
-    (codecs.BOM_UTF16_LE + b"a", "breaks the UTF-16"),
+    (codecs.BOM_UTF16_LE + b"a", "is invalid UTF-16"),
     ("ab\ncd".encode("utf-16-le"), "line 1 holds a zero byte, as UTF-16 without"),
   ],
 )

@@ -260,7 +260,7 @@ def test_missing_files_are_told(tmp_path):
     tokenizers.open_tokenizer("clip")
   (tmp_path / "vocab.json").write_text("{}")
   for folder in (tmp_path, tmp_path / "none"):
-    with pytest.raises(UserError, match="holds no spiece.model or tokenizer.json"):
+    with pytest.raises(UserError, match="has no spiece.model or tokenizer.json"):
       tokenizers.open_tokenizer("sentencepiece", folder)
     with pytest.raises(UserError, match="vocab.json with merges.txt"):
       tokenizers.open_tokenizer("clip", folder)

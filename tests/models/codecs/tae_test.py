@@ -59,7 +59,7 @@ def test_frame_wise_variant_gives_a_latent_for_each_frame_and_treats_each_alone(
 
 def test_a_frame_wise_variant_with_patches_of_several_frames_is_refused():
   fields = SMALL | {"multipliers": (1, 1), "temporal": False}
-  with pytest.raises(UserError, match=r"patches of 4 frames; make it patch \(1, 4, 4\)"):
+  with pytest.raises(UserError, match=r"patches of 4 frames; set patch to \(1, 4, 4\)"):
     jax.eval_shape(TAE(**fields, patch=(4, 4, 4)).init, jax.random.key(0), video_of(4))
   model = TAE(**fields, patch=(1, 4, 4), shortcut=True)
   decoded, mean, _ = jax.jit(model.apply)(params_of(model, frames=2), video_of(5))

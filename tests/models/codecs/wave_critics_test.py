@@ -89,10 +89,10 @@ def test_kernels_are_spread(params):
   "fields, message",
   [
     ({"periods": (), "windows": ()}, "both empty"),
-    ({"periods": (0,)}, "make no critic"),
-    ({"period_widths": ()}, "make no critic"),
+    ({"periods": (0,)}, "are invalid"),
+    ({"period_widths": ()}, "are invalid"),
     ({"windows": (30,)}, "multiples of 4"),
-    ({"windows": (8,)}, "holds nothing"),
+    ({"windows": (8,)}, "has no bins"),
     ({"bands": ((0.5, 1.5),)}, "within 0 and 1"),
   ],
 )

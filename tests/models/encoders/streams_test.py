@@ -107,7 +107,7 @@ def test_identity_is_that_of_cached_streams_and_changes_with_weights_and_reading
     ({"own": {"encoder": "t5"}}, "model.encoders.own trains one"),
     ({"own": {}, "ul2": {}}, "text.ul2.encoder is empty"),
     ({"ul2": {"encoder": "t5"}}, "no 'own', which model.encoders trains"),
-    ({"own": {}, "ul2": {"encoder": "clip", "length": 9}}, "gives features of 6"),
+    ({"own": {}, "ul2": {"encoder": "clip", "length": 9}}, "has features of 6"),
     ({"own": {}, "metaclip": {"encoder": "clip", "length": 13}}, "takes 12 tokens"),
     ({"own": {}, "ul2": {"encoder": "nowhere"}}, "has no config.json"),
     ({"own": {"tokens": 3}}, "text.own has no field 'tokens'"),

@@ -49,7 +49,7 @@ def test_a_folder_without_a_tower_is_told(tmp_path):
   ids = jnp.ones((1, 4), jnp.int32)
   params = unbox(model.init(jax.random.key(0), ids, ids > 0)["params"])
   published.save(tmp_path / "t5", "t5", T5, params)
-  with pytest.raises(UserError, match="holds no CLIP"):
+  with pytest.raises(UserError, match="has no CLIP"):
     FrozenVision(tmp_path / "t5")
   with pytest.raises(UserError):
     FrozenVision(tmp_path / "nowhere")

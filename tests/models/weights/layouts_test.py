@@ -168,7 +168,7 @@ REFUSED = [
   ("clip", BOTH, {"text_config": TEXT | {"model_type": "bert"}}, "text_config has model_type"),
   ("clip", BOTH, {"vision_config": VISION | {"num_channels": 4}}, "num_channels 4"),
   ("clip", TEXT, {"is_decoder": True}, "is_decoder True"),
-  ("clip", {}, {}, "describes no tower of a CLIP, and the arrays hold none"),
+  ("clip", {}, {}, "describes no tower of a CLIP, nor do the arrays"),
   ("dacvae", {}, {"model_type": "dac"}, "type 'dac', which kind dacvae does not read"),
 ]  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_unknown_fields_are_named_and_known_ones_are_not(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     KINDS["t5"].read(Config(config, "folder/config.json"), ())
   assert caplog.messages == [
-    "folder/config.json has fields that are not understood and left out: attention_twist"
+    "folder/config.json has unknown fields, which are ignored: attention_twist"
   ]
 
 
@@ -254,7 +254,7 @@ def test_a_vision_tower_alone_sees_frames(tmp_path, projects):
   tower = FrozenVision(tmp_path / "ours")
   seen = tower(np.zeros((3, 16, 16, 3), np.uint8))
   assert seen.shape == (3, 8 if projects else 12) and np.isfinite(seen).all()
-  with pytest.raises(UserError, match="holds no CLIP"):
+  with pytest.raises(UserError, match="has no CLIP"):
     published.convert(write(tmp_path / "t", TEXT, arrays_of("clip", TEXT)), tmp_path / "x", "clip")
     FrozenVision(tmp_path / "x")
 
@@ -380,12 +380,12 @@ def test_the_tokenizer_of_a_generator_lies_beside_the_encoder(tmp_path):
 
 def test_weights_under_another_name_are_named(tmp_path):
   folder = write(tmp_path / "a", T5, arrays_of("t5", T5), "model.fp16.safetensors")
-  with pytest.raises(UserError, match="it has model.fp16.safetensors, which is read under one of"):
+  with pytest.raises(UserError, match="it has model.fp16.safetensors, which must have one of"):
     published.convert(folder, tmp_path / "ours", "t5")
 
 
 def test_a_tower_is_no_kind_to_ask_for(tmp_path):
-  with pytest.raises(UserError, match="clip_text is no kind to convert from; give one of t5, clip"):
+  with pytest.raises(UserError, match="kind clip_text cannot be imported; give one of t5, clip"):
     published.convert(tmp_path, tmp_path / "ours", "clip_text")
 
 

@@ -160,10 +160,10 @@ def test_an_autoencoder_loads_and_keeps_its_scale_as_a_fact(autoencoder, tmp_pat
     ({"latents_mean": [0.1]}, r"latents_mean \[0.1\], of which only none is supported"),
     ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "with one DownEncoderBlock2D for each"),
     ({"block_out_channels": [8, 12]}, "of another shape"),
-    ({"block_out_channels": [0, 12]}, "no config of kind autoencoder"),
+    ({"block_out_channels": [0, 12]}, "not a config of kind autoencoder"),
     ({"block_out_channels": [8, 16, 16]}, r"for block_out_channels \[8, 16, 16\]; give a che"),
-    ({"block_out_channels": ["8", "16"]}, "no config of kind autoencoder"),
-    ({"layers_per_block": 1.5}, "no config of kind autoencoder"),
+    ({"block_out_channels": ["8", "16"]}, "not a config of kind autoencoder"),
+    ({"layers_per_block": 1.5}, "not a config of kind autoencoder"),
     ({"latent_channels": 16}, "of another shape, first wrong shape: encoder.conv_out"),
     ({"norm_num_groups": 3}, "3 groups do not divide 8 channels"),
     ({"block_out_channels": [16, 16]}, "of another shape"),
@@ -286,17 +286,17 @@ def _no_weights(folder):
   "damage, message",
   [
     (_no_config, "has no config.json"),
-    (_foreign_config, "is no config of kind t5"),
-    (_broken_config, "cannot be understood"),
+    (_foreign_config, "is not a config of kind t5"),
+    (_broken_config, "is not valid JSON|is not a JSON object"),
     (_no_network, "width"),
     (_other_width, "of another shape"),
     (_lost_shard, "lacks model-2.safetensors"),
     (_short_index, "arrays are missing"),
     (_cut_shard, "fetch it again"),
-    (_doubled, "another shard holds too"),
+    (_doubled, "another shard has too"),
     (_not_a_number, "SelfAttention.q.weight holds values that are not finite"),
-    (_pickle, "cut off or no safetensors"),
-    (_no_weights, "holds none of model.safetensors"),
+    (_pickle, "truncated or not a safetensors"),
+    (_no_weights, "has none of model.safetensors"),
   ],
 )
 def test_what_is_wrong_with_a_folder_is_told_and_nothing_is_left(t5, tmp_path, damage, message):
@@ -346,7 +346,7 @@ def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
   described = json.loads((tmp_path / "ours" / "config.json").read_text())
   described["model"]["width"] = 32
   (tmp_path / "ours" / "config.json").write_text(json.dumps(described))
-  with pytest.raises(UserError, match="does not fit the config"):
+  with pytest.raises(UserError, match="does not match its config"):
     published.load(tmp_path / "ours")
 
 
@@ -445,7 +445,7 @@ def test_a_codec_loads_with_its_norms_folded_in(codec, tmp_path, caplog):
   folder, arrays = codec
   with caplog.at_level(logging.INFO):
     published.convert(folder, tmp_path / "ours", "dacvae")
-  assert "left out as not needed: 1 arrays, first decoder.model.1.block.11.bias" in caplog.messages
+  assert "ignored as not needed: 1 arrays, first decoder.model.1.block.11.bias" in caplog.messages
   assert not [r for r in caplog.records if r.levelno > logging.INFO]
   model, params = published.load(tmp_path / "ours")
   assert model == DACVAE(
@@ -468,7 +468,7 @@ def test_codecs_that_do_not_fit_are_refused(codec, tmp_path):
     ({"decoder_rates": [2, 4]}, r"decoder_rates \[2, 4\], of which only the encoder_rates"),
     ({"codebook_dim": 4}, "of another shape, first wrong shape: quantizer.in_proj.weight"),
     ({"encoder_rates": [2, 3], "decoder_rates": [3, 2]}, "give even ones"),
-    ({"encoder_rates": "two"}, "no config of kind dacvae|only the encoder_rates"),
+    ({"encoder_rates": "two"}, "not a config of kind dacvae|only the encoder_rates"),
   ):
     config.write_text(json.dumps(CODEC | change))
     with pytest.raises(UserError, match=message):
