@@ -20,6 +20,7 @@ from mg_jax.models.encoders.clip import TextTower
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.generator import Generator
+from mg_jax.models.inputs import abstract_latents, open_conditions
 from mg_jax.models.transformer import Block, Surroundings
 from mg_jax.sampling.pipeline import Settings, TextToVideo
 from mg_jax.train import flops
@@ -188,9 +189,11 @@ def pipeline(shapes: dict[str, Any]) -> TextToVideo:
   latent = jnp.zeros((1, *autoencoder.latent_shape(*size)))
   model = Generator(**config.model.to_dict())
   text = open_streams(
-    config.text.to_dict(), routes=model.routes(), trained=config.model.encoders.to_dict()
+    config.text.to_dict(), routes=model.routes(), trained=model.text_encoders()
   )
-  cond = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), text.abstract(1, model.routes()))
+  batch = abstract_latents(open_conditions(config), 1, latent.shape[1:])
+  cond = {name: batch[name] for name in model.routes()}
+  cond = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), cond)
   return TextToVideo(
     model=model,
     params=_init(lambda key: model.init(key, latent, jnp.zeros((1,)), cond)),

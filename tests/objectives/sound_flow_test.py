@@ -145,9 +145,12 @@ def test_draws_of_a_generator_encode_once_and_learn_the_same_things():
     "max_thw": (6, 1, 1), "routes": ROUTES,
   }  # fmt: skip
   tower = {
-    "size": 4, "patch": 2, "width": 4, "layers": 1, "heads": 1, "mlp_dim": 4, "projection": 3
+    "kind": "vision", "size": 4, "patch": 2, "width": 4, "layers": 1, "heads": 1, "mlp_dim": 4,
+    "projection": 3,
   }  # fmt: skip
-  text = {"vocab": 16, "width": 4, "layers": 1, "heads": 1, "head_dim": 4, "mlp_dim": 4}
+  text = {
+    "kind": "t5", "vocab": 16, "width": 4, "layers": 1, "heads": 1, "head_dim": 4, "mlp_dim": 4
+  }  # fmt: skip
   model = Generator(dit=dit, encoders={"video": tower, "text": text})
   batch = _batch(2, latents=6) | {
     "length": np.array([6, 4], np.int32),
