@@ -113,6 +113,15 @@ def test_padding_carries_no_loss_in_training_and_evaluation():
   assert not SEEN["cond"]["context"].any()
 
 
+def test_a_prefix_is_refused_as_the_context_says_what_is_known():
+  class Routed(Field):
+    def routes(self):
+      return conditioning.table(ROUTES | {"known": {"kind": "clean"}})
+
+  with pytest.raises(UserError, match="prefix is 0.5; sound goes on from its context"):
+    SoundFlow(Routed(), prefix=0.5)
+
+
 def test_known_latents_carry_loss():
   batch = _batch()
   model = Field()
