@@ -190,7 +190,7 @@ def pipeline(shapes: dict[str, Any]) -> TextToVideo:
   latent = jnp.zeros((1, *autoencoder.latent_shape(*size)))
   model = Generator(**config.model.to_dict())
   text = open_streams(
-    config.text.to_dict(), routes=model.routes(), trained=config.model.encoders.to_dict()
+    config.text.to_dict(), routes=model.routes(), trained=model.text_encoders()
   )
   shapes_of = abstract_latents(open_conditions(config.to_dict()), 1, latent.shape[1:])
   cond = {name: jax.tree.map(jnp.zeros_like, shapes_of[name]) for name in model.routes()}

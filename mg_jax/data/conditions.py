@@ -323,7 +323,7 @@ def routes(section: Mapping[str, Any]) -> dict[str, Any]:
   """The routes of the conditions of a config's section, see `models.conditioning.table`.
 
   Raises:
-    UserError: a condition without a route.
+    UserError: a condition without a route, or with one for another number of classes.
   """
   for name, fields in section.items():
     if not fields.get("route"):
@@ -331,4 +331,11 @@ def routes(section: Mapping[str, Any]) -> dict[str, Any]:
         f"config conditions.{name} has no route; say how it enters the model, such as "
         '{"kind": "concat", "features": 17}'
       )
+    entries = fields["route"] if isinstance(fields["route"], (list, tuple)) else [fields["route"]]
+    for entry in entries:
+      if fields.get("classes", 0) != entry.get("classes", 0):
+        raise UserError(
+          f"config conditions.{name} has {fields.get('classes', 0)} classes, but its route takes "
+          f"{entry.get('classes', 0)}; make them equal"
+        )
   return {name: fields["route"] for name, fields in section.items()}

@@ -188,7 +188,8 @@ def _clip(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
 
 
 def _text_encoder(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
-  encoders = _entry(_entry(run.config, "model", folder), "encoders", folder)
+  _entry(_entry(run.config, "model", folder), "encoders", folder)
+  encoders = from_config(run.config).text_encoders()
   if len(encoders) != 1:
     named = ", ".join(sorted(encoders)) or "none"
     raise UserError(f"{folder} trained {len(encoders)} text encoders ({named}); one is exported")

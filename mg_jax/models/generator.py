@@ -1,9 +1,9 @@
 """A generator: the flow transformer with the encoders that are trained together with it.
 
-An encoder reads the condition of its name. That of an "add" route is a vision tower: images become
-one vector each, which the latents that they are nearest to share [MG 6.2]. Unlike the frozen tower
-of the paper, it encodes an image with the one before and the one after it, their colours stacked,
-so that one vector holds a change of direction. All others read text. Conditions that arrive as
+An encoder reads the condition of its name. One of kind "t5" reads text. One of kind "vision" is a
+tower: images become one vector each, which the latents that they are nearest to share [MG 6.2].
+Unlike the frozen tower of the paper, it encodes an image with the one before and the one after it,
+their colours stacked, so that one vector holds a change of direction. Conditions that arrive as
 token ids or images go through their encoder, conditions that arrive as features (cached, or of a
 frozen encoder) straight to their route. A sampler encodes once with `apply(params, cond,
 method="encode")` and passes the features at every step. Nulls are chosen before encoding.
@@ -28,6 +28,8 @@ from mg_jax.models.dit import VideoDiT
 from mg_jax.models.encoders.clip import VisionTower, normalise
 from mg_jax.models.encoders.t5 import T5Encoder
 
+ENCODERS: dict[str, type[nn.Module]] = {"t5": T5Encoder, "vision": VisionTower}
+
 
 def from_config(config: Mapping[str, Any], **extra: Any) -> "Generator":
   """The generator of a config: its "model", and the routes of its "conditions".
@@ -50,7 +52,7 @@ class Generator(nn.Module):
 
   Attributes:
     dit: fields of VideoDiT.
-    encoders: condition name -> fields of T5Encoder or, of an "add" route, of clip.VisionTower.
+    encoders: condition name -> `kind`, one of ENCODERS, and the fields of its class.
   """
 
   dit: Mapping[str, Any]
@@ -58,14 +60,12 @@ class Generator(nn.Module):
 
   def setup(self):
     self.velocity = configs.build(VideoDiT, self.dit, where="dit", name="dit")
-    seeing = self.text_encoders().keys() ^ self.encoders.keys()
     self.trained = {
       name: configs.build(
-        VisionTower if name in seeing else T5Encoder, fields, where=f"encoders.{name}",
-        name=f"encoder_{name}",
+        ENCODERS[kind], fields, where=f"encoders.{name}", name=f"encoder_{name}"
       )
-      for name, fields in sorted(self.encoders.items())
-    }  # fmt: skip
+      for name, (kind, fields) in self._encoders().items()
+    }
 
   def routes(self) -> conditioning.Table:
     """The parsed route table, which dropout and guidance take their nulls from."""
@@ -73,25 +73,45 @@ class Generator(nn.Module):
     return conditioning.table(dit.routes)
 
   def text_encoders(self) -> dict[str, Any]:
-    """The entries of `encoders` that read text."""
-    seeing = {name for name, routes in self.routes().items() if routes[0].kind == "add"}
-    return {name: fields for name, fields in self.encoders.items() if name not in seeing}
+    """Fields of the encoders that read text, by name. Raises UserError on an unknown kind."""
+    return {name: fields for name, (kind, fields) in self._encoders().items() if kind == "t5"}
+
+  def vision_encoders(self) -> dict[str, Any]:
+    """Fields of the encoders that see images, by name. Raises UserError on an unknown kind."""
+    return {name: fields for name, (kind, fields) in self._encoders().items() if kind == "vision"}
+
+  def _encoders(self) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Kind and fields of every encoder, sorted by name."""
+    found = {}
+    for name, entry in sorted(self.encoders.items()):
+      kind = entry.get("kind")
+      if kind not in ENCODERS:
+        raise UserError(
+          f"config model.encoders.{name}.kind is {kind!r}; known are {', '.join(ENCODERS)}"
+        )
+      found[name] = kind, {key: value for key, value in entry.items() if key != "kind"}
+    return found
 
   def encode(self, cond: Mapping[str, Any]) -> dict[str, Any]:
     """Replaces ids and images of trained encoders by features; everything else passes through.
 
     Raises:
-      UserError: when ids or images arrive for a name without an encoder, and when images have
-        another size than their tower takes.
+      UserError: when ids or images arrive for a name without an encoder of their kind, and when
+        images have another size than their tower takes.
     """
     out = dict(cond)
     for name, entry in cond.items():
       if not isinstance(entry, Mapping) or not {"ids", "image"} & entry.keys():
         continue
-      if name not in self.trained:
-        what, known = "token ids" if "ids" in entry else "images", ", ".join(self.trained) or "none"
-        raise UserError(f"condition {name!r} is {what} but has no encoder; there is {known}")
-      out[name] = (_read if "ids" in entry else _see)(self.trained[name], entry)
+      what, kind, run = (
+        ("token ids", "t5", _read) if "ids" in entry else ("images", "vision", _see)
+      )
+      if not isinstance(self.trained.get(name), ENCODERS[kind]):
+        known = ", ".join(self.trained) or "none"
+        raise UserError(
+          f"condition {name!r} is {what} but has no encoder of kind {kind!r}; there is {known}"
+        )
+      out[name] = run(self.trained[name], entry)
     return out
 
   def __call__(

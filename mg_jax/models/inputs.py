@@ -31,7 +31,8 @@ def open_conditions(
     config: with the sections "text" and, optionally, "conditions".
     text: the opened streams; without them conditions have shapes and nulls, but read no caption.
   """
-  routes, trained = from_config(config).routes(), config["model"]["encoders"]
+  model = from_config(config)
+  routes, trained = model.routes(), model.text_encoders()
   found: dict[str, Condition] = {}
   for name, fields in config["text"].items():
     stream = configs.build(TextConfig, fields, where=f"text.{name}")

@@ -102,7 +102,7 @@ def generator(name: str) -> dict[str, Any]:
       "max_thw": (16, 16, 16),
       "routes": {"text": {"kind": "cross", "features": text["width"]}},
     }
-    encoders = {"text": module_fields(T5Encoder, **text)}
+    encoders = {"text": {"kind": "t5"} | module_fields(T5Encoder, **text)}
     return {"dit": module_fields(VideoDiT, **dit), "encoders": encoders}
   if name not in _SIZES:
     raise UserError(f"unknown model {name!r}; known are {', '.join(names())}")
@@ -130,8 +130,9 @@ def soundtrack(name: str) -> dict[str, Any]:
     tower = {"width": 96, "layers": 2, "heads": 4, "mlp_dim": 256, "projection": 96}
     features = {"text": text["width"], "video": tower["projection"], "context": 32}
     sizes, encoders = (4, 192, 512, 3), {
-      "text": module_fields(T5Encoder, **text),
-      "video": module_fields(VisionTower, **tower, size=32, patch=8, activation="gelu"),
+      "text": {"kind": "t5"} | module_fields(T5Encoder, **text),
+      "video": {"kind": "vision"}
+      | module_fields(VisionTower, **tower, size=32, patch=8, activation="gelu"),
     }  # fmt: skip
     rest = {"max_thw": (100, 1, 1), "qk_norm": True, "unroll": 4}
   elif name in _SOUNDTRACKS:

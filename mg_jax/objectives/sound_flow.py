@@ -38,6 +38,8 @@ class SoundFlow(FlowMatching):
 
   def __post_init__(self):
     super().__post_init__()
+    if self.prefix:
+      raise UserError(f"prefix is {self.prefix}; sound goes on from its context, so leave it at 0.")
     if not 0 <= self.no_context <= 1:
       raise UserError(f"no_context is {self.no_context}; a probability lies in 0..1.")
     if len(self.masked) != 2 or not 0 <= self.masked[0] <= self.masked[1] <= 1:

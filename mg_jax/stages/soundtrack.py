@@ -105,8 +105,9 @@ def _conditions(
   config: Mapping[str, Any], data: SoundtrackConfig, *, rate: float, text: Streams | None = None
 ) -> dict[str, Condition]:
   """Text and video; the context is drawn by the objective."""
-  frozen = "video" not in config["model"]["encoders"]
-  features = from_config(config).routes()["video"][0].features if frozen else 0
+  model = from_config(config)
+  frozen = "video" not in model.vision_encoders()
+  features = model.routes()["video"][0].features if frozen else 0
   video = Frames(rate, float(data.fps), data.size, features)
   return open_conditions(config, text) | {"video": video}
 
@@ -123,7 +124,7 @@ def open_vision(
   if "video" not in routes:
     raise UserError("config model.dit.routes has no video, which soundtracks are made for")
   vision = FrozenVision(config["vision"]) if section(config, "vision") else None
-  tower = dict(model.encoders.get("video", {}))
+  tower = model.vision_encoders().get("video", {})
   check_vision(vision, tower, routes["video"][0].features, data.size)
   return vision
 

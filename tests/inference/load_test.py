@@ -34,7 +34,9 @@ GENERATOR_FIELDS = {
     "channels": 4, "patch": [1, 1, 1], "width": 8, "layers": 1, "heads": 1, "mlp_dim": 8,
     "max_thw": [2, 3, 3], "routes": {"text": {"kind": "cross", "features": 8}},
   },
-  "encoders": {"text": {"width": 8, "layers": 1, "heads": 1, "head_dim": 8, "mlp_dim": 8}},
+  "encoders": {
+    "text": {"kind": "t5", "width": 8, "layers": 1, "heads": 1, "head_dim": 8, "mlp_dim": 8}
+  },
 }
 SAMPLING = {"frames": 9, "height": 16, "width": 16, "fps": 8.0, "steps": 2, "guidance": 2.0}
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -272,7 +274,7 @@ def test_runs_without_an_encoder_to_export_are_named(tmp_path, weights):
     export_encoder(tmp_path / "tae", tmp_path / "out")
   for name, encoders, words in (
     ("none", {}, "trained 0 text encoders"),
-    ("two", {"byt5": {}, "ul2": {}}, "trained 2 text encoders"),
+    ("two", {"byt5": {"kind": "t5"}, "ul2": {"kind": "t5"}}, "trained 2 text encoders"),
   ):
     config = {"stage": "flow_matching", "model": GENERATOR_FIELDS | {"encoders": encoders}}
     _save(tmp_path / name, "model", weights["model"], config)

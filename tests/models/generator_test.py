@@ -24,7 +24,7 @@ DIT = {
     "ul2": {"kind": "cross", "features": 6},
   },
 }
-TEXT = {"vocab": 16, "width": 8, "layers": 1, "heads": 2, "head_dim": 4, "mlp_dim": 8}
+TEXT = {"kind": "t5", "vocab": 16, "width": 8, "layers": 1, "heads": 2, "head_dim": 4, "mlp_dim": 8}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,8 @@ def test_a_misspelt_field_is_a_user_error(batch):
 
 
 TOWER = {
-  "size": 8, "patch": 4, "width": 8, "layers": 1, "heads": 2, "mlp_dim": 8, "projection": 6
+  "kind": "vision", "size": 8, "patch": 4, "width": 8, "layers": 1, "heads": 2, "mlp_dim": 8,
+  "projection": 6,
 }  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def heard():
 def test_each_latent_gets_the_vector_of_its_image_beside_its_neighbours(heard):
   model, params, _, cond = heard
   out = jax.jit(lambda c: model.apply(params, c, method="encode"))(cond)["video"]
-  tower = VisionTower(**TOWER)
+  tower = VisionTower(**{key: value for key, value in TOWER.items() if key != "kind"})
   for row in range(2):
     pixels = normalise(cond["video"]["image"][row].astype(jnp.float32) / 255)
     before, after = pixels[jnp.array([0, 0, 1])], pixels[jnp.array([1, 2, 2])]
@@ -171,3 +172,31 @@ def test_images_without_a_tower_or_of_another_size_are_named(heard):
   small = cond["video"] | {"image": cond["video"]["image"][:, :, :4]}
   with pytest.raises(UserError, match="images are 4x8"):
     model.apply(params, cond | {"video": small}, method="encode")
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "clap"}])
+def test_an_encoder_says_of_which_kind_it_is(batch, kind):
+  """The route of its condition does not tell: other features may be added to latents too."""
+  fields = {key: value for key, value in TEXT.items() if key != "kind"} | kind
+  model = Generator(dit=DIT, encoders={"text": fields})
+  words = f"model.encoders.text.kind is {kind.get('kind')!r}; known are t5, vision"
+  with pytest.raises(UserError, match=words):
+    model.text_encoders()
+  with pytest.raises(UserError, match=words):
+    jax.eval_shape(model.init, jax.random.key(0), *batch)
+
+
+def test_encoders_are_told_apart_by_kind_alone(heard):
+  model = heard[0]
+  assert model.text_encoders().keys() == {"text"} and model.vision_encoders().keys() == {"video"}
+  assert not any("kind" in fields for fields in model.text_encoders().values())
+  swapped = Generator(dit=model.dit, encoders={"video": TEXT, "text": TOWER})
+  assert swapped.text_encoders().keys() == {"video"}
+
+
+def test_an_encoder_of_the_other_kind_reads_nothing(heard):
+  model, params, _, cond = heard
+  for name, kind in (("video", "vision"), ("text", "t5")):
+    wrong = Generator(dit=model.dit, encoders={name: TEXT if name == "video" else TOWER})
+    with pytest.raises(UserError, match=f"'{name}' is .* no encoder of kind '{kind}'; there is"):
+      wrong.apply(params, {name: cond[name]}, method="encode")

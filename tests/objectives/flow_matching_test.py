@@ -8,7 +8,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
 from mg_jax.objectives.base import Objective
-from mg_jax.objectives.flow_matching import FlowMatching
+from mg_jax.objectives.flow_matching import KNOWN, FlowMatching
 
 ROUTES = {"text": {"kind": "cross", "features": 4}, "style": {"kind": "modulate", "features": 3}}
 
@@ -19,8 +19,11 @@ class Field(nn.Module):
   table: tuple = ("text", "style")
 
   def routes(self):
-    routes = ROUTES | {"keep": {"kind": "clean"}}
+    routes = ROUTES | {"keep": {"kind": "clean"}, KNOWN: {"kind": "clean"}}
     return conditioning.table({name: routes[name] for name in self.table})
+
+  def encode(self, cond):
+    return dict(cond)
 
   @nn.compact
   def __call__(self, x, t_B, cond):
@@ -148,6 +151,108 @@ def test_clean_positions_keep_their_data_and_carry_no_loss():
   assert (seen["x"][:, 1] != batch["latent"][:, 1]).any() and float(loss) < 10
 
 
+class Watched(Field):
+  """Says nothing, and shows what it is given."""
+
+  table: tuple = ("text", "style", KNOWN)
+
+  @nn.compact
+  def __call__(self, x, t_B, cond):
+    SEEN.update(x=x, t=t_B, cond=cond)
+    return jnp.zeros_like(x)
+
+
+SEEN = {}
+
+
+def _clips(rows=256, frames=5, **extra):
+  latent = np.random.default_rng(1).normal(size=(rows, frames, 2, 2, 3)).astype(np.float32)
+  return _batch(rows, latent=latent, **extra)
+
+
+def _watch(batch, model=None, seed=0, **fields):
+  """The loss, and what the network was given, which is left in SEEN."""
+  objective = FlowMatching(model or Watched(), **fields)
+
+  @jax.jit
+  def run(batch, key):
+    loss, _ = objective.loss("model", {"model": {}}, batch, key, 0, {})
+    return loss, dict(SEEN)
+
+  loss, seen = run(batch, jax.random.key(seed))
+  SEEN.update(jax.tree.map(np.asarray, seen))
+  return float(loss)
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_prefix_is_one_to_all_but_one_of_the_frames(draws):
+  batch = _clips()
+  _watch(batch, prefix=1.0, draws=draws)
+  known = SEEN["cond"][KNOWN]
+  assert known.shape == (draws * 256, 5, 2, 2) and known.dtype == bool
+  count = known[:, :, 0, 0].sum(1)
+  np.testing.assert_array_equal(known[..., 0, 0], np.arange(5) < count[:, None])
+  assert (known == known[:, :, :1, :1]).all()
+  values, often = np.unique(count, return_counts=True)
+  assert values.tolist() == [1, 2, 3, 4] and often.min() > 0.15 * len(count)
+  if draws > 1:  # each has one of its own
+    assert (count[::2] != count[1::2]).any()
+  latent = np.repeat(batch["latent"], draws, axis=0)
+  np.testing.assert_array_equal(SEEN["x"][known], latent[known])
+  assert (SEEN["x"][~known] != latent[~known]).any(-1).all()
+
+
+def test_a_prefix_is_as_frequent_as_it_says_and_images_have_none():
+  _watch(_clips(2000), prefix=0.25)
+  count = SEEN["cond"][KNOWN][:, :, 0, 0].sum(1)
+  assert (count > 0).mean() == pytest.approx(0.25, abs=0.04)
+  _watch(_clips(8, 2), prefix=1.0)
+  assert (SEEN["cond"][KNOWN][:, :, 0, 0].sum(1) == 1).all()
+  _watch(_clips(8, 1), prefix=1.0)
+  assert KNOWN not in SEEN["cond"]
+
+
+def test_frames_of_a_prefix_carry_no_loss():
+  batch = _clips()
+
+  class Perfect(Watched):
+    """Right about what is unknown, wild about what is known, or the other way round."""
+
+    wild: bool = True
+
+    @nn.compact
+    def __call__(self, x, t_B, cond):
+      t = t_B[:, None, None, None, None]
+      x0 = (x - t * batch["latent"]) / (1 - (1 - flow.SIGMA_MIN) * t)
+      right = batch["latent"] - (1 - flow.SIGMA_MIN) * x0
+      return jnp.where(cond[KNOWN][..., None] == self.wild, 1e4, right)
+
+  assert _watch(batch, Perfect(), prefix=1.0) < 1e-4
+  assert _watch(batch, Perfect(wild=False), prefix=1.0) > 1e4
+
+
+def test_a_prefix_changes_nothing_else_that_is_drawn():
+  """Without one, a model that has the route learns bit for bit as one that has not."""
+  batch = _clips()
+  fields = {"drop": {"text": 0.5, "style": 0.3, "joint": 0.1}, "time": "stratified"}
+  plain = Watched(table=("text", "style"))
+  wanted, before = _watch(batch, plain, seed=3, **fields), dict(SEEN)
+  assert _watch(batch, seed=3, prefix=0.0, **fields) == wanted and KNOWN not in SEEN["cond"]
+  np.testing.assert_array_equal(SEEN["x"], before["x"])
+  _watch(batch, seed=3, prefix=1.0, **fields)
+  known = SEEN["cond"].pop(KNOWN)
+  np.testing.assert_allclose(SEEN["x"][~known], before["x"][~known], rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(SEEN["t"], before["t"])
+  jax.tree.map(np.testing.assert_array_equal, SEEN["cond"], before["cond"])
+
+
+def test_evaluation_draws_no_prefix():
+  batch, key = _clips(4), jax.random.key(0)
+  objective = FlowMatching(Watched(), prefix=1.0)
+  jax.eval_shape(lambda b: objective.evaluate({"model": {}}, b, key), batch)
+  assert SEEN["cond"].keys() == {"text", "style"}
+
+
 def test_evaluate_reports_every_time_and_their_mean():
   batch = _batch()
   objective, params = _setup(batch)
@@ -193,6 +298,10 @@ def test_perfect_field_has_no_validation_loss():
 def test_misuse_is_a_user_error():
   with pytest.raises(UserError, match="0..1"):
     FlowMatching(Field(), drop={"text": 1.5})
+  with pytest.raises(UserError, match="prefix is 1.5; a probability"):
+    FlowMatching(Watched(), prefix=1.5)
+  with pytest.raises(UserError, match="prefix is 0.5, but the model has no route 'known'; add"):
+    FlowMatching(Field(), prefix=0.5)
   with pytest.raises(UserError, match="draws 0"):
     FlowMatching(Field(), draws=0)
   with pytest.raises(UserError, match="joint"):

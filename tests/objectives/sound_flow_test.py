@@ -113,6 +113,15 @@ def test_padding_carries_no_loss_in_training_and_evaluation():
   assert not SEEN["cond"]["context"].any()
 
 
+def test_a_prefix_is_refused_as_the_context_says_what_is_known():
+  class Routed(Field):
+    def routes(self):
+      return conditioning.table(ROUTES | {"known": {"kind": "clean"}})
+
+  with pytest.raises(UserError, match="prefix is 0.5; sound goes on from its context"):
+    SoundFlow(Routed(), prefix=0.5)
+
+
 def test_known_latents_carry_loss():
   batch = _batch()
   model = Field()
@@ -145,9 +154,12 @@ def test_draws_of_a_generator_encode_once_and_learn_the_same_things():
     "max_thw": (6, 1, 1), "routes": ROUTES,
   }  # fmt: skip
   tower = {
-    "size": 4, "patch": 2, "width": 4, "layers": 1, "heads": 1, "mlp_dim": 4, "projection": 3
+    "kind": "vision", "size": 4, "patch": 2, "width": 4, "layers": 1, "heads": 1, "mlp_dim": 4,
+    "projection": 3,
   }  # fmt: skip
-  text = {"vocab": 16, "width": 4, "layers": 1, "heads": 1, "head_dim": 4, "mlp_dim": 4}
+  text = {
+    "kind": "t5", "vocab": 16, "width": 4, "layers": 1, "heads": 1, "head_dim": 4, "mlp_dim": 4
+  }  # fmt: skip
   model = Generator(dit=dit, encoders={"video": tower, "text": text})
   batch = _batch(2, latents=6) | {
     "length": np.array([6, 4], np.int32),

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import Latent, Mask, View
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordSource
 from mg_jax.data.sources.recipe import DataConfig, latent_sources, open_sources
@@ -53,8 +54,10 @@ def data(tmp_path):
   )  # fmt: skip
 
 
-def _run(data, folder, params=PARAMS):
-  return encode(data, Pool(), params, folder, origin="runs/tae", step=7, text=TEXT, batch=4)
+def _run(data, folder, params=PARAMS, **fields):
+  return encode(
+    data, Pool(), params, folder, origin="runs/tae", step=7, text=TEXT, batch=4, **fields
+  )
 
 
 def _stamps(folder):
@@ -289,6 +292,44 @@ def test_latents_of_recipes_without_the_newer_fields_stay(data, tmp_path):
   assert _run(data, tmp_path / "latents")["data"] == before
   free = dataclasses.replace(data, image_batch=32, bad_limit=0.5)
   assert _run(free, tmp_path / "latents")["data"] == before
+
+
+def test_the_first_frame_is_encoded_alone_for_a_condition_that_is_a_latent(data, tmp_path):
+  """As a sampler has it: the first latent of the clip knows of later frames."""
+  conditions = {"first": Latent(channels=3), "mask": Mask()}
+  metadata = _run(data, tmp_path / "latents", conditions=conditions)
+  assert metadata["latents"] == {"first": "first_frame"}
+  clips = open_sources(data, "train")["4x16x16"]
+  for kind in ("video", "image"):
+    source = latent_sources(tmp_path / "latents", "train", kind)["4x16x16"]
+    for index in range(10):
+      record = source[index]
+      assert not any("mask" in name for name in record)
+      found = record["latent/first"]
+      assert found.shape == (1, 2, 2, 3) and found.dtype == np.float32
+      if kind == "image":
+        np.testing.assert_allclose(found, record["latent"], atol=1e-5)
+        continue
+      np.testing.assert_allclose(found, _expected(clips[index].video[:1]), atol=1e-5)
+      grid = record["latent"].shape[:3]
+      row = conditions["first"].row("first", record, View(grid, length=grid[0]))
+      np.testing.assert_array_equal(row[:1, ..., :3], found)
+  source = latent_sources(tmp_path / "latents", "train", "video")["4x16x16"]
+  moving = [np.abs(source[k]["latent"][:1] - source[k]["latent/first"]).max() for k in range(10)]
+  assert max(moving) > 1e-3
+
+
+def test_latents_without_those_of_a_condition_are_refused_and_more_do_no_harm(data, tmp_path):
+  conditions = {"first": Latent(channels=3)}
+  without = _run(data, tmp_path / "without")
+  assert "latents" not in without
+  assert _run(data, tmp_path / "without", conditions={"mask": Mask()}) == without
+  with pytest.raises(UserError, match="made with another latents; remove it"):
+    _run(data, tmp_path / "without", conditions=conditions)
+  metadata = _run(data, tmp_path / "with", conditions=conditions)
+  assert _run(data, tmp_path / "with") == metadata
+  with pytest.raises(UserError, match="made with another latents; remove it"):
+    _run(data, tmp_path / "with", conditions={"start": Latent(channels=3)})
 
 
 def test_an_autoencoder_that_breaks_is_told_with_the_clip(data, tmp_path):

@@ -20,14 +20,42 @@ from mg_jax.inference import load
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.clip import CLIP
 from mg_jax.models.weights import published
+from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.stages import experiment, soundtrack
+from mg_jax.stages.base import Stage, build_section, check_model
+from mg_jax.stages.table import STAGES, stage_of
 from mg_jax.train.growth import interpolate
 from mg_jax.train.runs import load_role
 from mg_jax.train.writer import FILE as METRICS
 from tests.models.encoders import vision_test
 from tests.precompute import sounds_test as encode_sound_test
 from tests.train import streams_test, tiny
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_a_stage_knows_what_its_recipes_train_and_the_shape_of_their_batches(name, tmp_path):
+  config = tiny.smallest(tmp_path, name)
+  stage = stage_of(config)
+  assert isinstance(stage, Stage)
+  data = build_section(stage.data, config, "data")
+  objective = stage.objective(config, data)
+  assert isinstance(objective, Objective)
+  batch, clip = stage.abstract_batch(config, data)
+  assert len(clip) == 3 and all(size > 0 for size in clip)
+  assert {leaf.shape[0] for leaf in jax.tree.leaves(batch)} == {data.global_batch}
+  assert check_model(objective, batch).keys() == set(objective.roles)
+  if not stage.encodes:
+    with pytest.raises(UserError, match=f"stage '{config['stage']}' trains on clips"):
+      stage.encode(config, data, None, "")
+
+
+def test_every_stage_has_a_recipe_and_those_that_are_none_are_named():
+  assert {tiny.load(name).stage for name in tiny.NAMES} == STAGES.keys()
+  for config in ({"stage": "dreaming"}, {"stage": ""}, {}):
+    with pytest.raises(UserError, match="is unknown; known are autoencoding, wave_auto.*") as told:
+      stage_of(config)
+    assert "\n" not in str(told.value)
 
 
 def _moving(params):
