@@ -64,7 +64,7 @@ class Condition(Protocol):
     ...
 
   def null(self, grid: Grid) -> Any:
-    """The entry that says nothing; its shapes and dtypes are those of every row."""
+    """The entry that says nothing, in the shapes that the model gets."""
     ...
 
 
@@ -323,7 +323,7 @@ def routes(section: Mapping[str, Any]) -> dict[str, Any]:
   """The routes of the conditions of a config's section, see `models.conditioning.table`.
 
   Raises:
-    UserError: a condition without a route, or with one for another number of classes.
+    UserError: a condition without a route, or with one for other classes or channels.
   """
   for name, fields in section.items():
     if not fields.get("route"):
@@ -337,5 +337,10 @@ def routes(section: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
           f"config conditions.{name} has {fields.get('classes', 0)} classes, but its route takes "
           f"{entry.get('classes', 0)}; make them equal"
+        )
+      if fields["kind"] == "latent" and entry.get("features") != fields["channels"] + 1:
+        raise UserError(
+          f"config conditions.{name} has {fields['channels']} channels and a mask, but its route "
+          f"takes {entry.get('features')} features; give {fields['channels'] + 1}"
         )
   return {name: fields["route"] for name, fields in section.items()}

@@ -120,19 +120,19 @@ class TextToVideo:
     return np.concatenate(clips) if clips else np.zeros(shape, np.uint8)
 
   def extend(
-    self, video: np.ndarray, frames: int, *, prompt: str = "", seed: int = 0, **changes: Any
+    self, video: np.ndarray, added: int, *, prompt: str = "", seed: int = 0, **changes: Any
   ) -> np.ndarray:
     """Continues a clip, window by window, each holding the end of what there is as clean latents.
 
     Args:
       video: uint8 (T, height, width, 3) at the rate and size of the settings.
-      frames: how many are added.
+      added: how many frames are added.
       prompt: what happens in them.
       seed: 0..2**32-1.
       **changes: fields of `Settings`; `frames` is the length of a window.
 
     Returns:
-      uint8 (T + frames, height, width, 3). The last latent frame of `video` fades into what the
+      uint8 (T + added, height, width, 3). The last latent frame of `video` fades into what the
       autoencoder makes of it, so that nothing jumps where the new frames begin.
 
     Raises:
@@ -156,7 +156,7 @@ class TextToVideo:
       raise UserError(f"the clip has {len(video)} frames; at least {per_latent} are needed")
     tail = video[len(video) - context * per_latent :]
     latents = self.encode(tail[None])
-    for turn in range(-(-frames // ((window - context) * per_latent))):
+    for turn in range(-(-added // ((window - context) * per_latent))):
       held = latents[:, -context:]
       made = self._latents(
         [prompt], [seed], settings, held=np.asarray(held), turn=turn
@@ -164,7 +164,7 @@ class TextToVideo:
       latents = np.concatenate([latents, jax.device_get(made)], axis=1)
     whole = dataclasses.replace(settings, frames=latents.shape[1] * per_latent)
     decoded = self.decode(latents, whole)[0]
-    before, after = decoded[: len(tail)], decoded[len(tail) : len(tail) + frames]
+    before, after = decoded[: len(tail)], decoded[len(tail) : len(tail) + added]
     fade = np.linspace(0, 1, per_latent + 1)[1:, None, None, None]
     mixed = video[-per_latent:] * (1 - fade) + before[-per_latent:] * fade
     return np.concatenate([video[:-per_latent], np.round(mixed).astype(np.uint8), after])

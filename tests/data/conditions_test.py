@@ -217,3 +217,9 @@ def test_a_route_for_another_number_of_classes_is_refused(listed):
   fields = {"kind": "class_id", "classes": 4, "route": [route] if listed else route}
   with pytest.raises(UserError, match="conditions.x has 4 classes, but its route takes 3"):
     conditions.routes({"x": fields})
+
+
+def test_a_route_for_other_channels_is_refused():
+  route = {"kind": "concat", "features": 16}
+  with pytest.raises(UserError, match="conditions.x has 16 channels and a mask, .* give 17"):
+    conditions.routes({"x": {"kind": "latent", "channels": 16, "route": route}})

@@ -241,29 +241,6 @@ def toy_recipe(config: DataConfig) -> toy.ToyRecipe:
   )
 
 
-@functools.lru_cache(maxsize=4)
-def scan_folder(config: DataConfig) -> Index:
-  """Scans the folder of clips of a config; logs rejected files with the reason.
-
-  If nothing is held out (few files, or by choice), the first clips count as validation too.
-  """
-  if not config.path:
-    raise UserError("data.path is empty; give the folder of your clips")
-  return clips.scan(
-    config.path, config.buckets(), windows=config.windows, holdout=config.holdout,
-    caption_required=config.caption_required,
-  ).shown()  # fmt: skip
-
-
-@functools.lru_cache(maxsize=4)
-def scan_images(config: DataConfig) -> Index:
-  """Scans the folder of still images of a config, as `scan_folder`."""
-  return clips.scan(
-    config.images, config.buckets("image"), kind="image", holdout=config.holdout,
-    caption_required=config.caption_required,
-  ).shown()  # fmt: skip
-
-
 def clip_feed(config: DataConfig) -> Feed:
   """The training stream of an autoencoder: image and video batches of raw clips.
 
