@@ -37,13 +37,13 @@ def from_config(config: Mapping[str, Any], **extra: Any) -> "Generator":
   Raises:
     UserError: a field that is unknown, a condition without a route or with two.
   """
-  fields = dict(config["model"])
-  more = conditions.routes(config.get("conditions", {}))
-  twice = sorted(more.keys() & fields["dit"].get("routes", {}).keys())
-  if twice:
-    raise UserError(f"condition {twice[0]!r} has a route in model.dit.routes and in conditions")
+  fields, more = config["model"], conditions.routes(config.get("conditions", {}))
   if more:
-    fields["dit"] = {**fields["dit"], "routes": {**fields["dit"].get("routes", {}), **more}}
+    dit = fields["dit"]
+    twice = sorted(more.keys() & dit["routes"].keys())
+    if twice:
+      raise UserError(f"condition {twice[0]!r} has a route in model.dit.routes and in conditions")
+    fields = {**fields, "dit": {**dit, "routes": {**dit["routes"], **more}}}
   return configs.build(Generator, fields, where="model", **extra)
 
 

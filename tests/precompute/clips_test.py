@@ -324,11 +324,11 @@ def test_latents_without_those_of_a_condition_are_refused_and_more_do_no_harm(da
   without = _run(data, tmp_path / "without")
   assert "latents" not in without
   assert _run(data, tmp_path / "without", conditions={"mask": Mask()}) == without
-  with pytest.raises(UserError, match="made with another latents; remove it"):
+  with pytest.raises(UserError, match="encoded with another latents; remove it"):
     _run(data, tmp_path / "without", conditions=conditions)
   metadata = _run(data, tmp_path / "with", conditions=conditions)
   assert _run(data, tmp_path / "with") == metadata
-  with pytest.raises(UserError, match="made with another latents; remove it"):
+  with pytest.raises(UserError, match="encoded with another latents; remove it"):
     _run(data, tmp_path / "with", conditions={"start": Latent(channels=3)})
 
 

@@ -31,8 +31,7 @@ from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.objectives.wave_autoencoding import WaveWeights
 from mg_jax.sampling.settings import Settings
 from mg_jax.sampling.sound_request import SoundSettings
-from mg_jax.stages import experiment
-from mg_jax.stages import table as stages
+from mg_jax.stages import experiment, text_to_video
 from mg_jax.stages.experiment import EvalConfig, Experiment
 from mg_jax.train import flops
 from mg_jax.train.loop import TrainConfig
@@ -67,8 +66,10 @@ def cached(tmp_path, monkeypatch):
   shape = configs.build(TAE, fields).latent_shape(4, 16, 16)
   encoded = []
 
-  def encode(data, model, params, folder, *, origin, step, text, batch, workdir):
-    del workdir
+  def encode(
+    data, model, params, folder, *, origin, step, text, conditions, batch, workdir
+  ):
+    del conditions, workdir
     for split, count in (("train", 6), ("validation", 3)):
       for kind in data.kinds:
         writer = RecordWriter(Path(folder) / split / kind / "4x16x16", shards=1, compress=False)
@@ -81,13 +82,13 @@ def cached(tmp_path, monkeypatch):
     (Path(folder) / "manifest.json").write_text(json.dumps({"metadata": metadata}))
     return metadata
 
-  monkeypatch.setattr(stages, "encode", encode)
+  monkeypatch.setattr(text_to_video, "encode", encode)
   model = configs.build(TAE, fields)
   clip = jax.ShapeDtypeStruct((2, 4, 16, 16, 3), np.uint8)
   shapes = experiment.abstract_params(Autoencoding(model), {"video": clip})
   role = Role(shapes["autoencoder"], {"model": fields}, 1, "digest")
-  for module in (stages, load):
-    monkeypatch.setattr(module, "load_role", lambda folder, name, step=None: role)
+  for module in (text_to_video, load):
+    monkeypatch.setattr(module, "load_role", lambda folder, name, step=None, **how: role)
   return encoded
 
 
@@ -295,7 +296,7 @@ def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
     ("discriminator", "groups", 3, "3 groups do not divide 8 channels"),
     ("discriminator", "dtype", "float33", "dtype 'float33'"),
     ("discriminator", "widht", 3, "discriminator has no field 'widht'"),
-    ("discriminator", "multipliers", [1, 2, 4, 8], "at least 24 pixels a side, not 16"),
+    ("discriminator", "multipliers", [1, 2, 4, 8], "at least 24 pixels per side, not 16"),
     ("optim", "critic", {}, "optimizers are for"),
     ("objective", "lpips_files", ["nowhere.safetensors"], "nowhere.safetensors"),
   ],
