@@ -40,21 +40,22 @@ def read(value: str | float) -> float | str:
 
 
 def parse(
-  value: float | int | str, names: Collection[str]
+  value: float | int | str, names: Collection[str] | None
 ) -> tuple[tuple[tuple[str, ...], float], ...]:
   """The scales of a setting, in the form that `chain` takes.
 
   Args:
     value: one scale for all conditions, or entries "NAMES:SCALE" separated by commas, each with one
       or several names joined by "+", such as "first:1.5,text+byt5:7.5".
-    names: conditions that may be guided.
+    names: conditions that may be guided; None for any, to check the form of a value.
 
   Raises:
     UserError: an entry of another form, an unknown or repeated name, a scale that is negative or
       not finite.
   """
   if not isinstance(value, str):
-    entries = [("+".join(names), value)] if names else []
+    every = ("all",) if names is None else tuple(names)
+    entries = [("+".join(every), value)] if every else []
   else:
     entries = [entry.partition(":")[::2] for entry in value.split(",")]
   scales = []
@@ -67,7 +68,7 @@ def parse(
       raise UserError(
         f"guidance is {value}; give a number of at least 0, or NAME:SCALE,NAME+NAME:SCALE"
       )
-    unknown = sorted(set(entry.split("+")) - set(names))
+    unknown = [] if names is None else sorted(set(entry.split("+")) - set(names))
     if unknown:
       raise UserError(f"guidance names {unknown[0]!r}; this model has {', '.join(sorted(names))}")
     scales.append((tuple(entry.split("+")), number))

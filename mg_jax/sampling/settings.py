@@ -40,8 +40,7 @@ class Settings:
         raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
     if not 0.5 <= self.fps <= 1000:
       raise UserError(f"fps is {self.fps}; choose a frame rate between 0.5 and 1000.")
-    if not isinstance(self.guidance, str):
-      cfg.parse(self.guidance, ("text",))
+    cfg.parse(self.guidance, None)
     if self.method not in ("euler", "midpoint"):
       raise UserError(f'method is "{self.method}"; set it to "euler" or "midpoint".')
     self.times()

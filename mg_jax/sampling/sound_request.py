@@ -48,8 +48,7 @@ class SoundSettings:
     for name in ("steps", "candidates"):
       if getattr(self, name) < 1:
         raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-    if not isinstance(self.guidance, str):
-      cfg.parse(self.guidance, ("all",))
+    cfg.parse(self.guidance, None)
     if not 0 < self.window_s <= 3600:
       raise UserError(f"window_s is {self.window_s}; choose a time above 0, at most 3600 s.")
     if self.hop_s is not None and not 0 < self.hop_s <= self.window_s:

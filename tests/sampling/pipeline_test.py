@@ -171,6 +171,8 @@ def test_network_runs_every_branch_in_one_call():
   ({"steps": 0}, "steps"),
   ({"fps": 0.0}, "fps"),
   ({"guidance": float("nan")}, "guidance"),
+  ({"guidance": "high"}, "guidance is high; give a number"),
+  ({"guidance": "sound:2"}, "guidance names 'sound'; this model has text"),
   ({"schedule": "cosine"}, "schedule"),
   ({"method": "dopri5"}, "midpoint"),
   ({"size": 3}, "no setting size"),

@@ -56,7 +56,7 @@ SECTIONS = {
     "sampling": SoundSettings,
   },
 }  # fmt: skip
-FREE = {"dtype"}  # annotated as Any, with a check of its own
+FREE = {"dtype", "guidance"}  # of several types, with checks of their own
 
 
 @pytest.fixture
