@@ -110,7 +110,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     ("most lost", "none of 2 videos is usable"),
     ("random", "none of 2 videos is usable"),
     ("sound", "has no video stream"),
-    ("short", "0.25 s fit no bucket"),
+    ("short", "0.25 s fits no bucket"),
     ("no caption", "a.mp4 has no caption; write it to a.txt"),
     ("bad captions", "captions.jsonl line 1 is not"),
   ],

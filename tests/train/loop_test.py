@@ -300,7 +300,7 @@ def test_a_workdir_that_cannot_be_used_is_refused_before_anything_is_traced(toy,
       raise AssertionError("traced")
 
   (tmp_path / "file").write_text("")
-  for workdir, what in ((tmp_path / "no/run", "is no folder"), (tmp_path / "file", "cannot be")):
+  for workdir, what in ((tmp_path / "no/run", "is not a folder"), (tmp_path / "file", "cannot be")):
     with pytest.raises(UserError, match=what):
       _train(toy, workdir, objective=Untouched())
   _train(toy, tmp_path / "toy", dataclasses.replace(_CONFIG, steps=1))

@@ -55,10 +55,10 @@ def test_a_run_goes_on_with_another_batch_at_the_next_whole_block(toy, tmp_path,
   fresh = later.feed.stream(threads=0)
   expected = [next(fresh)["index"].tolist() for _ in range(4)]
   assert later.drawn[:2] == expected[2:]
-  assert "was 8 and is 16: the data go on at element 32, 8 are skipped" in caplog.text
+  assert "was 8 and is 16: the data continue at element 32, 8 are skipped" in caplog.text
   # On another mesh, and from there with the old batch again.
   assert _run(toy, tmp_path / "run", _Noted(8), steps=6, mesh=(2, 2, 1, 1)).step == 6
-  assert "was 16 and is 8: the data go on at element 64, 0 are skipped" in caplog.text
+  assert "was 16 and is 8: the data continue at element 64, 0 are skipped" in caplog.text
 
 
 def test_samples_are_counted_by_the_batches_that_there_were(toy, tmp_path):

@@ -127,7 +127,7 @@ def test_what_is_no_file_is_rejected_by_name_and_reported(medium, tmp_path, capl
   assert reasons.pop("empty") in ("empty", "unreadable")
   assert reasons == {"link": "missing", "pipe": "unreadable"}
   assert "a dangling link" in index.rejected[1].detail
-  assert f"link{made.ending} is not used: missing (it is a link" in caplog.text
+  assert f"link{made.ending} is not used: missing (it is a dangling link" in caplog.text
   write_report(report, [index])
   rows = [json.loads(line) for line in report.read_text().splitlines()]
   assert [row.pop("folder") for row in rows] == 3 * [str(made.root)]

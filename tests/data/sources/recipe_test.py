@@ -259,7 +259,7 @@ def test_the_report_holds_both_folders(folder, images, tmp_path):
 
 
 def test_paper_durations_bucket_a_folder_and_name_what_fits_none(folder):
-  with pytest.raises(UserError, match="2.00 s fit no bucket"):
+  with pytest.raises(UserError, match="2.00 s fits no bucket"):
     recipe.open_sources(_folder(folder, durations="paper"), "train")
   with pytest.raises(UserError, match="data.path is empty"):
     recipe.open_sources(_folder(""), "train")

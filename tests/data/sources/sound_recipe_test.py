@@ -63,7 +63,7 @@ def test_longer_sounds_are_heard_more_often(config):
 
 def test_where_nothing_is_held_out_evaluations_hear_the_training_data(config, caplog):
   source = sound_recipe.open_source(config(holdout="none"), "validation")
-  assert len(source) == 20 and "hear what is trained on" in caplog.text
+  assert len(source) == 20 and "hear training data" in caplog.text
 
 
 def test_rejected_files_are_told(config, tmp_path, caplog):

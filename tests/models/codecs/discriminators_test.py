@@ -84,5 +84,5 @@ def test_parameters_have_names_that_shard():
 
 
 def test_frames_that_are_too_small_are_refused():
-  with pytest.raises(UserError, match="at least 12 pixels a side, not 8"):
+  with pytest.raises(UserError, match="at least 12 pixels per side, not 8"):
     run(video_of(1, size=8))

@@ -79,7 +79,7 @@ def test_it_has_a_gradient_and_images_of_one_colour_a_finite_one(lpips):
 
 
 def test_small_images_are_refused(lpips):
-  with pytest.raises(UserError, match="at least 16 pixels a side, not 8"):
+  with pytest.raises(UserError, match="at least 16 pixels per side, not 8"):
     lpips(image(0, 8), image(1, 8))
 
 
@@ -102,7 +102,7 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
     perceptual.load([trunk, tmp_path / "nowhere.safetensors"])
   arrays = made_up()[1]
   for name, change, words in (
-    ("lin2.model.1.weight", lambda a: -a, "lin2.model.1.weight is negative"),
+    ("lin2.model.1.weight", lambda a: -a, "lin2.model.1.weight has negative values"),
     ("lin1.model.1.weight", lambda a: a[:, :5], "lin1.model.1.weight has shape"),
     ("lin4.model.1.weight", lambda a: a * np.nan, "not finite"),
   ):

@@ -131,7 +131,7 @@ def test_copies_of_the_embedding_must_be_copies(tmp_path):
   published.convert(write(tmp_path / "a", T5, arrays | copy | rest), tmp_path / "ours", "t5")
   copy["encoder.embed_tokens.weight"] = copy["encoder.embed_tokens.weight"] + 1
   write(tmp_path / "a", T5, arrays | copy)
-  with pytest.raises(UserError, match="embed_tokens.weight that is no copy of shared.weight"):
+  with pytest.raises(UserError, match="embed_tokens.weight that is not a copy of shared.weight"):
     published.convert(tmp_path / "a", tmp_path / "none", "t5")
 
 
@@ -342,7 +342,7 @@ def test_weights_of_any_floating_point_type_are_read(tmp_path, name, dtype):
 def test_weights_that_are_no_real_numbers_are_named(tmp_path, dtype):
   arrays = arrays_of("t5", T5)
   arrays["shared.weight"] = arrays["shared.weight"].astype(dtype)
-  message = f"shared.weight holds {np.dtype(dtype).name} values"
+  message = f"shared.weight has {np.dtype(dtype).name} values"
   with pytest.raises(UserError, match=message):
     published.convert(write(tmp_path / "a", T5, arrays), tmp_path / "ours", "t5")
 
