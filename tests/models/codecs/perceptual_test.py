@@ -94,7 +94,7 @@ def test_published_names_give_kernels_and_heads(files):
 
 def test_files_that_do_not_fit_are_refused(files, tmp_path):
   trunk, heads = files
-  with pytest.raises(UserError, match="hold no lin0.model.1.weight"):
+  with pytest.raises(UserError, match="have no lin0.model.1.weight"):
     perceptual.load([trunk])
   with pytest.raises(UserError, match="hold no features.0.weight"):
     perceptual.load([heads])
