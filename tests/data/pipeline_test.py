@@ -254,7 +254,7 @@ def test_an_error_names_the_record_and_never_ends_the_stream_silently(threads):
   stream = feed(entries=entries).stream(threads=threads)
   with pytest.raises(RuntimeError, match="'clips', record 13: unreadable"):
     take(stream, 5)
-  with pytest.raises(RuntimeError, match="failed before"):
+  with pytest.raises(RuntimeError, match="stream has failed"):
     next(stream)
   stream.set_state({"global_next_index": 5 * BATCH})
   assert next(stream)["x"].shape == (BATCH, 1)
@@ -289,7 +289,7 @@ def test_impossible_recipes_are_refused(changes, word):
 
 
 def test_batch_must_divide_over_processes():
-  with pytest.raises(UserError, match="8 does not divide over 3"):
+  with pytest.raises(UserError, match="8 is not divisible by 3"):
     feed().stream(process_count=3)
 
 
