@@ -96,7 +96,7 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
   trunk, heads = files
   with pytest.raises(UserError, match="have no lin0.model.1.weight"):
     perceptual.load([trunk])
-  with pytest.raises(UserError, match="hold no features.0.weight"):
+  with pytest.raises(UserError, match="have no features.0.weight"):
     perceptual.load([heads])
   with pytest.raises(UserError, match="nowhere"):
     perceptual.load([trunk, tmp_path / "nowhere.safetensors"])
