@@ -73,10 +73,6 @@ def test_frozen_streams_become_features_and_the_trained_one_stays_ids(streams):
   t5, params = published.load(streams.readers["ul2"].config.encoder)
   want = t5.apply({"params": params}, tokens["ul2"]["ids"], tokens["ul2"]["mask"])
   np.testing.assert_allclose(out["ul2"]["features"], want, atol=1e-6)
-  shapes = streams.abstract(2, _routes(ul2=8, metaclip=6, own=5))
-  same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, shapes,
-                      {name: out[name] for name in shapes})  # fmt: skip
-  assert all(jax.tree.leaves(same))
 
 
 def test_streams_of_which_no_encoder_is_loaded_pass_through(streams):
