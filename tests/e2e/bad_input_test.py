@@ -106,7 +106,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     ("empty", "has no video"),
     ("no folder", "cannot be read (Not a directory)"),
     ("no bytes", "none of 2 videos is usable, the first being a.mp4 (the file is empty)"),
-    ("half", "records cannot be read, the last one"),
+    ("half", "none of 2 videos is usable, the first being a.mp4 (it ends after 1.00 s of 2.00 s)"),
     ("most lost", "none of 2 videos is usable"),
     ("random", "none of 2 videos is usable"),
     ("sound", "has no video stream"),

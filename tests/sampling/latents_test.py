@@ -73,7 +73,7 @@ def test_size_rate_and_time_are_as_asked(tmp_path, caplog):
     autoencoder(), tmp_path / "in.mp4", tmp_path / "latents", size=20, fps=5, seconds=2.0
   )
   [notice] = caplog.messages
-  assert frames == 10 and "scaled" in notice and "cut" in notice
+  assert frames == 10 and "scaled" in notice and "cropped" in notice
   metadata = RecordSource(tmp_path / "latents").metadata
   assert (metadata["height"], metadata["width"]) == (16, 24)
   assert decode_latents(autoencoder(), tmp_path / "latents", tmp_path / "out.mp4") == 10
