@@ -22,5 +22,6 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key, UInt8
 
 PyTree = Any
+DTYPES = ("float32", "bfloat16", "float16")  # of models, by name
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "PyTree", "UInt8"]
+__all__ = ["DTYPES", "Array", "Bool", "Float", "Int", "Key", "PyTree", "UInt8"]

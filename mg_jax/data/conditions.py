@@ -298,7 +298,6 @@ class Mask:
     return np.zeros(grid, bool)
 
 
-Kind = Literal["image", "latent", "class_id", "mask"]
 KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
 
 

@@ -27,7 +27,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import use_mesh
 from mg_jax.core.sharding import placed, replicate, unbox
 from mg_jax.core.tree import fingerprint, flatten_paths
-from mg_jax.core.typing import PyTree
+from mg_jax.core.typing import DTYPES, PyTree
 from mg_jax.data import conditions
 from mg_jax.data.records import MANIFEST
 from mg_jax.models.codecs.chunking import ChunkedCodec
@@ -42,8 +42,6 @@ from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
 from mg_jax.train.runs import Role, load_role
 from mg_jax.train.workdir import latents_folder, resolve
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_text_to_video(

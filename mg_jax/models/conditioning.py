@@ -61,6 +61,7 @@ class Route:
       raise UserError(f"a {self.kind} route needs exactly one of features and classes")
 
 
+KNOWN = "known"  # the clean route of latents that training draws and samplers hold
 KINDS = ("modulate", "cross", "concat", "add", "clean")
 Table = dict[str, tuple[Route, ...]]
 

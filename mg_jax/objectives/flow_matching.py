@@ -23,9 +23,9 @@ from mg_jax.core.sharding import shard
 from mg_jax.core.typing import Array
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
+from mg_jax.models.conditioning import KNOWN
 
 JOINT = "joint"
-KNOWN = "known"  # the clean mask that training draws
 
 
 @dataclasses.dataclass(frozen=True)

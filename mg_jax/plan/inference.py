@@ -56,7 +56,10 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   settings = configs.build(Settings, {**section(config, "sampling"), **size}, where="sampling")
   clip, dit = (settings.frames, settings.height, settings.width), config["model"]["dit"]
   model = from_config(config)
-  branches = cfg.chain((tuple(config["text"]), float(settings.guidance)))
+  text = tuple(config["text"])
+  branches = cfg.branches(
+    settings.guidance, (*text, *config.get("conditions", {})), default=text
+  )
   latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
   rows, tokens = len(branches), latent_tokens(dit, latent[:3])
   check_divides(mesh, rows=rows, tokens=tokens, heads=dit["heads"], what="branches of guidance")

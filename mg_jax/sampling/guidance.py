@@ -76,27 +76,47 @@ def parse(
   return tuple(scales)
 
 
+def branches(
+  value: float | int | str, names: Collection[str], *, default: Collection[str] | None = None,
+  whole: bool = False,
+) -> tuple[Branch, ...]:
+  """The branches of a setting, as `parse` reads it; conditions without a scale are kept in all.
+
+  Args:
+    value: of the setting.
+    names: all conditions of the model.
+    default: those that a single number guides; all by default.
+    whole: as for `chain`.
+  """
+  guided = names if isinstance(value, str) or default is None else default
+  scales = parse(value, guided)
+  named = {name for entry, _ in scales for name in entry}
+  return chain(*scales, kept=set(names) - named, whole=whole)
+
+
 def chain(
-  *scales: tuple[str | Collection[str], float | int], whole: bool = False
+  *scales: tuple[str | Collection[str], float | int], kept: Collection[str] = (),
+  whole: bool = False,
 ) -> tuple[Branch, ...]:
   """Branches that switch conditions on one after the other, each step with its own scale.
 
   With u_k the velocity under the first k entries, u = u_0 + sum_k s_k (u_k - u_{k-1}). One entry is
   plain guidance; ("video", 1.5), ("text", 7.5) is the two-scale form of instruction editing; an
   entry may name several conditions that share a scale. The weights sum to 1. Branches of weight 0
-  are left out, unless `whole`, so scale 1 costs one branch, and scale 0 keeps no condition at all.
+  are left out, unless `whole`, so scale 1 costs one branch, and scale 0 keeps none of the entries.
+  Every branch keeps the conditions in `kept` too.
 
   Raises:
     UserError: when a condition appears twice.
   """
-  kept: frozenset[str] = frozenset()
+  always = kept = frozenset(kept)
   steps = []
   for names, scale in scales:
     names = frozenset([names] if isinstance(names, str) else names)
     if names & kept:
       raise UserError(f"guidance names {sorted(names & kept)} twice; give each condition one scale")
     steps.append((kept := kept | names, float(scale)))
-  sets = [frozenset(), *(names for names, _ in steps)]
+  sets = [always, *(names for names, _ in steps)]
   bounds = [1.0, *(scale for _, scale in steps), 0.0]
   branches = [
     Branch(upper - lower, names)
@@ -110,7 +130,6 @@ def expand(
   branches: Sequence[Branch],
   *,
   keep_only: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]],
-  always: Collection[str] = (),
 ) -> dict[str, Any]:
   """Conditions of n branches times B rows, the branches of a sample next to each other.
 
@@ -120,7 +139,6 @@ def expand(
     cond: conditions by name, batch first.
     branches: at least one.
     keep_only: (cond, names) -> cond with every other condition at its null.
-    always: conditions that every branch keeps.
 
   Raises:
     UserError: no branches.
@@ -131,8 +149,7 @@ def expand(
   def interleave(*leaves: Array) -> Array:
     return jnp.stack(leaves, axis=1).reshape((-1,) + leaves[0].shape[1:])
 
-  kept = (branch.keep | set(always) for branch in branches)
-  return jax.tree.map(interleave, *(keep_only(cond, names) for names in kept))
+  return jax.tree.map(interleave, *(keep_only(cond, branch.keep) for branch in branches))
 
 
 def guided(

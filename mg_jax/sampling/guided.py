@@ -9,12 +9,11 @@ import jax.numpy as jnp
 
 from mg_jax.core.typing import Array, PyTree
 from mg_jax.models import conditioning
+from mg_jax.models.conditioning import KNOWN
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import sampler
 from mg_jax.sampling.sampler import Known
-
-KNOWN = "known"  # the route that marks clean latents
 
 
 def sample_latents(
@@ -27,7 +26,7 @@ def sample_latents(
   Args:
     model: the generator.
     text: its streams; frozen encoders read a prompt once, before it is laid out in branches.
-    branches: of guidance; conditions that none of them names are kept in all.
+    branches: of guidance.
     params, text_params: of the generator and of the frozen encoders.
     cond: conditions by name, (B, ...).
     noise: (B, t, h, w, C).
@@ -41,8 +40,7 @@ def sample_latents(
   cond = text.encode(text_params, cond)
   if known is not None and KNOWN in routes:
     cond = {**cond, KNOWN: jnp.broadcast_to(known.mask, noise.shape[:-1])}
-  guided = set(text.readers).union(*(branch.keep for branch in branches))
-  cond = cfg.expand(cond, branches, keep_only=keep_only, always=cond.keys() - guided)
+  cond = cfg.expand(cond, branches, keep_only=keep_only)
   cond = model.apply(variables, cond, method="encode")
   velocity = cfg.guided(
     lambda x, t_B, c: model.apply(variables, x, t_B, c), branches, weights=weights

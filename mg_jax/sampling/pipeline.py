@@ -32,10 +32,11 @@ from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.conditions import Condition, Latent
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
+from mg_jax.models.conditioning import KNOWN
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
-from mg_jax.sampling.guided import KNOWN, sample_latents
+from mg_jax.sampling.guided import sample_latents
 from mg_jax.sampling.sampler import Known
 from mg_jax.sampling.settings import Settings
 
@@ -277,31 +278,32 @@ class TextToVideo:
     Raises:
       UserError: latents that are not finite.
     """
-    if not np.isfinite(whole(jnp.sum(latents))):
-      raise UserError("the model produced values that are not finite; try another checkpoint.")
     if self.tiling.cuts(settings.frames, settings.height, settings.width):
-      return self._decode_tiles(whole(latents) * self.std + self.mean, settings)
+      host = whole(latents)
+      _check_finite(np.isfinite(host))
+      return self._decode_tiles(host * self.std + self.mean, settings)
     with self._on_mesh():
-      return whole(
-        self._decoder(settings.frames)(self.autoencoder_params, self.mean, self.std, latents)
-      )
+      decoder = self._decoder(settings.frames)
+      video, finite = decoder(self.autoencoder_params, self.mean, self.std, latents)
+      _check_finite(whole(finite))
+      return whole(video)
 
   def _decoder(self, frames: int) -> Any:
     """Decodes a clip for each device at a time: that takes far more memory than sampling."""
     ways = batch_axes(self.mesh) if self.mesh else 1
 
     def decode(params, mean, std, latents):
-      def some(x: Array) -> Array:
+      def some(x: Array) -> tuple[Array, Array]:
         video = self.autoencoder.apply(
           {"params": params}, x * std + mean, frames=frames, method="decode"
         )
-        return to_uint8(video)
+        return to_uint8(video), jnp.isfinite(video).all()
 
       rows = ways if len(latents) % ways == 0 else 1
       # Row b of a batch is held by device b * ways // B.
       grouped = latents.reshape(rows, -1, *latents.shape[1:]).swapaxes(0, 1)
-      video = jax.lax.map(some, grouped).swapaxes(0, 1)
-      return video.reshape(-1, *video.shape[2:])
+      video, finite = jax.lax.map(some, grouped)
+      return video.swapaxes(0, 1).reshape(-1, *video.shape[2:]), finite
 
     key = "decode", frames
     return self._compiled.setdefault(key, jax.jit(decode))
@@ -321,10 +323,8 @@ class TextToVideo:
     return video
 
   def _branches(self, settings: Settings) -> tuple[cfg.Branch, ...]:
-    guided = (*self.text.readers, *self.conditions)
-    if not isinstance(settings.guidance, str):
-      guided = tuple(self.text.readers)
-    return cfg.chain(*cfg.parse(settings.guidance, guided))
+    text = tuple(self.text.readers)
+    return cfg.branches(settings.guidance, (*text, *self.conditions), default=text)
 
   def _weights(self, settings: Settings) -> np.ndarray:
     return np.array([branch.weight for branch in self._branches(settings)], np.float32)
@@ -374,6 +374,11 @@ class TextToVideo:
     return jax.tree.map(
       lambda a: jax.make_array_from_callback(a.shape, place, lambda index: a[index]), batch
     )
+
+
+def _check_finite(finite: np.ndarray) -> None:
+  if not finite.all():
+    raise UserError("the model produced values that are not finite; try another checkpoint.")
 
 
 def _noise_key(seed: Array, turn: Array) -> Array:

@@ -144,7 +144,7 @@ class Soundtrack:
       return latents, self._scores(params, cond_J, latents, known, windows, seed)
 
     keeps = tuple(branch.keep for branch in self._branches(settings))
-    key = ("whole", noise.shape[1], window, len(starts_J), settings.method, rising,
+    key = ("whole", length, window, tuple(starts_J), settings.method, rising,
            settings.window_shape, keeps)  # fmt: skip
     compiled = self._compiled.setdefault(key, jax.jit(run))
     count = len(noise)
@@ -193,7 +193,7 @@ class Soundtrack:
       (length, 1, 1), window=(window, 1, 1), hop=(self._hop(settings, window), 1, 1)
     )
     whole = self._compiled.setdefault(
-      ("score", length, window, len(windows)),
+      ("score", length, window, tuple(starts_J)),
       jax.jit(lambda *args: self._scores(*args[:4], windows, args[4])),
     )
     return latents, whole(self.params, cond_J, latents, known, seed)
@@ -344,8 +344,7 @@ class Soundtrack:
     return jnp.asarray(scores)
 
   def _branches(self, settings: SoundSettings) -> tuple[cfg.Branch, ...]:
-    names = tuple(self.model.routes())
-    return cfg.chain(*cfg.parse(settings.guidance, names), whole=True)
+    return cfg.branches(settings.guidance, tuple(self.model.routes()), whole=True)
 
   def _apply(self, params, x: Array, t_B: Array, cond: dict[str, Any]) -> Array:
     return self.model.apply({"params": params}, x, t_B, cond)

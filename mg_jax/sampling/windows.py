@@ -8,7 +8,6 @@ the paper's audio extension the first segment is a hop long and the last one wha
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -111,8 +110,3 @@ class Windows:
         out_BTHWC, held + weight[..., None] * parts[:, i], begin
       )
     return out_BTHWC
-
-  @property
-  def positions(self) -> int:
-    """Positions of one window."""
-    return math.prod(self.size)

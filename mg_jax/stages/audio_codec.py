@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from mg_jax.core.errors import UserError
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import sound_recipe
-from mg_jax.inference.load import load_codec
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.wave_critics import WaveCritics
 from mg_jax.objectives.wave_autoencoding import WaveAutoencoding, WaveWeights
@@ -69,6 +68,3 @@ class AudioCodec:
 
   def encode(self, config, data, evals, workdir):
     raise nothing_to_encode(config)
-
-  def load(self, workdir, *, step=None, **how):
-    return load_codec(workdir, step=step, **how)

@@ -1,6 +1,6 @@
 """What a stage is: everything that one kind of training consists of, in one object.
 
-Training, planning, precomputation and sampling ask the object; nothing else knows the stages.
+Training, plans and precomputation ask the object; a run is loaded by `inference`.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
+from mg_jax.core.typing import DTYPES
 from mg_jax.data.pipeline import Feed
-from mg_jax.inference.load import DTYPES
 from mg_jax.objectives.base import Batch, Objective
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.loop import Hook
@@ -94,10 +94,6 @@ class Stage(Protocol):
     """Computes what it learns from; returns its folder, and the manifest's metadata."""
     ...
 
-  def load(self, workdir: str, *, step: int | None = None, **how: Any) -> Any:
-    """A trained run, ready to sample or to code with."""
-    ...
-
 
 def section(config: Mapping[str, Any], name: str) -> Any:
   """A part of the config. Raises UserError where there is none."""
@@ -121,19 +117,19 @@ def evaluation(
 
 
 def check_model(objective: Objective, batch: Any) -> dict[str, Any]:
-  """Shapes of its parameters. Hyperparameters that make no network raise many kinds of errors.
+  """Shapes of the parameters of an objective.
 
   Raises:
-    UserError: in their place.
+    UserError: on invalid hyperparameters, which raise many kinds of errors in the modules.
   """
   try:
     params = abstract_params(objective, batch)
   except (ArithmeticError, AssertionError, IndexError, TypeError, ValueError) as e:
     first = next(iter(str(e).splitlines()), "")
-    raise UserError(f"config model makes no network ({type(e).__name__}: {first})") from e
+    raise UserError(f"config model is not a valid network ({type(e).__name__}: {first})") from e
   for path, leaf in flatten_paths(params).items():
     if not math.prod(leaf.shape):
-      raise UserError(f"config model makes no network ({path} is of shape {leaf.shape})")
+      raise UserError(f"config model is not a valid network ({path} has shape {leaf.shape})")
   return params
 
 

@@ -6,7 +6,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mg_jax.core.errors import UserError
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
 from mg_jax.data.text.readers import TextConfig
@@ -73,10 +72,3 @@ class ContrastiveStage:
 
   def encode(self, config, data, evals, workdir):
     raise nothing_to_encode(config)
-
-  def load(self, workdir, *, step=None, **how):
-    del step, how
-    raise UserError(
-      f"{workdir} is a run of a CLIP, which generates nothing; launch/convert.py --kind=run writes "
-      "its weights"
-    )

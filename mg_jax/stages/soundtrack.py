@@ -14,7 +14,6 @@ from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.transforms import LatentRow
 from mg_jax.inference.load import load_codec
-from mg_jax.inference.load_sound import load_soundtrack
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.encoders.streams import Streams
@@ -32,7 +31,7 @@ from mg_jax.stages.base import (
   section,
 )
 from mg_jax.stages.live_text import live_text
-from mg_jax.train.runs import load_role
+from mg_jax.train.runs import pick_step
 from mg_jax.train.workdir import latents_folder
 
 
@@ -97,9 +96,6 @@ class SoundtrackStage:
       workdir=workdir,
     )  # fmt: skip
 
-  def load(self, workdir, *, step=None, **how):
-    return load_soundtrack(workdir, step=step, **how)
-
 
 def _conditions(
   config: Mapping[str, Any], data: SoundtrackConfig, *, rate: float, text: Streams | None = None
@@ -142,5 +138,5 @@ def trained_codec(config: Mapping[str, Any], workdir: str) -> tuple[ChunkedCodec
     )
   origin = config["codec"]
   step = pinned_step(latents_folder(config, workdir), origin, name="codec")
-  step = load_role(origin, "autoencoder", step=step).step
+  step = pick_step(origin, step)
   return load_codec(origin, step=step), step

@@ -14,7 +14,6 @@ from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
 from mg_jax.data.transforms import LatentRow
-from mg_jax.inference.load import load_text_to_video
 from mg_jax.models import patches
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.generator import from_config
@@ -92,9 +91,6 @@ class TextToVideoStage:
     made_by = trained_autoencoder(config, workdir)
     conditions = open_conditions(config, text)
     return _encode(config, workdir, data, evals, text, conditions, *made_by)
-
-  def load(self, workdir, *, step=None, **how):
-    return load_text_to_video(workdir, step=step, **how)
 
 
 def largest_clip(data: recipe.DataConfig, kind: Kind = "video") -> tuple[int, int, int]:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
 from mg_jax.data.transforms import VideoRow
-from mg_jax.inference.load import load_autoencoder
 from mg_jax.models.codecs import perceptual
 from mg_jax.models.codecs.discriminators import PatchDiscriminator
 from mg_jax.models.codecs.tae import TAE
@@ -71,9 +70,6 @@ class VideoCodec:
 
   def encode(self, config, data, evals, workdir):
     raise nothing_to_encode(config)
-
-  def load(self, workdir, *, step=None, **how):
-    return load_autoencoder(workdir, step=step, **how)
 
 
 def held_out_clips(data: recipe.DataConfig, evals: EvalConfig) -> Batches:

@@ -103,6 +103,15 @@ def load_params(
   return nest(found)
 
 
+def pick_step(workdir: str | os.PathLike[str], step: int | None = None) -> int:
+  """A step of a run, by default the newest. Raises UserError as `load_role`."""
+  reader = Checkpointer(resolve(workdir), read_only=True)
+  try:
+    return reader.pick(step)
+  finally:
+    reader.close()
+
+
 def stage_of(workdir: str | os.PathLike[str], *, step: int | None = None) -> str:
   """The stage of a run, from its config. Raises UserError as `load_role`."""
   return saved_config(workdir, step=step).get("stage", "")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.sampling.guidance import Branch, chain, expand, guided, parse
+from mg_jax.sampling.guidance import Branch, branches, chain, expand, guided, parse
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(3, 2, 2, 2, 4)), jnp.float32)
@@ -89,8 +89,8 @@ def test_misuse_is_a_user_error():
 
 
 def test_a_condition_without_a_scale_is_kept_in_every_branch():
-  field, branches = Field(), chain(("text", 7.5))
-  v = guided(field, branches)(X, T, expand(COND, branches, keep_only=_keep, always=("video",)))
+  field = Field()
+  v = _guide(field, branches("text:7.5", ("text", "video")))
   video, both = (field(X, T, _keep(COND, names)) for names in (("video",), COND))
   np.testing.assert_allclose(v, video + 7.5 * (both - video), atol=1e-5)
 

@@ -253,11 +253,11 @@ def test_heads_that_the_mesh_cannot_split_are_told_before_clips_are_encoded(tmp_
   "changes, words",
   [
     ({"groups": 3}, "3 groups do not divide 4 channels"),
-    ({"channels": 0}, "config model makes no network"),
-    ({"multipliers": []}, "config model makes no network"),
+    ({"channels": 0}, "config model is not a valid network"),
+    ({"multipliers": []}, "config model is not a valid network"),
     ({"patch": [4, 4]}, "config model.patch is"),
     ({"patch": [4, 5, 4]}, "multiples of 5 and 4"),
-    ({"latent": 0}, "config model makes no network"),
+    ({"latent": 0}, "config model is not a valid network"),
   ],
 )
 def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
