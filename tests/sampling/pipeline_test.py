@@ -195,6 +195,16 @@ def test_broken_weights_are_reported():
     _pipeline(params=broken)(["a"], seeds=[0])
 
 
+class Broken(Blocks):
+  def decode(self, latent, *, frames):
+    return super().decode(latent, frames=frames) * jnp.nan
+
+
+def test_a_broken_autoencoder_is_reported():
+  with pytest.raises(UserError, match="not finite"):
+    _pipeline(autoencoder=Broken())(["a"], seeds=[0])
+
+
 class TiledBlocks(Blocks):
   factors = (8, 8, 8)
   latent = 3

@@ -106,6 +106,24 @@ def test_every_window_may_have_its_caption(pipeline):
 
 
 @pytest.mark.parametrize("form", ["multidiffusion", "autoregressive"])
+def test_another_hop_is_another_layout_of_as_many_windows(pipeline, form):
+  hops = 0.8, 0.72
+  assert len({len(pipeline.spans(2.3, hop_s=hop)) for hop in hops}) == 1
+  waves = [pipeline(Request(2.3), hop_s=hop, long_form=form).wave for hop in hops]
+  fresh = dataclasses.replace(pipeline)(Request(2.3), hop_s=hops[1], long_form=form).wave
+  np.testing.assert_array_equal(waves[1], fresh)
+  assert np.abs(waves[0] - waves[1]).max() > 1e-6
+
+
+def test_a_condition_without_a_scale_of_its_own_still_counts(pipeline):
+  seen, blind = (
+    pipeline(Request(0.8, captions=("rain",), video=video), guidance="text:3").wave
+    for video in (frames, None)
+  )
+  assert np.abs(seen - blind).max() > 1e-5
+
+
+@pytest.mark.parametrize("form", ["multidiffusion", "autoregressive"])
 def test_the_scorer_chooses(pipeline, form):
   best = 2
 
