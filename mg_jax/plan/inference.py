@@ -91,7 +91,7 @@ def sampling(config: Mapping[str, Any], mesh: Mesh, size: Mapping[str, int]) -> 
   formula = 2 * blocks * tokens + 4 * dit["layers"] * dit["width"] * tokens**2
   return Program(
     lower=lambda: _lower(step, mesh, args, donate=1),
-    held={"params": device_bytes(params), "optimizer": 0, "ema": 0, "batch": row_bytes(cond, mesh)},
+    held={"params": device_bytes(params), "optimizer": 0, "ema": 0, "batch": device_bytes(cond)},
     clip=clip, rows=rows, tokens=tokens, calls=settings.steps, parameters=count_params(params),
     block_parameters=blocks, model_flops=count, hardware_flops=count,
     formula_flops=float(evaluations * formula),
