@@ -19,7 +19,7 @@ def test_timestep_embedding_is_cosines_then_sines():
 
 
 def test_timestep_embedding_refuses_odd_sizes():
-  with pytest.raises(ValueError, match="odd"):
+  with pytest.raises(ValueError, match="even features"):
     timestep_embedding(jnp.zeros((1,)), 7)
 
 

@@ -114,7 +114,7 @@ def test_signs_may_have_sound():
   [
     ({"ambiences": ("thunder",)}, "thunder"),
     ({"ambiences": ()}, "empty"),
-    ({"music": 1.5}, "share"),
+    ({"music": 1.5}, "fraction from 0 to 1"),
     ({"quality": (0.0, 5.0)}, "1 to 10"),
   ],
 )
