@@ -41,6 +41,8 @@ _FLAGS = (
                       "as saved."),
   flags.DEFINE_bool("overwrite", False, "Replace outputs that exist already."),
   flags.DEFINE_string("first_frame", None, "Image that a clip starts from."),
+  flags.DEFINE_multi_string("condition", [], "NAME=VALUE of another condition of the model: the "
+                            "number of a class, an image or .npy file. May be repeated."),
   flags.DEFINE_string("video", None, "Video that gets a soundtrack, its picture copied; or that is "
                       "continued, with --task=video --extend."),
   flags.DEFINE_string("sound", None, "Sound to extend or fill; default that of the video."),

@@ -16,6 +16,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import parse_mesh
+from mg_jax.data.condition_section import given as given_conditions
 from mg_jax.data.media import stills
 from mg_jax.data.media import video as videos
 from mg_jax.inference.load import load_text_to_video
@@ -36,6 +37,7 @@ def generate(
   seed: int = 0,
   image: bool = False,
   first_frame: str | None = None,
+  condition: Sequence[str] = (),
   video: str | None = None,
   extend: Sequence[float] = (),
   mesh: Sequence[str] = (),
@@ -54,6 +56,7 @@ def generate(
     seed: of the first prompt; the next ones count up.
     image: one frame each.
     first_frame: an image file that the clips start from; scaled and cropped to their size.
+    condition: values of the model's other conditions, NAME=VALUE each.
     video: a clip that is continued, and is part of the result; read at the size and frame rate of
       the settings.
     extend: by how many seconds.
@@ -73,6 +76,8 @@ def generate(
     raise UserError("--video and --extend go together: the clip, and by how many seconds")
   if first_frame and (video or image):
     raise UserError("--first_frame starts a clip; leave out --video, --extend and --image")
+  if condition and video:
+    raise UserError("--condition is not for --extend; leave one of them out")
   planned, notices = prompts.plan(entries, seed=seed)
   pipeline = load_text_to_video(
     workdir, tiling=tiling.parse(tiles), mesh=parse_mesh(mesh), dtype=dtype
@@ -85,8 +90,8 @@ def generate(
     out or pathlib.Path(workdir) / "generated", planned, settings, overwrite=overwrite
   )
   how: dict[str, Any] = {}
-  if first_frame:
-    how = _from_first_frame(pipeline, first_frame, settings)
+  if first_frame or condition:
+    how = _conditioned(pipeline, first_frame, condition, settings)
   elif video:
     how = _continued(pipeline, video, extend, settings)
   new = 0
@@ -101,17 +106,31 @@ def generate(
     _log.info("%s", outputs.write_sheet(folder, planned, settings))
 
 
-def _from_first_frame(pipeline: TextToVideo, path: str, settings: Settings) -> dict[str, Any]:
-  """Arguments of `outputs.generate` for clips that start from an image."""
-  frame = stills.read(path, size=(settings.height, settings.width))
+def _conditioned(
+  pipeline: TextToVideo, first_frame: str | None, condition: Sequence[str], settings: Settings
+) -> dict[str, Any]:
+  """Arguments of `outputs.generate` for clips that start from an image or have other conditions."""
+  values, identity = {}, {}
+  if first_frame:
+    frame = stills.read(first_frame, size=(settings.height, settings.width))
+    values[pipeline.first_frame] = frame
+    identity["first_frame"] = _digest(frame)
+  takes = given_conditions(pipeline.conditions)
+  for entry in condition:
+    name, equals, value = entry.partition("=")
+    if not equals or name not in takes:
+      known = ", ".join(takes) or "none"
+      raise UserError(f"--condition={entry} is not NAME=VALUE of a condition; there are {known}")
+    values[name] = takes[name].read(name, value)
+    identity[name] = _digest(np.asarray(values[name]))
 
   def make(chunk: Sequence[prompts.Prompt]) -> np.ndarray:
     return pipeline(
-      [p.text for p in chunk], seeds=[p.seed for p in chunk], first=[frame] * len(chunk),
+      [p.text for p in chunk], seeds=[p.seed for p in chunk], given=[values] * len(chunk),
       **dataclasses.asdict(settings),
     )  # fmt: skip
 
-  return {"make": make, "given": {"first_frame": _digest(frame)}}
+  return {"make": make, "given": identity}
 
 
 def _continued(

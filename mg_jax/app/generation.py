@@ -14,7 +14,8 @@ _VIDEO = ("guidance", "steps", "method", "frames", "fps", "height", "width", "sc
 # Options of a task besides its settings, workdir, prompt, out, seed and overwrite.
 _TAKEN: dict[str, tuple[str, ...]] = {
   "video": (
-    *_VIDEO, "prompts", "image", "tiles", "first_frame", "video", "extend", "mesh", "dtype",
+    *_VIDEO, "prompts", "image", "tiles", "first_frame", "condition", "video", "extend", "mesh",
+    "dtype",
   ),
   "soundtrack": (*_SOUND, "video", "sound", "music", "extend", "infill"),
   "sound": (*_SOUND, "sound", "music", "extend", "infill", "seconds"),
@@ -45,6 +46,7 @@ def generate(options: Mapping[str, Any]) -> None:
       seed=options["seed"],
       image=options["image"],
       first_frame=options["first_frame"],
+      condition=options["condition"],
       video=options["video"],
       extend=options["extend"],
       mesh=options["mesh"],

@@ -13,19 +13,24 @@ A generator reads conditions by name, and a table of routes says how they enter 
 | mask | bool (t, h, w) | nothing |
 
 (t, h, w) is the grid of the latent that is generated. Text comes from the section "text", frames
-from that of a soundtrack's data. A record that lacks an entry gives the null, and an entry's
-`constant` stands for every record.
+from that of a soundtrack's data, latents from the clips. Values of the others stand in
+`captions.jsonl` under the name of the condition, and a request gives them by name too: the number
+of a class, image files, a mask as `.npy`. A record without a value gives the null or, where there
+is one, the entry's `constant`.
 """
 
 import dataclasses
 import math
+import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
+from mg_jax.data.media import stills
+from mg_jax.data.media.containers import MediaError
 from mg_jax.data.schema import Batch, Record
 from mg_jax.data.text.readers import Reader, blank
 
@@ -66,6 +71,45 @@ class Condition(Protocol):
   def null(self, grid: Grid) -> Any:
     """The entry that says nothing, in the shapes that the model gets."""
     ...
+
+
+@runtime_checkable
+class Given(Condition, Protocol):
+  """A condition whose values are given, in a caption file or a request."""
+
+  def read(self, name: str, value: Any, root: str = "") -> Any:
+    """What a record holds of a given value.
+
+    Args:
+      name: of the condition.
+      value: from JSON or a command line.
+      root: the folder that file names are relative to, and may not leave; "" for any path.
+
+    Raises:
+      UserError: if it is no such value, or its file cannot be used.
+    """
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """A condition with one value for all records that have none, or the null of all records.
+
+  Attributes:
+    condition: the condition.
+    value: as a record holds it; None for the null.
+  """
+
+  condition: Condition
+  value: Any = None
+
+  def row(self, name: str, record: Record, view: View) -> Any:
+    if self.value is None:
+      return self.null(view.grid)
+    return self.condition.row(name, {name: self.value, **record}, view)
+
+  def null(self, grid: Grid) -> Any:
+    return self.condition.null(grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +244,21 @@ class Image:
     entry["image"][: len(pictures)] = pictures
     return {"image": entry["image"], "mask": np.arange(self.count) < len(pictures)}
 
+  def read(self, name: str, value: Any, root: str = "") -> np.ndarray:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+      raise UserError(f"condition {name!r} is {value!r}; give an image file, or a list of them")
+    if len(names) > self.count:
+      raise UserError(
+        f"condition {name!r} has {len(names)} images; config conditions.{name}.count is "
+        f"{self.count}"
+      )
+    try:
+      found = [stills.read(_path(name, n, root), size=(self.size, self.size)) for n in names]
+    except MediaError as error:
+      raise UserError(f"condition {name!r}: {error}") from error
+    return np.stack(found)
+
   def null(self, grid: Grid) -> Batch:
     return {
       "image": np.zeros((self.count, self.size, self.size, 3), np.uint8),
@@ -256,25 +315,32 @@ class ClassId:
 
   Attributes:
     classes: how many.
-    constant: the class of every record.
   """
 
   classes: int
-  constant: int | None = None
-
-  def __post_init__(self):
-    if self.constant is not None and not 0 <= self.constant < self.classes:
-      raise UserError(f"class {self.constant} is not within 0..{self.classes - 1}")
 
   def row(self, name: str, record: Record, view: View) -> np.ndarray:
-    found = record.get(name, self.constant)
+    found = record.get(name)
     if found is None:
       return self.null(view.grid)
-    if not 0 <= int(found) < self.classes:
+    return np.int32(self._checked(name, int(found)))
+
+  def read(self, name: str, value: Any, root: str = "") -> int:
+    del root
+    try:
+      number = int(value)
+    except (TypeError, ValueError):
+      number = -1
+    if isinstance(value, bool | float) or number < 0:
+      raise UserError(f"condition {name!r} is {value!r}; give the number of a class")
+    return self._checked(name, number)
+
+  def _checked(self, name: str, number: int) -> int:
+    if not 0 <= number < self.classes:
       raise UserError(
-        f"condition {name!r} has class {found} of a record; classes are 0..{self.classes - 1}"
+        f"condition {name!r} has class {number}; classes are 0..{self.classes - 1}"
       )
-    return np.int32(found)
+    return number
 
   def null(self, grid: Grid) -> np.ndarray:
     return np.int32(self.classes)
@@ -294,52 +360,27 @@ class Mask:
       )
     return np.asarray(found, bool)
 
+  def read(self, name: str, value: Any, root: str = "") -> np.ndarray:
+    if not isinstance(value, str):
+      raise UserError(f"condition {name!r} is {value!r}; give an .npy file")
+    path = _path(name, value, root)
+    try:
+      mask = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+      raise UserError(
+        f"condition {name!r}: {path} cannot be read as an .npy file ({error})"
+      ) from error
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.ndim != 3:
+      raise UserError(f"condition {name!r}: {path} has no bool array (t, h, w)")
+    return mask
+
   def null(self, grid: Grid) -> np.ndarray:
     return np.zeros(grid, bool)
 
 
-KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
-
-
-def build(section: Mapping[str, Any]) -> dict[str, Condition]:
-  """The conditions of the config's section "conditions": kind, fields of its class, and `route`.
-
-  Raises:
-    UserError: an unknown kind or field.
-  """
-  found = {}
-  for name, fields in sorted(section.items()):
-    rest = {key: value for key, value in fields.items() if key not in ("kind", "route")}
-    if fields.get("kind") not in KINDS:
-      raise UserError(
-        f"config conditions.{name}.kind is {fields.get('kind')!r}; known are {', '.join(KINDS)}"
-      )
-    found[name] = configs.build(KINDS[fields["kind"]], rest, where=f"conditions.{name}")
-  return found
-
-
-def routes(section: Mapping[str, Any]) -> dict[str, Any]:
-  """The routes of the conditions of a config's section, see `models.conditioning.table`.
-
-  Raises:
-    UserError: a condition without a route, or with one for other classes or channels.
-  """
-  for name, fields in section.items():
-    if not fields.get("route"):
-      raise UserError(
-        f"config conditions.{name} has no route; say how it enters the model, such as "
-        '{"kind": "concat", "features": 17}'
-      )
-    entries = fields["route"] if isinstance(fields["route"], (list, tuple)) else [fields["route"]]
-    for entry in entries:
-      if fields.get("classes", 0) != entry.get("classes", 0):
-        raise UserError(
-          f"config conditions.{name} has {fields.get('classes', 0)} classes, but its route takes "
-          f"{entry.get('classes', 0)}; make them equal"
-        )
-      if fields["kind"] == "latent" and entry.get("features") != fields["channels"] + 1:
-        raise UserError(
-          f"config conditions.{name} has {fields['channels']} channels and a mask, but its route "
-          f"takes {entry.get('features')} features; give {fields['channels'] + 1}"
-        )
-  return {name: fields["route"] for name, fields in section.items()}
+def _path(name: str, file: str, root: str) -> str:
+  if not root:
+    return file
+  if os.path.isabs(file) or ".." in pathlib.PurePath(file).parts:
+    raise UserError(f"condition {name!r} names {file!r}; give a file of the folder {root}")
+  return os.path.join(root, file)

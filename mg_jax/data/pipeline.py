@@ -18,6 +18,7 @@ import math
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import grain
@@ -195,13 +196,37 @@ class Stream:
     self._iterator.close()
 
 
-def volume_weights(sizes: Sequence[int], *, window: int = 100) -> tuple[int, ...]:
-  """Weights proportional to source sizes, about `window` in sum, each at least 1 [MG 3.2.2]."""
-  if not sizes or min(sizes) < 1:
-    raise ValueError(f"sources must not be empty, got sizes {sizes}")
-  shares = [max(1, math.floor(window * size / sum(sizes) + 0.5)) for size in sizes]
-  common = math.gcd(*shares)
-  return tuple(share // common for share in shares)
+def weights(groups: Sequence[tuple[Fraction, Sequence[int]]]) -> list[list[int]]:
+  """Weights of sources of several groups, in the least whole numbers.
+
+  Each group gets its share of the batches, whatever its number of sources, and its sources share
+  that in proportion to their sizes, to a hundredth of it, the least being one [MG 3.2.2].
+
+  Args:
+    groups: (share, sizes of the sources) of each.
+  """
+  parts = []
+  for share, sizes in groups:
+    if not sizes or min(sizes) < 1 or share <= 0:
+      raise ValueError(f"sources and shares must not be empty, got {share} and sizes {sizes}")
+    found = _hundredths(sizes)
+    parts.append([share * Fraction(part, sum(found)) for part in found])
+  unit = math.lcm(*(part.denominator for group in parts for part in group))
+  whole = [[int(part * unit) for part in group] for group in parts]
+  common = math.gcd(*(part for group in whole for part in group))
+  return [[part // common for part in group] for group in whole]
+
+
+def _hundredths(sizes: Sequence[int]) -> list[int]:
+  """Proportional to the sizes, each at least 1, 100 in sum where there are no more sources."""
+  shares = [max(1, 100 * size // sum(sizes)) for size in sizes]
+  # What rounding left over goes to those that lost most by it; what it added, the largest lose.
+  lost = sorted(range(len(sizes)), key=lambda i: shares[i] - 100 * sizes[i] / sum(sizes))
+  for place in range(max(0, 100 - sum(shares))):
+    shares[lost[place % len(lost)]] += 1
+  while sum(shares) > max(100, len(shares)):
+    shares[shares.index(max(shares))] -= 1
+  return shares
 
 
 def evaluation_batches(

@@ -12,6 +12,7 @@ entry, "valid": bool (B,), False on the rows that only pad the last batch.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,8 @@ class Sample:
     wave: float32 (samples,) in [-1, 1], or int16 with full scale 2^15, at the sample rate of its
       source; None without sound. It lasts as long as the video, if there is one.
     sound_caption: the caption of the sound, possibly empty.
+    given: values of conditions by name, as a caption file states them.
+    root: the folder that file names in `given` are relative to.
   """
 
   video: np.ndarray | None
@@ -47,6 +50,8 @@ class Sample:
   camera: str = ""
   wave: np.ndarray | None = None
   sound_caption: str = ""
+  given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  root: str = ""
 
   def __post_init__(self) -> None:
     video, wave = self.video, self.wave

@@ -21,7 +21,7 @@ from mg_jax.core import config as configs
 from mg_jax.core import plotting
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import atomic
-from mg_jax.data.sources import recipe
+from mg_jax.data.sources.mixture import DataConfig
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.precompute.statistics import LatentStatistics
@@ -95,7 +95,7 @@ def _measure_cell(config: Mapping[str, Any], folder: pathlib.Path, cell: Cell):
     return None
   model = configs.build(TAE, config["model"], where="model")
   weights = configs.build(AutoencodingWeights, config["objective"], where="objective")
-  data = configs.build(recipe.DataConfig, config["data"], where="data")
+  data = configs.build(DataConfig, config["data"], where="data")
   evals = configs.build(experiment.EvalConfig, config["eval"], where="eval")
   objective, mesh = Autoencoding(model, weights), make_mesh(config["mesh"])
   params, batches = result.state.averaged(), held_out_clips(data, evals)

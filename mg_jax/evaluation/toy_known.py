@@ -19,7 +19,8 @@ from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media.images import contact_sheet
 from mg_jax.data.media.video import write_video
 from mg_jax.data.sources import toy
-from mg_jax.data.sources.recipe import DataConfig, toy_recipe
+from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.recipe import toy_recipe
 from mg_jax.evaluation.toy_video import Report
 from mg_jax.metrics.scores import Scores
 from mg_jax.sampling.pipeline import TextToVideo
@@ -69,17 +70,17 @@ def score_known(
   for i in tqdm(range(0, count, pipeline.batch), "clips", leave=False, disable=None):
     part = samples[i : i + pipeline.batch]
     texts, seeds = [s.caption for s in part], [seed + i + k for k in range(len(part))]
-    stills = [s.video[0] for s in part]
+    given = [{pipeline.first_frame: s.video[0]} for s in part]
     video = np.stack([s.video for s in part])
-    clips["first_frame"] += list(pipeline(texts, seeds=seeds, first=stills, **changes))
+    clips["first_frame"] += list(pipeline(texts, seeds=seeds, given=given, **changes))
     clips["text"] += list(pipeline(texts, seeds=seeds, **changes))
     latents = pipeline.encode(video)
     clips["reconstruction"] += list(pipeline.decode(latents, settings))
     spliced = np.concatenate([pipeline.encode(video[:, :1]), latents[:, 1:]], axis=1)
     clips["splice"] += list(pipeline.decode(spliced, settings))
-  given = pipeline.autoencoder.factors[0]
+  per_latent = pipeline.autoencoder.factors[0]
   references = clips["reconstruction"]
-  rows = {name: _rates(made, samples, references, given) for name, made in clips.items()}
+  rows = {name: _rates(made, samples, references, per_latent) for name, made in clips.items()}
   extended = _extension(pipeline, samples, references, seed, changes)
   result = {"first_frame": rows, "extension": extended["rates"]}
   write_json(folder / "known.json", {"origin": pipeline.origin, "count": count} | result)

@@ -28,7 +28,7 @@ from mg_jax.core.mesh import use_mesh
 from mg_jax.core.sharding import placed, replicate, unbox
 from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.core.typing import DTYPES, PyTree
-from mg_jax.data import conditions
+from mg_jax.data import condition_section
 from mg_jax.data.records import MANIFEST
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
@@ -132,7 +132,7 @@ def pipeline(
     settings=configs.build(Settings, _entry(config, "sampling", folder), where="sampling"),
     text=text.load(mesh),
     mesh=mesh,
-    conditions=conditions.build(config.get("conditions", {})),
+    conditions=condition_section.build(config.get("conditions", {})),
     batch=batch,
     origin=origin,
   )
@@ -193,6 +193,8 @@ def _text_encoder(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], P
     raise UserError(f"{folder} trained {len(encoders)} text encoders ({named}); one is exported")
   [(name, fields)] = encoders.items()
   return "t5", fields, run.params[f"encoder_{name}"]
+
+
 def load_autoencoder(
   workdir: str | os.PathLike[str], *, step: int | None = None, tiling: Tiling | None = None
 ) -> TiledAutoencoder:

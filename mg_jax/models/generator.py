@@ -3,14 +3,18 @@
 An encoder reads the condition of its name. One of kind "t5" reads text. One of kind "vision" is a
 tower: images become one vector each, which the latents that they are nearest to share [MG 6.2].
 Unlike the frozen tower of the paper, it encodes an image with the one before and the one after it,
-their colours stacked, so that one vector holds a change of direction. Conditions that arrive as
-token ids or images go through their encoder, conditions that arrive as features (cached, or of a
-frozen encoder) straight to their route. A sampler encodes once with `apply(params, cond,
-method="encode")` and passes the features at every step. Nulls are chosen before encoding.
+their colours stacked, so that one vector holds a change of direction. Images of a condition of kind
+"image" are encoded each alone, and the tokens of all their patches are read by cross-attention.
+Conditions that arrive as token ids or images go through their encoder, conditions that arrive as
+features (cached, or of a frozen encoder) straight to their route. A sampler encodes once with
+`apply(params, cond, method="encode")` and passes the features at every step. Nulls are chosen
+before encoding.
 
 text {"ids": (B, S), "mask": (B, S)} -> {"features": (B, S, E), "mask"}
 images {"image": uint8 (B, T, H, W, 3), "at": (B, L), "mask": (B, L)} -> (B, L, E), where "at" is
 the image of a latent and "mask" whether it has one; its features are zero where it has not
+images {"image": uint8 (B, N, H, W, 3), "mask": (B, N)} -> {"features": (B, N P, E), "mask"} of P
+patches
 """
 
 from collections.abc import Mapping
@@ -22,7 +26,7 @@ import jax.numpy as jnp
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.typing import Array, Bool, Float, Int
-from mg_jax.data import conditions
+from mg_jax.data import condition_section
 from mg_jax.models import conditioning
 from mg_jax.models.dit import VideoDiT
 from mg_jax.models.encoders.clip import VisionTower, normalise
@@ -32,18 +36,22 @@ ENCODERS: dict[str, type[nn.Module]] = {"t5": T5Encoder, "vision": VisionTower}
 
 
 def from_config(config: Mapping[str, Any], **extra: Any) -> "Generator":
-  """The generator of a config: its "model", and the routes of its "conditions".
+  """The generator of a config: its "model", and the routes and encoders of its "conditions".
 
   Raises:
     UserError: a field that is unknown, a condition without a route or with two.
   """
-  fields, more = config["model"], conditions.routes(config.get("conditions", {}))
-  if more:
+  fields, section = config["model"], config.get("conditions", {})
+  routes, encoders = condition_section.routes(section), condition_section.encoders(section)
+  if routes:
     dit = fields["dit"]
-    twice = sorted(more.keys() & dit["routes"].keys())
+    twice = sorted(routes.keys() & dit["routes"].keys())
     if twice:
       raise UserError(f"condition {twice[0]!r} has a route in model.dit.routes and in conditions")
-    fields = {**fields, "dit": {**dit, "routes": {**dit["routes"], **more}}}
+    fields = {
+      **fields, "dit": {**dit, "routes": {**dit["routes"], **routes}},
+      "encoders": {**fields["encoders"], **encoders},
+    }  # fmt: skip
   return configs.build(Generator, fields, where="model", **extra)
 
 
@@ -133,7 +141,23 @@ def _read(encoder: T5Encoder, entry: Mapping[str, Any]) -> dict[str, Array]:
   return {"features": encoder(entry["ids"], entry["mask"]), "mask": entry["mask"]}
 
 
-def _see(tower: VisionTower, entry: Mapping[str, Any]) -> Float[Array, "B L E"]:
+def _see(tower: VisionTower, entry: Mapping[str, Any]) -> Any:
+  return _frames(tower, entry) if "at" in entry else _images(tower, entry)
+
+
+def _images(tower: VisionTower, entry: Mapping[str, Any]) -> dict[str, Array]:
+  """The tokens of the patches of all images."""
+  pixels_BNHWC = normalise(entry["image"].astype(jnp.float32) / 255)
+  rows, count = pixels_BNHWC.shape[:2]
+  tokens = tower(pixels_BNHWC.reshape(-1, *pixels_BNHWC.shape[2:])).tokens[:, 1:]
+  patches = tokens.shape[1]
+  return {
+    "features": tokens.reshape(rows, count * patches, -1),
+    "mask": jnp.repeat(entry["mask"], patches, axis=1),
+  }
+
+
+def _frames(tower: VisionTower, entry: Mapping[str, Any]) -> Float[Array, "B L E"]:
   """Every image once, beside its neighbours, then each latent the vector of its image."""
   pixels_BTHWC = normalise(entry["image"].astype(jnp.float32) / 255)
   padded = jnp.pad(pixels_BTHWC, ((0, 0), (1, 1)) + ((0, 0),) * 3, mode="edge")

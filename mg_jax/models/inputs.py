@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core import config as configs
-from mg_jax.data import conditions
+from mg_jax.data import condition_section
 from mg_jax.data.conditions import Condition, Text
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import conditioning
@@ -41,7 +41,7 @@ def open_conditions(
       stream.length, routes[name][0].features if frozen else 0, cached=frozen and stream.cache,
       reader=text.readers[name] if text else None,
     )  # fmt: skip
-  return found | conditions.build(config.get("conditions", {}))
+  return found | condition_section.build(config.get("conditions", {}))
 
 
 def abstract_latents(

@@ -3,14 +3,15 @@
 The paper caches the latents of its high-resolution videos [MG 3.1.6]; here every stage does, images
 included, together with features of frozen text encoders. `<folder>/<split>/<video|image>/<bucket>/`
 has records {"latent" float32 (t, h, w, C), "fps", "captions", "camera"} and, for stream s and
-wording k of the captions, "text/s/k" (tokens, E) in the encoder's dtype; `<folder>/manifest.json`
-the per-channel mean and standard deviation over the training videos (or images), the step and the
-fingerprint of the autoencoder, and the identity of the text encoders. An interrupted run resumes
-with the missing shards; a finished folder is unchanged. Clips larger than a tile are encoded tile
-by tile [MG 3.1.1], which the manifest then states. Shards are distributed over processes, which
-must share the folder.
+wording k of the captions, "text/s/k" (tokens, E) in the encoder's dtype, and what its conditions
+hold (`data.conditions`). `<folder>/manifest.json` has the per-channel mean and standard deviation
+over the training videos (or images), the step and the fingerprint of the autoencoder, and the
+identity of the text encoders. Entries of a mixture are in `<folder>/<entry>/`, each with a manifest
+of its own. Clips larger than a tile are encoded tile by tile [MG 3.1.1], which the manifest then
+states.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -23,29 +24,25 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
-from mg_jax.data import atomic
-from mg_jax.data.conditions import Condition, Latent, cached_name, latent_name
-from mg_jax.data.moments import Moments
-from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
-from mg_jax.data.schema import Sample, Source
+from mg_jax.data.condition_section import check_sources, fixed, given
+from mg_jax.data.conditions import Condition, Given, Latent, cached_name, latent_name
+from mg_jax.data.schema import Sample
 from mg_jax.data.sources.folder import REPORT, Index, content, write_report
-from mg_jax.data.sources.recipe import DataConfig, indices, open_sources
+from mg_jax.data.sources.mixture import DataConfig, held_out
+from mg_jax.data.sources.recipe import indices, open_sources
 from mg_jax.data.text.readers import blank
 from mg_jax.data.transforms import VideoRow, prompt_tags
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import Streams
+from mg_jax.precompute.latents import SPLITS, finish, finished, write_records
 from mg_jax.train.workdir import is_remote, resolve
 
 _log = logging.getLogger(__name__)
-SPLITS = ("train", "validation")
-SHARD = 1024  # records per shard: the most that an interruption can lose
 
 
 def encode(
@@ -72,58 +69,97 @@ def encode(
     origin: workdir of the autoencoder's run, recorded in the manifest.
     step: of that run, which samplers load even if the run has continued.
     text: the streams; those with a frozen encoder and `cache` are encoded too.
-    conditions: of the generator; those that are latents are encoded too.
+    conditions: of the generator; latents are encoded too, values that are given are stored.
     batch: clips per call.
     tiling: how clips larger than a tile are cut.
     workdir: where `report_rejected` writes, if anywhere.
 
   Raises:
     UserError: if the folder has latents of another autoencoder, text encoder, recipe or set of
-      clips.
+      clips, or a condition has no source.
   """
-  folder = pathlib.Path(folder)
-  tiling = tiling or Tiling()
-  identity = {
-    "fingerprint": fingerprint(params),
-    "data": json.loads(json.dumps(_identity(data))),
-    "kinds": sorted(data.kinds),
-    "text": text.identity(),
-  }
-  latents = {
-    name: entry.of for name, entry in (conditions or {}).items() if isinstance(entry, Latent)
-  }
+  folder, tiling, found = pathlib.Path(folder), tiling or Tiling(), dict(conditions or {})
+  shared = {"fingerprint": fingerprint(params), "text": text.identity()}
+  encoder = functools.cache(
+    lambda: _Encoder(
+      model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling
+    )
+  )
+  source = {"autoencoder": origin, "step": step}
+  if not data.mixture:
+    return _encode_part(data, folder, shared, source, found, encoder, tiling, batch, workdir)
+  parts = {}
+  for name, part in data.parts.items():
+    where = f"data.mixture.{name}"
+    constant = fixed(found, part.constants, where=f"{where}.constants")
+    parts[name] = _encode_part(
+      part.data, folder / name, shared, source, constant, encoder, tiling, batch, None, where=where
+    )
+  identity = shared | {"mixture": sorted(parts)}
+  if metadata := finished(folder, identity):
+    return metadata
+  if workdir:
+    report_rejected(indices(data), workdir)
+  clips = {split: sum(part["clips"][split] for part in parts.values()) for split in SPLITS}
+  train = [folder / name / "train" / kind for name, kind in held_out(data).items()]
+  return finish(folder, train, identity | source | {"clips": clips})
+
+
+def _encode_part(
+  data: DataConfig,
+  folder: pathlib.Path,
+  identity: dict[str, Any],
+  source: dict[str, Any],
+  conditions: Mapping[str, Condition],
+  encoder: Callable[[], "_Encoder"],
+  tiling: Tiling,
+  batch: int,
+  workdir: str | None,
+  *,
+  where: str = "data",
+) -> dict:
+  """Encodes a recipe that is no mixture; see `encode`."""
+  identity = identity | {
+    "data": json.loads(json.dumps(_identity(data))), "kinds": sorted(data.kinds),
+  }  # fmt: skip
+  latents = {name: entry.of for name, entry in conditions.items() if isinstance(entry, Latent)}
+  values = given(conditions)
   if latents:
     identity["latents"] = latents
+  if values:
+    identity["conditions"] = {name: dataclasses.asdict(entry) for name, entry in values.items()}
   # The paper's durations reach 256 frames.
   large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
   if large:
     identity["tiling"] = dataclasses.asdict(tiling)
-  digests = _digests(data)
+  digests = _digests(data, tuple(values))
   # The clips themselves are no longer needed, and may have been removed.
   here = {name: digest for name, (path, digest) in digests.items() if os.path.isdir(path)}
   metadata = finished(folder, identity, **here)
   if metadata:
     return metadata
+  scans = indices(data)
+  named = collections.Counter(
+    name for scan in scans for piece in scan.pieces for name in piece.caption.given
+  )
+  check_sources(conditions, named, where=where)
   _log.info("%s: encoding the clips, once", folder)
-  encoder = _Encoder(
-    model, params, text.load(names=text.cached), camera=data.camera_tags, tiling=tiling,
-    latents=latents,
-  )  # fmt: skip
   clips = dict.fromkeys(SPLITS, 0)
   # Images that are frames of clips are not counted again.
   counted = list(data.kinds) if data.images else list(data.kinds)[:1]
   for split, kind in itertools.product(SPLITS, data.kinds):
-    for bucket, source in open_sources(data, split, kind).items():
-      clips[split] += len(source) if kind in counted else 0
+    for bucket, clip_source in open_sources(data, split, kind).items():
+      clips[split] += len(clip_source) if kind in counted else 0
       frames, height, width = map(int, bucket.split("x"))
-      rows = encoder.rows(1 if kind == "image" else frames, height, width, batch)
-      records = functools.partial(_records, kind=kind, encoder=encoder, batch=rows)
-      write_records(source, folder / split / kind / bucket, records, identity)
+      rows = encoder().rows(1 if kind == "image" else frames, height, width, batch)
+      records = functools.partial(
+        _records, kind=kind, encoder=encoder(), batch=rows, latents=tuple(latents), values=values
+      )
+      write_records(clip_source, folder / split / kind / bucket, records, identity)
   if workdir:
-    report_rejected(indices(data, data.kinds), workdir)
-  source = {"autoencoder": origin, "step": step, "clips": clips}
-  source |= {name: digest() for name, (_, digest) in digests.items()}
-  return finish(folder, folder / "train" / next(iter(data.kinds)), identity | source)
+    report_rejected(scans, workdir)
+  origins = source | {"clips": clips} | {name: digest() for name, (_, digest) in digests.items()}
+  return finish(folder, [folder / "train" / next(iter(data.kinds))], identity | origins)
 
 
 def report_rejected(scans: Iterable[Index], workdir: str) -> None:
@@ -133,82 +169,11 @@ def report_rejected(scans: Iterable[Index], workdir: str) -> None:
     write_report(path / REPORT, scans)
 
 
-def finished(
-  folder: pathlib.Path,
-  identity: dict[str, Any],
-  *,
-  content: Callable[[], str] | None = None,
-  images: Callable[[], str] | None = None,
-) -> dict | None:
-  """Metadata in the manifest of a finished folder; None if there is no manifest.
-
-  Args:
-    folder: of latents.
-    identity: everything that determines them, by name.
-    content: digest of the clips that they come from, if these still exist.
-    images: as `content`, of still images in their own folder.
-
-  Raises:
-    UserError: if they were encoded with another identity or content.
-  """
-  path = folder / MANIFEST
-  if not path.is_file():
-    return None
-  metadata = _metadata(path)
-  changed = [key for key, value in identity.items() if metadata.get(key) != value]
-  if not changed:
-    if content and metadata.get("content") != content():
-      changed.append("clips")
-    if images and metadata.get("images") != images():
-      changed.append("images")
-  if changed:
-    raise UserError(
-      f"{folder} has latents encoded with another {' and '.join(changed)}; remove it or use "
-      "another workdir"
-    )
-  return metadata
-
-
-def finish(folder: pathlib.Path, train: pathlib.Path, metadata: dict[str, Any]) -> dict:
-  """Writes the manifest, with statistics of the latents in the folders in `train`; returns it."""
-  if jax.process_index() == 0:
-    moments = Moments()
-    for path in sorted(train.iterdir()):
-      moments.merge(RecordSource(path).moments("latent"))
-    std = np.maximum(moments.std, 1e-6)
-    metadata = metadata | {"mean": moments.mean.tolist(), "std": std.tolist()}
-    atomic.write_json(folder / MANIFEST, {"metadata": metadata})
-  _barrier(f"latents {folder}")
-  return _metadata(folder / MANIFEST)
-
-
-def pinned_step(
-  folder: str | os.PathLike[str], origin: str, *, name: str = "autoencoder"
-) -> int | None:
-  """Step of the run that encoded the latents of a folder; None without latents of `origin`."""
-  path = pathlib.Path(folder) / MANIFEST
-  metadata = _metadata(path) if path.is_file() else {}
-  return metadata.get("step") if metadata.get(name) == origin else None
-
-
-def _barrier(name: str) -> None:
-  """Barrier across processes."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
-def _metadata(path: pathlib.Path) -> dict:
-  try:
-    return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
-  except (ValueError, KeyError, TypeError) as e:
-    raise UserError(f"{path} is malformed ({e!r}); remove it to encode again") from e
-
-
 def _identity(data: DataConfig) -> dict:
   """The fields of a recipe that determine pixels and captions."""
   free = {
     "image_weight", "video_weight", "lengths", "global_batch", "image_batch", "bad_limit", "cache",
-    "captions", "short_length",
+    "captions", "short_length", "mixture",
   }  # fmt: skip
   # Defaults are left out, so that latents of recipes from before these fields stay valid.
   free |= set() if data.images else {"images"}
@@ -216,13 +181,13 @@ def _identity(data: DataConfig) -> dict:
   return {k: v for k, v in vars(data).items() if k not in free}
 
 
-def _digests(data: DataConfig) -> dict[str, tuple[str, Callable[[], str]]]:
+def _digests(data: DataConfig, given: Sequence[str]) -> dict[str, tuple[str, Callable[[], str]]]:
   """The folders that a recipe reads, with functions for the digests of their files."""
-  digests = {}
+  read, digests = functools.partial(content, given=given), {}
   if data.source == "folder" and (data.video_weight or not data.images):
-    digests["content"] = data.path, functools.partial(content, data.path)
+    digests["content"] = data.path, functools.partial(read, data.path)
   if data.images:
-    digests["images"] = data.images, functools.partial(content, data.images, kind="image")
+    digests["images"] = data.images, functools.partial(read, data.images, kind="image")
   return digests
 
 
@@ -259,9 +224,7 @@ class _Encoder:
 
   def __init__(
     self, model: TAE, params, text: Streams, *, camera: bool, tiling: Tiling,
-    latents: Mapping[str, str],
   ):
-    self._more = latents
     self._captions, self._camera, self._tiling = CaptionEncoder(text), camera, tiling
 
     def mean(params, video):
@@ -281,10 +244,10 @@ class _Encoder:
       return np.stack([self._tiles.encode(clip) for clip in video])
     return np.asarray(self._latents(video))
 
-  def more(self, video: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """The entries of the conditions that are latents, of uint8 (B, T, H, W, 3)."""
+  def more(self, video: np.ndarray, names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """The entries of the named conditions, which are latents, of uint8 (B, T, H, W, 3)."""
     entries: list[dict] = [{} for _ in video]
-    for name in self._more:
+    for name in names:
       # First frames are encoded alone, as in sampling: the autoencoder is not causal.
       for entry, latent in zip(entries, self.latents(video[:, :1]), strict=True):
         entry[latent_name(name)] = latent
@@ -304,53 +267,6 @@ class _Encoder:
     return self._captions([(clip.caption, *clip.variants) for clip in clips], tags, batch=batch)
 
 
-def write_records(
-  source: Source,
-  target: pathlib.Path,
-  records: Callable[[Iterator[Sample]], Iterator[dict]],
-  identity: dict[str, Any],
-  *,
-  size: int | None = None,
-  compress: bool = False,
-) -> None:
-  """Writes a source as records, shard by shard; existing shards are kept.
-
-  Args:
-    source: of samples; each process encodes its share.
-    target: the folder.
-    records: from consecutive samples to a record of each, which has a "latent".
-    identity: everything that determines the records.
-    size: records per shard, SHARD by default.
-    compress: as in `RecordWriter`.
-  """
-  size = size or SHARD
-  shards = -(-len(source) // size)
-  writer = RecordWriter(
-    target, shards=shards, metadata=identity, compress=compress, moments="latent"
-  )
-  done = writer.finished_shards()
-  name = f"latents {'/'.join(target.parts[-3:])}"
-  progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
-
-  def counted(part: Iterator[dict]) -> Iterator[dict]:
-    for record in part:
-      yield record
-      progress.update()
-
-  # All processes list existing shards before any writes.
-  _barrier(f"{target} begins")
-  for shard in range(jax.process_index(), shards, jax.process_count()):
-    indices = range(shard * size, min((shard + 1) * size, len(source)))
-    if shard not in done:
-      writer.write_shard(shard, counted(records(map(source.__getitem__, indices))))
-    else:
-      progress.update(len(indices))
-  progress.close()
-  _barrier(f"{target} ends")
-  if jax.process_index() == 0 and not (target / MANIFEST).is_file():
-    writer.finish()
-
-
 def check_finite(key: str, *arrays: np.ndarray) -> None:
   """Raises UserError if an encoder returned NaN or Inf."""
   if not all(np.isfinite(np.asarray(x, np.float32)).all() for x in arrays):
@@ -358,7 +274,8 @@ def check_finite(key: str, *arrays: np.ndarray) -> None:
 
 
 def _records(
-  samples: Iterator[Sample], *, kind: str, encoder: _Encoder, batch: int
+  samples: Iterator[Sample], *, kind: str, encoder: _Encoder, batch: int, latents: Sequence[str],
+  values: Mapping[str, Given],
 ) -> Iterator[dict]:
   transform = VideoRow(frames=1 if kind == "image" else None)
   pairs = (
@@ -369,14 +286,17 @@ def _records(
     video = [row for _, row in part]
     # The batch size is fixed: the last row is repeated as padding.
     video = np.stack(video + video[-1:] * (batch - len(part)))
-    latents = encoder.latents(video)[: len(part)]
-    features = encoder.features([sample for sample, _ in part], latents.shape[1], batch)
-    more = encoder.more(video)[: len(part)]
-    for latent, entry, added in zip(latents, features, more, strict=True):
+    encoded = encoder.latents(video)[: len(part)]
+    features = encoder.features([sample for sample, _ in part], encoded.shape[1], batch)
+    more = encoder.more(video, latents)[: len(part)]
+    for latent, entry, added in zip(encoded, features, more, strict=True):
       entry |= added
       clip, _ = part.pop(0)  # frees its memory
       check_finite(clip.key, latent, *entry.values())
       captions = [clip.caption, *clip.variants]
+      for name, condition in values.items():
+        if clip.given.get(name) is not None:
+          entry[name] = condition.read(name, clip.given[name], clip.root)
       yield {
         "latent": latent, "fps": clip.fps, "captions": captions, "camera": clip.camera, **entry
       }

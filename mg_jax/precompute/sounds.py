@@ -22,15 +22,8 @@ from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
-from mg_jax.precompute.clips import (
-  SPLITS,
-  CaptionEncoder,
-  check_finite,
-  finish,
-  finished,
-  report_rejected,
-  write_records,
-)
+from mg_jax.precompute.clips import CaptionEncoder, check_finite, report_rejected
+from mg_jax.precompute.latents import SPLITS, finish, finished, write_records
 
 _log = logging.getLogger(__name__)
 SHARD = 256  # records per shard: the most that an interruption can lose
@@ -89,7 +82,7 @@ def encode_sound(
     report_rejected([soundtracks.scan(data)], workdir)
   origins = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
   origins |= {"content": content()} if content else {}
-  return finish(folder, folder / "train", identity | origins)
+  return finish(folder, [folder / "train"], identity | origins)
 
 
 def _records(

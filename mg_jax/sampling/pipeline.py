@@ -5,8 +5,9 @@ normalised latent (B, t, h, w, C) -> decoded video (B, T, H, W, 3). The noise of
 its seed alone, and every call of the network has the same batch size, so neighbours do not change a
 clip. An image is a clip of one frame. Clips larger than a tile are decoded tile by tile [MG 3.1.1].
 
-A first frame is a condition of its own, the latent of a still image; the frames that a clip is to
-continue are latents that the sampler holds clean. On a mesh, clips are spread over its batch axes,
+A request may give values of conditions besides text (`data.conditions`). A first frame is such a
+condition, the latent of a still image; the frames that a clip is to continue are latents that the
+sampler holds clean. On a mesh, clips are spread over its batch axes,
 and the network over the others.
 """
 
@@ -29,7 +30,7 @@ from mg_jax.core.rng import stream
 from mg_jax.core.sharding import batch_sharding, replicated
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import Condition, Latent
+from mg_jax.data.conditions import Condition, Latent, View, latent_name
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.conditioning import KNOWN
@@ -87,7 +88,7 @@ class TextToVideo:
     prompts: Sequence[str],
     *,
     seeds: Sequence[int],
-    first: Sequence[np.ndarray | None] = (),
+    given: Sequence[Mapping[str, Any]] = (),
     **changes: Any,
   ) -> np.ndarray:
     """Generates one clip per prompt.
@@ -95,7 +96,8 @@ class TextToVideo:
     Args:
       prompts: any texts; an empty one gives an unconditional clip, a huge one is cut.
       seeds: one per prompt, 0..2**32-1.
-      first: a first frame, uint8 (height, width, 3), or None for each prompt; empty for none.
+      given: for each prompt, values of conditions by name: of a first frame (`first_frame`) uint8
+        (height, width, 3), of others as `Given.read` returns them; empty for none.
       **changes: fields of `Settings` to use instead of `self.settings`.
 
     Returns:
@@ -105,17 +107,19 @@ class TextToVideo:
       UserError: on settings the model cannot do, and when it produces values that are not finite.
     """
     settings = self.resolve(**changes)
-    first = list(first) or [None] * len(prompts)
-    for name, given in (("seeds", seeds), ("first frames", first)):
-      if len(prompts) != len(given):
-        raise UserError(f"there are {len(prompts)} prompts but {len(given)} {name}; give one each.")
+    given = list(given) or [{}] * len(prompts)
+    for name, values in (("seeds", seeds), ("groups of conditions", given)):
+      if len(prompts) != len(values):
+        raise UserError(
+          f"there are {len(prompts)} prompts but {len(values)} {name}; give one each."
+        )
     for seed in seeds:
       if not 0 <= seed <= prompt_rules.MAX_SEED:
         raise UserError(f"seed {seed} is not within 0..{prompt_rules.MAX_SEED}.")
     clips = []
     for i in range(0, len(prompts), self.batch):
       part = slice(i, i + self.batch)
-      latents = self._latents(prompts[part], seeds[part], settings, first=first[part])
+      latents = self._latents(prompts[part], seeds[part], settings, given=given[part])
       clips.append(self.decode(latents, settings)[: len(prompts[part])])
     shape = (0, settings.frames, settings.height, settings.width, 3)
     return np.concatenate(clips) if clips else np.zeros(shape, np.uint8)
@@ -206,32 +210,53 @@ class TextToVideo:
   def _latent_shape(self, settings: Settings) -> tuple[int, int, int, int]:
     return self.autoencoder.latent_shape(settings.frames, settings.height, settings.width)
 
-  def _conditions(
-    self, texts: Sequence[str], first: Sequence[np.ndarray | None], settings: Settings
-  ) -> dict[str, Any]:
-    """All conditions of a batch, those that a request does not name at their null."""
-    grid = self._latent_shape(settings)[:3]
-    cond: dict[str, Any] = self.tokens(texts, settings)
-    latent = next((n for n, c in self.conditions.items() if isinstance(c, Latent)), None)
-    if latent is None and any(frame is not None for frame in first):
-      raise UserError(
-        "this model was not trained to take a first frame; train one with "
-        "experiments/t2v_256.py:known=true"
-      )
+  @property
+  def first_frame(self) -> str:
+    """The condition that a first frame is given as.
+
+    Raises:
+      UserError: if there is none.
+    """
     for name, condition in self.conditions.items():
-      rows = [condition.null(grid) for _ in texts]
-      if name == latent:
-        for i, frame in enumerate(first):
-          if frame is None:
-            continue
-          if frame.shape != (settings.height, settings.width, 3):
-            raise UserError(
-              f"the first frame is {frame.shape[0]}x{frame.shape[1]}; fit it to "
-              f"{settings.height}x{settings.width}"
-            )
-          rows[i] = condition.place(np.asarray(self.encode(frame[None, None])[0]), grid)
+      if isinstance(condition, Latent):
+        return name
+    raise UserError(
+      "this model was not trained to take a first frame; train one with "
+      "experiments/t2v_256.py:known=true"
+    )
+
+  def _conditions(
+    self, texts: Sequence[str], given: Sequence[Mapping[str, Any]], settings: Settings
+  ) -> dict[str, Any]:
+    """All conditions of a batch; those that a request does not name are as training had them."""
+    for values in given:
+      if unknown := values.keys() - self.conditions.keys():
+        known = ", ".join(self.conditions) or "none"
+        raise UserError(f"this model has no condition {unknown.pop()!r}; it has {known}")
+    cond: dict[str, Any] = self.tokens(texts, settings)
+    view = View(grid=self._latent_shape(settings)[:3])
+    records = [
+      {self._record_name(n): self._stored(n, v, settings) for n, v in values.items()}
+      for values in given
+    ]
+    for name, condition in self.conditions.items():
+      rows = [condition.row(name, record, view) for record in records]
       cond[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return cond
+
+  def _record_name(self, name: str) -> str:
+    return latent_name(name) if isinstance(self.conditions[name], Latent) else name
+
+  def _stored(self, name: str, value: Any, settings: Settings) -> Any:
+    """A value as a record holds it: of an image that is a latent in training, that latent."""
+    if not isinstance(self.conditions[name], Latent):
+      return value
+    if value.shape != (settings.height, settings.width, 3):
+      raise UserError(
+        f"the first frame is {value.shape[0]}x{value.shape[1]}; fit it to "
+        f"{settings.height}x{settings.width}"
+      )
+    return self.encode(value[None, None])[0]
 
   def encode(self, video: np.ndarray) -> np.ndarray:
     """Normalised latents of uint8 (B, T, H, W, 3)."""
@@ -246,18 +271,19 @@ class TextToVideo:
 
   def _latents(
     self, texts: Sequence[str], seeds: Sequence[int], settings: Settings, *,
-    first: Sequence[np.ndarray | None] = (), held: np.ndarray | None = None, turn: int = 0,
+    given: Sequence[Mapping[str, Any]] = (), held: np.ndarray | None = None, turn: int = 0,
   ) -> Array:
     """Normalised latents (batch, t, h, w, C), the rows behind `texts` being padding.
 
     Args:
-      texts, seeds, first: of the clips.
+      texts, seeds, given: of the clips.
       settings: how.
       held: normalised latents (1, k, h, w, C) that every clip begins with.
       turn: number of the window, whose noise is its own.
     """
     padding = self.batch - len(texts)
-    cond = self._conditions([*texts, *[""] * padding], [*first, *[None] * padding], settings)
+    given = [*given, *[{}] * (self.batch - len(given))]
+    cond = self._conditions([*texts, *[""] * padding], given, settings)
     known = None
     if held is not None:
       shape = self._latent_shape(settings)
@@ -352,7 +378,7 @@ class TextToVideo:
 
   def _check_shapes(self, run: Any, settings: Settings) -> None:
     try:
-      cond = self._conditions([""] * self.batch, [None] * self.batch, settings)
+      cond = self._conditions([""] * self.batch, [{}] * self.batch, settings)
       jax.eval_shape(
         run, self.params, self.text.params, cond, np.zeros((self.batch,), np.uint32), np.uint32(0),
         self._weights(settings), settings.times().astype(np.float32), None,

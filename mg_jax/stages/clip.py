@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
+from mg_jax.data.sources.mixture import DataConfig
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.data.transforms import FrameRow
 from mg_jax.models.encoders.clip import CLIP
@@ -29,7 +30,7 @@ from mg_jax.train.loop import Hook
 class ContrastiveStage:
   """See `stages.base.Stage`."""
 
-  data = recipe.DataConfig
+  data = DataConfig
   encodes = False
 
   def objective(self, config, data) -> Contrastive:
@@ -52,12 +53,16 @@ class ContrastiveStage:
     objective = self.objective(config, data)
     reader = caption_reader(section(config, "text"), objective.model)
     check_model(objective, self.abstract_batch(config, data)[0])
-    held_out = recipe.open_sources(data, "validation", "image")
+    held_out = [
+      source
+      for part in data.parts.values()
+      for source in recipe.open_sources(part.data, "validation", "image").values()
+    ]
     row = FrameRow(reader, captions=data.captions, short_length=data.short_length)
 
     def batches(captions):
       of_kind = dataclasses.replace(row, captions=captions)
-      for source in held_out.values():
+      for source in held_out:
         yield from evaluation_batches(source, of_kind, batch=evals.batch, limit=evals.limit)
 
     hooks = [evaluation(objective, functools.partial(batches, data.captions), evals, mesh)]

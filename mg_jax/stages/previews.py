@@ -3,6 +3,7 @@
 Each preview writes `<workdir>/previews/step-N.png`, a contact sheet, and an mp4 per clip.
 """
 
+import itertools
 import logging
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -84,7 +85,7 @@ class Samples:
     self,
     config: Mapping[str, Any],
     workdir: str,
-    held_out: Mapping[str, Source],
+    held_out: Sequence[Source],
     count: int,
     *,
     params: PyTree,
@@ -94,15 +95,16 @@ class Samples:
     Args:
       config: of the run, plain dicts.
       workdir: of the run, with its latents.
-      held_out: cached latents, whose captions are used.
+      held_out: cached latents, whose captions are used in turn.
       count: most clips of a preview.
       params: of the generator, or their shapes.
 
     Raises:
       UserError: on settings in "sampling" that the model cannot do.
     """
-    source = next(iter(held_out.values()))
-    self._captions = [source[i]["captions"][0] for i in range(min(count, len(source)))]
+    turns = itertools.zip_longest(*([(s, i) for i in range(min(count, len(s)))] for s in held_out))
+    records = (pair for turn in turns for pair in turn if pair)
+    self._captions = [s[i]["captions"][0] for s, i in itertools.islice(records, count)]
     self._workdir = workdir
     self._pipeline = pipeline(config, workdir, params, batch=len(self._captions))
     self._pipeline.resolve()

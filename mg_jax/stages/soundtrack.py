@@ -21,7 +21,7 @@ from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator, from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions, text_streams
 from mg_jax.objectives.sound_flow import SoundFlow
-from mg_jax.precompute.clips import pinned_step
+from mg_jax.precompute.latents import pinned_step
 from mg_jax.precompute.sounds import check_vision, encode_sound
 from mg_jax.stages.base import (
   Experiment,

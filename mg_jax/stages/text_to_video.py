@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,17 +10,20 @@ from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import use_mesh
+from mg_jax.data.condition_section import fixed
 from mg_jax.data.conditions import Condition
 from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
+from mg_jax.data.sources.mixture import DataConfig, groups, held_out
 from mg_jax.data.transforms import LatentRow
 from mg_jax.models import patches
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions, text_streams
 from mg_jax.objectives.flow_matching import FlowMatching
-from mg_jax.precompute.clips import encode, pinned_step
+from mg_jax.precompute.clips import encode
+from mg_jax.precompute.latents import pinned_step
 from mg_jax.sampling.settings import Settings
 from mg_jax.stages import previews
 from mg_jax.stages.base import (
@@ -38,7 +42,7 @@ from mg_jax.train.workdir import latents_folder
 class TextToVideoStage:
   """See `stages.base.Stage`."""
 
-  data = recipe.DataConfig
+  data = DataConfig
   encodes = True
 
   def objective(self, config, data) -> FlowMatching:
@@ -49,8 +53,8 @@ class TextToVideoStage:
     """Of images or of clips, whichever batch has more tokens of pictures and text."""
     dit, batches = config["model"]["dit"], []
     read = sum(fields["length"] for fields in config["text"].values())
-    for kind in data.kinds:
-      clip, rows = largest_clip(data, kind), data.rows(kind)
+    for name, kind, _ in groups(data):
+      clip, rows = largest_clip(data.parts[name].data, kind), data.rows(kind)
       latent = TAE(latent=dit["channels"], parent=None).latent_shape(*clip)
       tokens = math.prod(patches.grid(latent[:3], tuple(dit["patch"])))
       batches.append((rows * (tokens + read), rows, latent, clip))
@@ -67,24 +71,32 @@ class TextToVideoStage:
       objective, autoencoder, data, conditions, build_section(Settings, config, "sampling"), mesh
     )
     latents, metadata = _encode(config, workdir, data, evals, text, conditions, tae, autoencoder)
-    row = LatentRow(
-      conditions, mean=tuple(metadata["mean"]), std=tuple(metadata["std"]),
-      camera=data.camera_tags,
-    )  # fmt: skip
-    held_out = recipe.latent_sources(
-      latents, "validation", next(iter(data.kinds)), limit=data.bad_limit
-    )
+    rows = {
+      name: LatentRow(
+        fixed(conditions, part.constants, where=f"data.mixture.{name}.constants"),
+        mean=tuple(metadata["mean"]), std=tuple(metadata["std"]), camera=data.camera_tags,
+      )
+      for name, part in data.parts.items()
+    }  # fmt: skip
+    shown = [
+      (rows[name], source)
+      for name, kind in held_out(data).items()
+      for source in recipe.latent_sources(
+        pathlib.Path(latents) / name, "validation", kind, limit=data.bad_limit
+      ).values()
+    ]
 
     def batches():
-      for source in held_out.values():
+      for row, source in shown:
         yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
 
     preprocess = live_text(text, mesh)
     hooks = [evaluation(objective, batches, evals, mesh, preprocess)]
     if evals.previews:
-      show = previews.Samples(config, workdir, held_out, evals.previews, params=params)
+      sources = [source for _, source in shown]
+      show = previews.Samples(config, workdir, sources, evals.previews, params=params)
       hooks.append(Hook("preview", evals.every, show))
-    return Experiment(objective, recipe.latent_feed(data, latents, row), tuple(hooks), preprocess)
+    return Experiment(objective, recipe.latent_feed(data, latents, rows), tuple(hooks), preprocess)
 
   def encode(self, config, data, evals, workdir):
     text = text_streams(config, from_config(config))
@@ -93,7 +105,7 @@ class TextToVideoStage:
     return _encode(config, workdir, data, evals, text, conditions, *made_by)
 
 
-def largest_clip(data: recipe.DataConfig, kind: Kind = "video") -> tuple[int, int, int]:
+def largest_clip(data: DataConfig, kind: Kind = "video") -> tuple[int, int, int]:
   """(frames, height, width) of the bucket with the most pixels."""
   return max(((b.frames, b.height, b.width) for b in data.buckets(kind)), key=math.prod)
 
@@ -127,7 +139,7 @@ def _encode(
 
 
 def _check_generator(
-  objective: FlowMatching, autoencoder: TAE, data: recipe.DataConfig,
+  objective: FlowMatching, autoencoder: TAE, data: DataConfig,
   conditions: Mapping[str, Condition], sampling: Settings, mesh: Mesh,
 ) -> Any:
   """Shapes of the generator's parameters.
@@ -138,9 +150,10 @@ def _check_generator(
   rows = data.global_batch
   # Samples are made on one device.
   sizes = [((sampling.frames, sampling.height, sampling.width), contextlib.nullcontext())]
-  if data.durations == "single":
-    clip = data.frames if data.video_weight else 1, data.height, data.width
-    sizes.append((clip, use_mesh(mesh)))
+  for name, kind, _ in groups(data):
+    part = data.parts[name].data
+    if part.durations == "single":
+      sizes.append((largest_clip(part, kind), use_mesh(mesh)))
   for (frames, height, width), place in sizes:
     latent = autoencoder.latent_shape(frames, height, width)
     try:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+import math
 
 import jax
 import jax.numpy as jnp
 
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
+from mg_jax.data.sources.mixture import DataConfig, groups, held_out
 from mg_jax.data.transforms import VideoRow
 from mg_jax.models.codecs import perceptual
 from mg_jax.models.codecs.discriminators import PatchDiscriminator
@@ -35,7 +37,7 @@ _log = logging.getLogger(__name__)
 class VideoCodec:
   """See `stages.base.Stage`."""
 
-  data = recipe.DataConfig
+  data = DataConfig
   encodes = False
 
   def objective(self, config, data) -> Autoencoding:
@@ -50,9 +52,12 @@ class VideoCodec:
 
   def abstract_batch(self, config, data):
     del config
-    frames = max(data.lengths or (data.frames,)) if data.video_weight else 1
-    clip = (frames, data.height, data.width)
-    rows, shape = data.global_batch, jax.ShapeDtypeStruct
+    frames, rows, shape = 1, data.global_batch, jax.ShapeDtypeStruct
+    read = [(data.parts[name].data, kind) for name, kind, _ in groups(data)]
+    if "video" in data.kinds:
+      frames = max(data.lengths or [part.frames for part, kind in read if kind == "video"])
+    sides = max(((part.height, part.width) for part, _ in read), key=math.prod)
+    clip = (frames, *sides)
     batch = {"video": shape((rows, *clip, 3), jnp.uint8), "frames": shape((rows,), jnp.int32)}
     return batch, clip
 
@@ -65,20 +70,23 @@ class VideoCodec:
     if evals.previews:
       show = previews.Reconstructions(objective, batches, workdir, evals.previews, fps=data.fps)
       hooks.append(Hook("preview", evals.every, show))
-    report_rejected(recipe.indices(data, data.kinds), workdir)
+    report_rejected(recipe.indices(data), workdir)
     return Experiment(objective, recipe.clip_feed(data), tuple(hooks))
 
   def encode(self, config, data, evals, workdir):
     raise nothing_to_encode(config)
 
 
-def held_out_clips(data: recipe.DataConfig, evals: EvalConfig) -> Batches:
+def held_out_clips(data: DataConfig, evals: EvalConfig) -> Batches:
   """What starts a pass over the held-out batches of an autoencoder: clips, or single frames."""
-  sources = recipe.open_sources(data, "validation", next(iter(data.kinds)))
-  row = VideoRow(frames=None if data.video_weight else 1)
+  shown = [
+    (VideoRow(frames=None if kind == "video" else 1), source)
+    for name, kind in held_out(data).items()
+    for source in recipe.open_sources(data.parts[name].data, "validation", kind).values()
+  ]
 
   def batches():
-    for source in sources.values():
+    for row, source in shown:
       yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
 
   return batches

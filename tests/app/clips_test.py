@@ -10,6 +10,7 @@ from PIL import Image
 
 from mg_jax.app import clips
 from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import ClassId, Latent
 from mg_jax.data.media import video
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
@@ -28,9 +29,13 @@ class Fake(TextToVideo):
   def tags(self, settings):
     return {}
 
-  def __call__(self, prompts, *, seeds, first=(), **settings):
-    frames = settings["frames"]
-    return np.stack([np.repeat(frame[None], frames, axis=0) for frame in first])
+  first_frame = "start"
+  conditions = {"start": Latent(2), "style": ClassId(9)}
+
+  def __call__(self, prompts, *, seeds, given=(), **settings):
+    self.given, frames = given, settings["frames"]
+    grey = np.full((16, 24, 3), 90, np.uint8)
+    return np.stack([np.repeat(v.get("start", grey)[None], frames, axis=0) for v in given])
 
   def extend(self, clip, added, *, prompt, seed, **settings):
     return np.concatenate([clip, np.repeat(clip[-1:], added, axis=0)])
@@ -38,11 +43,15 @@ class Fake(TextToVideo):
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch):
-  calls = []
+  class Calls(list):
+    fake = None
+
+  calls = Calls()
 
   def load(workdir, *, tiling, mesh, dtype):
     calls.append((workdir, mesh, dtype))
-    return Fake()
+    calls.fake = Fake()
+    return calls.fake
 
   monkeypatch.setattr(clips, "load_text_to_video", load)
   return calls
@@ -69,6 +78,19 @@ def test_a_picture_of_any_size_is_fitted_and_starts_the_clip(tmp_path):
   Image.new("RGB", (30, 10), (0, 30, 30)).save(tmp_path / "other.png")
   with pytest.raises(UserError, match="was made by another model or with other settings"):
     _generate(tmp_path, first_frame=str(tmp_path / "other.png"))
+
+
+def test_values_of_conditions_are_read_by_name(tmp_path, loaded):
+  _, record = _generate(tmp_path, condition=["style=4"])
+  assert loaded.fake.given == [{"style": 4}] and record["style"]
+  with pytest.raises(UserError, match="--condition=look=4 is not NAME=VALUE .*there are style"):
+    _generate(tmp_path, condition=["look=4"])
+  with pytest.raises(UserError, match="'style' is '4.5'; give the number of a class"):
+    _generate(tmp_path, condition=["style=4.5"])
+  with pytest.raises(UserError, match="class 9; classes are 0..8"):
+    _generate(tmp_path, condition=["style=9"])
+  with pytest.raises(UserError, match="--condition is not for --extend"):
+    clips.generate("run", texts=["a"], video="x.mp4", extend=[1.0], condition=["style=4"])
 
 
 def test_a_clip_of_any_rate_is_continued_at_that_of_the_model(tmp_path):

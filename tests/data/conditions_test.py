@@ -4,13 +4,23 @@ import pickle
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import conditions
-from mg_jax.data.conditions import ClassId, Condition, Frames, Image, Latent, Mask, Text, View
+from mg_jax.data.conditions import (
+  ClassId,
+  Condition,
+  Constant,
+  Frames,
+  Image,
+  Latent,
+  Mask,
+  Text,
+  View,
+)
 from mg_jax.data.text.prompts import decode_bytes
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
@@ -149,7 +159,7 @@ def test_a_latent_that_does_not_fit_is_refused(shape):
 
 
 def test_a_class_of_a_record_comes_before_the_constant_and_its_null_is_one_past_the_last():
-  constant = ClassId(classes=4, constant=1)
+  constant = Constant(ClassId(classes=4), 1)
   assert constant.row("task", {}, _view()) == 1
   assert constant.row("task", {"task": 0}, _view()) == 0
   assert constant.null(GRID) == ALL["task"].row("task", {}, _view()) == 4
@@ -157,10 +167,8 @@ def test_a_class_of_a_record_comes_before_the_constant_and_its_null_is_one_past_
 
 @pytest.mark.parametrize("found", [-1, 4])
 def test_a_class_out_of_range_is_refused(found):
-  with pytest.raises(UserError, match=f"'task' has class {found} of a record; classes are 0..3"):
+  with pytest.raises(UserError, match=f"'task' has class {found}; classes are 0..3"):
     ALL["task"].row("task", {"task": found}, _view())
-  with pytest.raises(UserError, match=f"class {found} is not within 0..3"):
-    ClassId(classes=4, constant=found)
 
 
 def test_masks_and_pictures_of_another_size_are_refused():
@@ -171,55 +179,43 @@ def test_masks_and_pictures_of_another_size_are_refused():
       ALL["face"].row("face", {"face": np.zeros(shape, np.uint8)}, _view())
 
 
-def test_a_config_builds_conditions_and_their_routes():
-  section = {
-    "task": {
-      "kind": "class_id", "classes": 4, "constant": 2,
-      "route": [{"kind": "modulate", "classes": 4}, {"kind": "cross", "classes": 4, "tokens": 2}],
-    },
-    "first": {"kind": "latent", "channels": 2, "route": {"kind": "concat", "features": 3}},
-    "face": {"kind": "image", "size": 2, "route": {"kind": "cross", "features": 8}},
-    "mask": {"kind": "mask", "route": {"kind": "clean"}},
-  }  # fmt: skip
-  assert conditions.build(section) == {
-    "task": ClassId(4, constant=2), "first": Latent(2), "face": Image(2), "mask": Mask()
-  }  # fmt: skip
-  assert conditions.routes(section) == {name: entry["route"] for name, entry in section.items()}
-  assert conditions.build({}) == conditions.routes({}) == {}
+@pytest.mark.parametrize("name", ["text", "first", "task", "mask"])
+def test_a_null_constant_stands_for_every_record(name):
+  constant = Constant(ALL[name])
+  row, null = constant.row(name, _record(GRID), _view()), ALL[name].null(GRID)
+  _alike(row, null)
+  jax.tree.map(np.testing.assert_array_equal, row, null)
 
 
-@pytest.mark.parametrize(
-  "fields, words",
-  [
-    ({"kind": "sound"}, "conditions.x.kind is 'sound'; known are image, latent, class_id, mask"),
-    ({}, "conditions.x.kind is None; known are"),
-    ({"kind": "mask", "size": 3}, "conditions.x has no field 'size'"),
-    ({"kind": "latent", "channels": 2, "of": "last_frame"}, "conditions.x.of is 'last_frame'"),
-    ({"kind": "class_id"}, "conditions.x: .*classes"),
-    ({"kind": "class_id", "classes": 2, "constant": 2}, "class 2 is not within 0..1"),
-  ],
-)
-def test_conditions_that_cannot_be_are_refused(fields, words):
+def test_values_of_caption_files_and_requests_are_read(tmp_path):
+  PIL.Image.new("RGB", (30, 20), (200, 0, 0)).save(tmp_path / "a.png")
+  found = ALL["face"].read("face", ["a.png", "a.png"], str(tmp_path))
+  assert found.shape == (2, 2, 2, 3) and np.abs(found - np.array([200, 0, 0])).max() < 5
+  np.testing.assert_array_equal(ALL["face"].read("face", str(tmp_path / "a.png"))[0], found[0])
+  np.save(tmp_path / "m.npy", np.ones(GRID, bool))
+  assert ALL["mask"].read("mask", "m.npy", str(tmp_path)).all()
+  assert ALL["task"].read("task", "3") == ALL["task"].read("task", 3) == 3
+
+
+@pytest.mark.parametrize("name, value, words", [
+  ("task", "red", "'task' is 'red'; give the number of a class"),
+  ("task", 1.5, "'task' is 1.5; give the number"),
+  ("task", True, "'task' is True; give the number"),
+  ("task", 4, "classes are 0..3"),
+  ("face", 3, "'face' is 3; give an image file, or a list"),
+  ("face", [], "give an image file, or a list"),
+  ("face", ["a.png"] * 4, "has 4 images; config conditions.face.count is 3"),
+  ("face", "../a.png", "names '../a.png'; give a file of the folder"),
+  ("face", "/etc/passwd", "names '/etc/passwd'; give a file of the folder"),
+  ("face", "none.png", "condition 'face': .*none.png"),
+  ("face", "mask.npy", "condition 'face': .*mask.npy"),
+  ("mask", "none.npy", "none.npy cannot be read as an .npy file"),
+  ("mask", "mask.npy", "mask.npy has no bool array"),
+  ("mask", "object.npy", "object.npy cannot be read"),
+  ("mask", [True], "give an .npy file"),
+])  # fmt: skip
+def test_values_that_are_none_are_refused(name, value, words, tmp_path):
+  np.save(tmp_path / "mask.npy", np.ones(GRID))
+  np.save(tmp_path / "object.npy", np.array([{}], object), allow_pickle=True)
   with pytest.raises(UserError, match=words):
-    conditions.build({"x": fields | {"route": {"kind": "clean"}}})
-
-
-def test_a_condition_without_a_route_is_refused():
-  for route in ({}, {"route": {}}):
-    with pytest.raises(UserError, match="conditions.x has no route; say how it enters the model"):
-      conditions.routes({"x": {"kind": "mask"} | route})
-
-
-@pytest.mark.parametrize("listed", [False, True])
-def test_a_route_for_another_number_of_classes_is_refused(listed):
-  """A table of other rows would be read past its end, or miss the null."""
-  route = {"kind": "modulate", "classes": 3}
-  fields = {"kind": "class_id", "classes": 4, "route": [route] if listed else route}
-  with pytest.raises(UserError, match="conditions.x has 4 classes, but its route takes 3"):
-    conditions.routes({"x": fields})
-
-
-def test_a_route_for_other_channels_is_refused():
-  route = {"kind": "concat", "features": 16}
-  with pytest.raises(UserError, match="conditions.x has 16 channels and a mask, .* give 17"):
-    conditions.routes({"x": {"kind": "latent", "channels": 16, "route": route}})
+    ALL[name].read(name, value, str(tmp_path))

@@ -1,8 +1,11 @@
 import collections
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import pipeline
@@ -298,12 +301,35 @@ def test_an_evaluation_batch_has_rows():
     next(pipeline.evaluation_batches(Numbers(4), Row(), batch=0))
 
 
-def test_volume_weights():
-  assert pipeline.volume_weights([1000, 3000]) == (1, 3)
-  assert pipeline.volume_weights([1, 1_000_000]) == (1, 100)
-  assert pipeline.volume_weights([5]) == (1,)
-  with pytest.raises(ValueError):
-    pipeline.volume_weights([3, 0])
+@pytest.mark.parametrize("groups, expected", [
+  ([(1, [1000, 3000])], [[1, 3]]),
+  ([(1, [1, 1_000_000])], [[1, 99]]),
+  ([(1, [5])], [[1]]),
+  ([(1, [7, 7]), (10, [3, 3, 3, 3, 3])], [[1, 1], [4, 4, 4, 4, 4]]),
+])  # fmt: skip
+def test_weights_are_proportional_to_volume_within_a_group(groups, expected):
+  assert pipeline.weights([(Fraction(share), sizes) for share, sizes in groups]) == expected
+
+
+@given(st.lists(
+  st.tuples(st.integers(1, 20), st.lists(st.integers(1, 10**6), min_size=1, max_size=130)),
+  min_size=1, max_size=4,
+))  # fmt: skip
+def test_groups_get_their_shares_however_many_sources_they_have(groups):
+  found = pipeline.weights([(Fraction(share), sizes) for share, sizes in groups])
+  whole = sum(map(sum, found))
+  for (share, sizes), part in zip(groups, found, strict=True):
+    assert Fraction(sum(part), whole) == Fraction(share, sum(s for s, _ in groups))
+    assert len(part) == len(sizes) and min(part) >= 1
+    if len(sizes) <= 50:
+      for size, weight in zip(sizes, part, strict=True):
+        assert abs(weight / sum(part) - size / sum(sizes)) < 0.01 * len(sizes)
+
+
+def test_sources_without_volume_are_refused():
+  for groups in ([(1, [3, 0])], [(1, [])], [(0, [3])]):
+    with pytest.raises(ValueError, match="must not be empty"):
+      pipeline.weights([(Fraction(share), sizes) for share, sizes in groups])
 
 
 @pytest.mark.parametrize("limit, expected", [(None, 10), (6, 6), (4, 4), (99, 10)])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.data.sources.mixture import DataConfig
 from mg_jax.evaluation.toy_known import score_known
 from mg_jax.sampling.settings import Settings
 
@@ -29,10 +29,12 @@ class Fake:
     assert not changes
     return self.settings
 
-  def __call__(self, texts, *, seeds, first=()):
-    if not (first and self._faithful):
+  first_frame = "start"
+
+  def __call__(self, texts, *, seeds, given=()):
+    if not (given and self._faithful):
       return np.zeros((len(texts), 16, 32, 32, 3), np.uint8)
-    return np.stack([self._clips[frame.tobytes()] for frame in first])
+    return np.stack([self._clips[values["start"].tobytes()] for values in given])
 
   def encode(self, video):
     return np.repeat(video, 16, axis=1)[:, :16] if video.shape[1] == 1 else video

@@ -10,7 +10,7 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
-from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.data.sources.mixture import DataConfig
 from mg_jax.data.transforms import LatentRow
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import open_conditions, text_streams
@@ -25,6 +25,12 @@ MADE_UP = {
     "kind": "class_id", "classes": 3, "route": {"kind": "cross", "classes": 3, "tokens": 2}
   },
   "clean": {"kind": "mask", "route": {"kind": "clean"}},
+  "cross_image": {
+    "kind": "image", "size": 8, "count": 2,
+    "encoder": {"size": 8, "patch": 4, "width": 16, "layers": 1, "heads": 1, "mlp_dim": 16,
+                "projection": None},
+    "route": {"kind": "cross", "features": 16},
+  },
 }  # fmt: skip
 
 
@@ -49,6 +55,7 @@ def _record(grid, channels):
   }, {
     "latent": {"latent/new": rng.normal(size=(1, *grid[1:], channels)).astype(np.float32)},
     "class_id": {"new": 1}, "mask": {"new": mask},
+    "image": {"new": rng.integers(0, 256, (1, 8, 8, 3), np.uint8)},
   }  # fmt: skip
 
 
@@ -59,10 +66,10 @@ def _batch(row, *records):
 
 @pytest.mark.parametrize(
   "route",
-  ["concat", "modulate", *(pytest.param(r, marks=pytest.mark.slow) for r in ("cross", "clean"))],
+  ["concat", "modulate", "cross_image"]
+  + [pytest.param(r, marks=pytest.mark.slow) for r in ("cross", "clean")],
 )
 def test_an_entry_of_the_config_is_a_condition_that_trains(route, tmp_path, awaken):
-  """But for pictures, which no route takes yet."""
   config, entry = tiny.t2v(tmp_path), MADE_UP[route]
   objective, abstract, row = _open(config | {"conditions": {"new": entry}})
   objective = dataclasses.replace(objective, drop={"new": 0.0})
@@ -85,7 +92,7 @@ def test_an_entry_of_the_config_is_a_condition_that_trains(route, tmp_path, awak
   value, grads = run(params, batch)
   grads = flatten_paths(grads)
   assert all(np.isfinite(leaf).all() for leaf in grads.values())
-  learned = {path for path in grads if f"/new_{route}/" in path}
+  learned = {path for path in grads if f"/new_{entry['route']['kind']}/" in path}
   assert bool(learned) == (route != "clean")
   assert all(np.any(grads[path] != 0) for path in learned)
   without, _ = run(params, null)

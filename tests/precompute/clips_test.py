@@ -2,24 +2,27 @@
 
 import dataclasses
 import json
+import shutil
 import weakref
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
-from PIL import Image
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.conditions import Latent, Mask, View
+from mg_jax.data.conditions import ClassId, Constant, Image, Latent, Mask, View
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordSource
-from mg_jax.data.sources.recipe import DataConfig, latent_sources, open_sources
+from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.recipe import latent_sources, open_sources
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.models.codecs.tiling import Tiling
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.precompute import clips as encode_module
+from mg_jax.precompute import latents as latent_module
 from mg_jax.precompute.clips import encode
 
 TEXT = Streams({"text": Reader(TextConfig(), open_tokenizer("bytes"))})
@@ -103,7 +106,7 @@ def test_a_finished_folder_is_left_as_it_is(data, tmp_path, monkeypatch):
 
 
 def test_a_killed_run_goes_on_with_the_missing_shards(data, tmp_path, monkeypatch):
-  monkeypatch.setattr(encode_module, "SHARD", 4)
+  monkeypatch.setattr(latent_module, "SHARD", 4)
   whole = _run(data, tmp_path / "whole")
 
   class Killed(Exception):
@@ -149,7 +152,7 @@ def test_a_killed_run_goes_on_with_the_missing_shards(data, tmp_path, monkeypatc
 
 def test_statistics_are_merged_from_those_of_the_shards(data, tmp_path, monkeypatch):
   """None of the records is read again, but those of shards that an older run left without."""
-  monkeypatch.setattr(encode_module, "SHARD", 4)
+  monkeypatch.setattr(latent_module, "SHARD", 4)
   read, get = [], RecordSource.__getitem__
   monkeypatch.setattr(RecordSource, "__getitem__", lambda s, i: read.append(i) or get(s, i))
   whole = _run(data, tmp_path / "latents")
@@ -232,7 +235,7 @@ def mixed(data, tmp_path):
   (tmp_path / "clips" / "bad.mp4").write_bytes(b"")
   (tmp_path / "images").mkdir()
   for k, name in enumerate(["d.png", "e.jpg", "f.webp"]):
-    Image.new("RGB", (20, 20), (60 * k, 0, 255)).save(tmp_path / "images" / name, quality=100)
+    PIL.Image.new("RGB", (20, 20), (60 * k, 0, 255)).save(tmp_path / "images" / name, quality=100)
     (tmp_path / "images" / name).with_suffix(".txt").write_text(f"image {k}")
   (tmp_path / "images" / "bad.png").write_bytes(b"")
   return dataclasses.replace(
@@ -296,7 +299,7 @@ def test_latents_of_recipes_without_the_newer_fields_stay(data, tmp_path):
 
 def test_the_first_frame_is_encoded_alone_for_a_condition_that_is_a_latent(data, tmp_path):
   """As a sampler has it: the first latent of the clip knows of later frames."""
-  conditions = {"first": Latent(channels=3), "mask": Mask()}
+  conditions = {"first": Latent(channels=3), "mask": Constant(Mask())}
   metadata = _run(data, tmp_path / "latents", conditions=conditions)
   assert metadata["latents"] == {"first": "first_frame"}
   clips = open_sources(data, "train")["4x16x16"]
@@ -319,11 +322,67 @@ def test_the_first_frame_is_encoded_alone_for_a_condition_that_is_a_latent(data,
   assert max(moving) > 1e-3
 
 
+def _captioned(folder, **given):
+  """Two clips, of which the first has values of conditions."""
+  for name in "ab":
+    write_video(folder / f"{name}.mp4", np.full((4, 16, 16, 3), 90, np.uint8), fps=8.0)
+  rows = [{"file": "a.mp4", "caption": "grey", **given}, {"file": "b.mp4", "caption": "grey"}]
+  (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  return {"source": "folder", "path": str(folder), "frames": 4, "height": 16, "width": 16}
+
+
+def test_values_of_conditions_are_stored_with_the_clips_that_have_them(tmp_path):
+  PIL.Image.new("RGB", (40, 40), (0, 0, 200)).save(tmp_path / "face.png")
+  (tmp_path / "clips").mkdir()
+  shutil.copy(tmp_path / "face.png", tmp_path / "clips")
+  fields = _captioned(tmp_path / "clips", style=3, face="face.png")
+  data = DataConfig(**fields, holdout="none")
+  conditions = {"style": ClassId(5), "face": Image(8), "mask": Constant(Mask())}
+  _run(data, tmp_path / "latents", conditions=conditions)
+  first, second = latent_sources(tmp_path / "latents", "train", "video")["4x16x16"]
+  assert first["style"] == 3 and first["face"].shape == (1, 8, 8, 3)
+  assert "style" not in second and "face" not in second
+  _captioned(tmp_path / "clips", style=4, face="face.png")
+  with pytest.raises(UserError, match="encoded with another clips"):
+    _run(data, tmp_path / "latents", conditions=conditions)
+  with pytest.raises(UserError, match="'pose' has no source in data; give 'pose' in its captions"):
+    _run(data, tmp_path / "other", conditions={"pose": ClassId(2)})
+
+
+def test_entries_of_a_mixture_share_statistics_and_each_has_its_conditions(data, tmp_path):
+  fields = _captioned(tmp_path / "clips", style=3) | {"holdout": "none", "image_weight": 0}
+  data = dataclasses.replace(data, image_weight=0, mixture={
+    "toy": {"constants": {"style": 1, "first": None}}, "own": fields,
+  })  # fmt: skip
+  conditions = {"style": ClassId(5), "first": Latent(3)}
+  metadata = _run(data, tmp_path / "latents", conditions=conditions)
+  assert metadata["clips"] == {"train": 12, "validation": 5} and metadata["step"] == 7
+  latents = [
+    record["latent"].reshape(-1, 3)
+    for name in ("toy", "own")
+    for record in latent_sources(tmp_path / "latents" / name, "train", "video")["4x16x16"]
+  ]
+  np.testing.assert_allclose(metadata["mean"], np.concatenate(latents).mean(0), rtol=1e-5)
+  own, toy = (
+    latent_sources(tmp_path / "latents" / name, "train", "video")["4x16x16"][0]
+    for name in ("own", "toy")
+  )
+  assert own["style"] == 3 and "latent/first" in own
+  assert "style" not in toy and "latent/first" not in toy, "rows have the constants"
+  assert _run(data, tmp_path / "latents", conditions=conditions) == metadata
+  without = {name: entry for name, entry in data.mixture.items() if name == "own"}
+  with pytest.raises(UserError, match="encoded with another mixture; remove it"):
+    _run(dataclasses.replace(data, mixture=without), tmp_path / "latents", conditions=conditions)
+  lacking = data.mixture | {"toy": {}}
+  with pytest.raises(UserError, match="'style' has no source in data.mixture.toy"):
+    _run(dataclasses.replace(data, mixture=lacking), tmp_path / "other", conditions=conditions)
+
+
 def test_latents_without_those_of_a_condition_are_refused_and_more_do_no_harm(data, tmp_path):
   conditions = {"first": Latent(channels=3)}
   without = _run(data, tmp_path / "without")
   assert "latents" not in without
-  assert _run(data, tmp_path / "without", conditions={"mask": Mask()}) == without
+  assert _run(data, tmp_path / "without", conditions={"mask": Constant(Mask())}) == without
   with pytest.raises(UserError, match="encoded with another latents; remove it"):
     _run(data, tmp_path / "without", conditions=conditions)
   metadata = _run(data, tmp_path / "with", conditions=conditions)

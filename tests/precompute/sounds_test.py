@@ -20,7 +20,7 @@ from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.precompute import sounds as module
-from mg_jax.precompute.clips import pinned_step
+from mg_jax.precompute.latents import pinned_step
 from mg_jax.precompute.sounds import check_vision, encode_sound
 from tests.models.encoders import vision_test
 

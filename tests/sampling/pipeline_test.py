@@ -285,24 +285,26 @@ def test_a_clip_starts_from_its_first_frame_whatever_its_company():
   colours = [140, 120, 120], [120, 120, 140]
   red, blue = (np.broadcast_to(np.uint8(colour), (16, 16, 3)) for colour in colours)
   pipeline = _knowing()
-  clips = pipeline(["a"] * 3, seeds=[1, 1, 1], first=[red, None, blue])
+  clips = pipeline(["a"] * 3, seeds=[1, 1, 1], given=[{"first": red}, {}, {"first": blue}])
   assert clips[0][..., 0].mean() > clips[1][..., 0].mean() > clips[2][..., 0].mean()
-  np.testing.assert_array_equal(pipeline(["a"], seeds=[1], first=[blue])[0], clips[2])
+  np.testing.assert_array_equal(pipeline(["a"], seeds=[1], given=[{"first": blue}])[0], clips[2])
   np.testing.assert_array_equal(pipeline(["a"], seeds=[1])[0], clips[1])
   # It is no part of the guidance of text, unless it gets a scale of its own.
-  guided = pipeline(["a"], seeds=[1], first=[red], guidance="first:2,text:3")[0]
+  guided = pipeline(["a"], seeds=[1], given=[{"first": red}], guidance="first:2,text:3")[0]
   assert np.abs(guided.astype(int) - clips[0]).max() > 1
 
 
-@pytest.mark.parametrize("first,message", [
-  ([np.zeros((8, 16, 3), np.uint8)], "the first frame is 8x16; fit it to 16x16"),
-  ([], "1 prompts but 2 first frames"),
+@pytest.mark.parametrize("given,message", [
+  ([{"first": np.zeros((8, 16, 3), np.uint8)}], "the first frame is 8x16; fit it to 16x16"),
+  ([{}, {}], "1 prompts but 2 groups of conditions"),
+  ([{"face": np.zeros(3)}], "this model has no condition 'face'; it has first"),
 ])
-def test_first_frames_that_do_not_fit(first, message):
+def test_conditions_that_do_not_fit(given, message):
   with pytest.raises(UserError, match=message):
-    _knowing()(["a"], seeds=[0], first=first or [None] * 2)
+    _knowing()(["a"], seeds=[0], given=given)
+  assert _knowing().first_frame == "first"
   with pytest.raises(UserError, match="not trained to take a first frame"):
-    _pipeline()(["a"], seeds=[0], first=[np.zeros((16, 24, 3), np.uint8)])
+    _ = _pipeline().first_frame
 
 
 @pytest.mark.parametrize("frames", [3, 8, 20])

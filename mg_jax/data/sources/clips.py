@@ -79,8 +79,11 @@ def read(piece: Piece) -> Sample:
     frames = video.read_clip(
       piece.path, start_s=piece.start_s, fps=fps, frames=bucket.frames, size=size
     )
-  text, camera, _ = piece.caption
-  return Sample(frames, len(frames), fps, text, piece.key, camera=camera)
+  caption = piece.caption
+  return Sample(
+    frames, len(frames), fps, caption.text, piece.key, camera=caption.camera, given=caption.given,
+    root=os.path.dirname(piece.path),
+  )  # fmt: skip
 
 
 def _probe(path: str) -> Info:

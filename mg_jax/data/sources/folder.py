@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mg_jax.core.errors import UserError
@@ -303,8 +303,12 @@ class PieceSource:
     return self.pieces[index].key
 
 
-def content(folder: str | os.PathLike[str], *, kind: Kind = "video") -> str:
+def content(
+  folder: str | os.PathLike[str], *, kind: Kind = "video", given: Sequence[str] = ()
+) -> str:
   """A digest of the names, sizes and captions of a folder's files of a kind, without opening them.
+
+  It includes the values of the conditions named by `given`, but not the files that these name.
 
   Entries that are not regular files, or have vanished, give no piece and do not count; for "sound"
   they do, and so do sound captions, to keep the names of existing latents of soundtracks.
@@ -316,6 +320,8 @@ def content(folder: str | os.PathLike[str], *, kind: Kind = "video") -> str:
   by_name = read_captions(folder, list(stats), required=False)
   fields = 3 if kind == "sound" else 2
   rows = [[n, status and status.st_size, *by_name[n][:fields]] for n, status in stats.items()]
+  if given:
+    rows += [[n, {key: by_name[n].given.get(key) for key in given}] for n in stats]
   return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

@@ -1,180 +1,25 @@
-"""From the data section of a config to sources of clips, by bucket and split.
-
-One recipe serves every stage: the autoencoder trains on clips, encoding iterates over them once,
-the generator trains on the latents, and a contrastive model on middle frames. Images are frames of
-the clips, or still images in their own folder. Single-bucket recipes set `frames`, `height`,
-`width` and `fps`; bucketed ones set a duration table and a base resolution instead [MG 3.2.1].
-"""
+"""From the data section of a config to sources and training streams, by entry, bucket and split."""
 
 import collections
-import dataclasses
 import functools
-import math
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
 
 from mg_jax.core.errors import UserError
-from mg_jax.data import buckets
 from mg_jax.data.media.files import Kind
-from mg_jax.data.pipeline import Entry, Feed, volume_weights
+from mg_jax.data.pipeline import Entry, Feed, weights
 from mg_jax.data.records import RecordSource
 from mg_jax.data.schema import Source, Split
 from mg_jax.data.sources import clips, toy
 from mg_jax.data.sources.folder import Index, PieceSource
-from mg_jax.data.transforms import CaptionMix, FrameRow, LatentRow, VideoRow
-
-_COUNTS = (
-  "clips", "held_out", "frames", "height", "width", "windows", "global_batch", "short_length",
-)
-SIDE_MULTIPLE = 16  # of bucketed sides, as `buckets.frame_sizes` rounds them
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """The data of a run.
-
-  Attributes:
-    source: "toy" renders the toy world, "folder" reads video files with captions.
-    path: the folder of clips (source "folder"); images in it are skipped. May be empty if only
-      `images` are trained on.
-    images: a folder of still images with captions (PNG, JPEG, WebP, see `data.media.stills`), used
-      by image batches and contrastive models instead of frames of the clips, for any `source`. May
-      be the same folder as `path`.
-    cache: where the toy world is stored once built (source "toy").
-    world: "simple", "pairs", "signs", "full" or "stills" toy world, or "sounds" or "orchestra" with
-      sound, see `world.scene.sampling.WorldConfig`.
-    clips: toy clips to train on.
-    held_out: toy clips held out.
-    variants: further wordings of each toy caption.
-    durations: "single" is one bucket of `frames` at `fps`; the others are the paper's tables for
-      pre-training ("paper"), finetuning ("sft") and ablations ("ablation").
-    aspects: with such a table, "five" aspect ratios around `height` x `height` pixels, or "one",
-      `height` x `width`.
-    frames, height, width, fps: of the single bucket; sides in pixels.
-    windows: maximum number of clips per file of a folder.
-    holdout: how a folder is split: "file" by name, "tail" the last fifth of each file (images by
-      name), "none".
-    caption_required: whether a clip without a caption is an error.
-    lengths: frame counts of the video batches of an autoencoder, equally frequent, cropped at a
-      random start of a clip; () for whole clips.
-    image_weight, video_weight: blocks of image and video batches per window of the stream; the
-      paper's joint stages use 1 and 10, image stages 1 and 0 [MG 3.2.2].
-    global_batch: rows of a batch over all processes.
-    image_batch: rows of an image batch in joint training with videos, a multiple of `global_batch`;
-      0 for the same number.
-    bad_limit: fraction of a source, 0 to 1, that may be unreadable in training; unreadable records
-      are replaced by others.
-    camera_tags: whether prompts start with the camera motion, if known [MG 3.2.1].
-    captions: which wordings are used for frames, see `transforms.FrameRow`.
-    short_length: maximum number of tokens of a short caption.
-    seed: of the world and of every order.
-  """
-
-  source: Literal["toy", "folder"] = "toy"
-  path: str = ""
-  images: str = ""
-  cache: str = "data"
-  world: toy.World = "simple"
-  clips: int = 4000
-  held_out: int = 256
-  variants: int = 0
-  durations: Literal["single", "paper", "sft", "ablation"] = "single"
-  aspects: Literal["five", "one"] = "five"
-  frames: int = 16
-  height: int = 32
-  width: int = 32
-  fps: float = 8.0
-  windows: int = 1
-  holdout: Literal["file", "tail", "none"] = "file"
-  caption_required: bool = True
-  lengths: tuple[int, ...] = ()
-  image_weight: int = 0
-  video_weight: int = 1
-  global_batch: int = 16
-  image_batch: int = 0
-  bad_limit: float = 0.05
-  camera_tags: bool = False
-  captions: CaptionMix = "all"
-  short_length: int = 77
-  seed: int = 0
-
-  def __post_init__(self):
-    if self.image_weight < 0 or self.video_weight < 0 or not self.image_weight + self.video_weight:
-      raise UserError(
-        f"image_weight {self.image_weight} and video_weight {self.video_weight} leave nothing to "
-        "train on; make one of them positive"
-      )
-    for name in _COUNTS:
-      if getattr(self, name) < 1:
-        raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
-    if not 0 < self.fps < math.inf:
-      raise UserError(f"data.fps is {self.fps}; it must be positive")
-    if not 0 <= self.bad_limit <= 1:
-      raise UserError(f"data.bad_limit is {self.bad_limit}; give a fraction from 0 to 1")
-    if self.image_batch < 0 or self.image_batch % self.global_batch:
-      raise UserError(
-        f"data.image_batch is {self.image_batch}; give a multiple of data.global_batch "
-        f"({self.global_batch}), or 0 for batches of that size"
-      )
-    if self.image_batch and not self.video_weight:
-      raise UserError(
-        "data.image_batch needs videos (data.video_weight); for images alone set data.global_batch"
-      )
-    if self.variants < 0 or not 0 <= self.seed < 2**32:
-      raise UserError(
-        f"data.variants is {self.variants} and data.seed {self.seed}; neither may be negative, nor "
-        "the seed 2**32 or more"
-      )
-    shortest = (
-      self.frames if self.durations == "single"
-      else min(row.frames for row in buckets.TABLES[self.durations])
-    )  # fmt: skip
-    if len(set(self.lengths)) < len(self.lengths) or any(
-      not 1 <= length <= shortest for length in self.lengths
-    ):
-      raise UserError(
-        f"data.lengths is {self.lengths}; give distinct frame counts from 1 to {shortest}"
-      )
-    for name in ("height", "width") if self.aspects == "one" else ("height",):
-      if self.durations != "single" and getattr(self, name) % SIDE_MULTIPLE:
-        raise UserError(
-          f"data.{name} is {getattr(self, name)}; with durations {self.durations!r} it must be a "
-          f"multiple of {SIDE_MULTIPLE}"
-        )
-
-  @property
-  def kinds(self) -> dict[Kind, int]:
-    """Positive weights of "image" and "video".
-
-    Raises:
-      UserError: if `images` is set but images have no weight.
-    """
-    if self.images and not self.image_weight:
-      raise UserError("data.images is set but data.image_weight is 0; give it a weight")
-    pairs: dict[Kind, int] = {"video": self.video_weight, "image": self.image_weight}
-    return {kind: weight for kind, weight in pairs.items() if weight}
-
-  def rows(self, kind: Kind) -> int:
-    """Rows of a batch over all processes."""
-    return self.image_batch if kind == "image" and self.image_batch else self.global_batch
-
-  def buckets(self, kind: Kind = "video") -> tuple[buckets.Bucket, ...]:
-    """Buckets of clips or images, in order of preference."""
-    if self.durations == "single":
-      seconds = self.frames / self.fps
-      clip = buckets.Duration(seconds, math.inf, self.frames, clip_s=seconds)
-      rows = (clip,) if kind == "video" else buckets.IMAGE_DURATIONS
-    else:
-      rows = buckets.TABLES[self.durations] if kind == "video" else buckets.IMAGE_DURATIONS
-    if self.durations == "single" or self.aspects == "one":
-      return tuple(buckets.Bucket(row, self.height, self.width) for row in rows)
-    return buckets.make_buckets(rows, self.height)
+from mg_jax.data.sources.mixture import DataConfig, groups
+from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
 
 
 def open_sources(config: DataConfig, split: Split, kind: Kind = "video") -> dict[str, Source]:
-  """Sources of clips by bucket name, e.g. {"16x32x32": ...}.
+  """Sources of clips by bucket name, e.g. {"16x32x32": ...}, of a recipe that is no mixture.
 
   Args:
     config: the recipe.
@@ -198,9 +43,15 @@ def open_sources(config: DataConfig, split: Split, kind: Kind = "video") -> dict
   }
 
 
-def indices(config: DataConfig, kinds: Iterable[Kind]) -> list[Index]:
-  """The indices of the folders of these kinds, each once."""
-  unique = {id(index): index for kind in kinds if (index := _scan(config, kind))}
+def indices(config: DataConfig, kinds: Iterable[Kind] | None = None) -> list[Index]:
+  """The indices of the folders that a recipe reads, or those of these kinds, each once."""
+  read = groups(config) if kinds is None else [
+    (name, kind, None) for name in config.parts for kind in kinds
+  ]
+  unique = {}
+  for name, kind, _ in read:
+    if index := _scan(config.parts[name].data, kind):
+      unique[id(index)] = index
   return list(unique.values())
 
 
@@ -246,30 +97,37 @@ def clip_feed(config: DataConfig) -> Feed:
 
   With several lengths, each batch has a single one, so that each is compiled once.
   """
-  kinds = config.kinds
-  if config.images:
-    opened = {kind: open_sources(config, "train", kind) for kind in kinds}
-  else:
-    opened = dict.fromkeys(kinds, open_sources(config, "train"))
   lengths = config.lengths or (None,)
   # One image entry per length keeps the ratio of the weights.
   cuts = {"image": (1,) * len(lengths), "video": lengths}
+  opened: dict[tuple[str, Kind], dict[str, Source]] = {}
+  for name, kind, _ in groups(config):
+    data = config.parts[name].data
+    # Images that are frames of clips are those of the same sources.
+    frames = opened.get((name, "video")) if kind == "image" and not data.images else None
+    opened[name, kind] = frames or open_sources(data, "train", kind)
   entries = []
-  for kind, share in kinds.items():
+  for name, kind, bucket, source, weight in _weighted(config, opened):
     rows = config.rows(kind) // config.global_batch
-    for (name, source), weight in _weighted(opened[kind], share):
-      for length, count in collections.Counter(cuts[kind]).items():
-        label = f"{kind}/{name}" + (f"/{length}" if kind == "video" and length else "")
-        entries.append(Entry(label, source, VideoRow(frames=length), weight * count, rows))
+    for length, count in collections.Counter(cuts[kind]).items():
+      label = _label(name, kind, bucket) + (f"/{length}" if kind == "video" and length else "")
+      entries.append(Entry(label, source, VideoRow(frames=length), weight * count, rows))
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
 def frame_feed(config: DataConfig, row: FrameRow) -> Feed:
   """The training stream of a contrastive model: stills or middle frames with captions."""
-  entries = [
-    Entry(f"frame/{name}", source, row, weight)
-    for (name, source), weight in _weighted(open_sources(config, "train", "image"), 1)
+  parts = config.parts
+  opened = [open_sources(part.data, "train", "image") for part in parts.values()]
+  shares = [
+    (Fraction(part.weight), [len(source) for source in sources.values()])
+    for part, sources in zip(parts.values(), opened, strict=True)
   ]
+  entries = []
+  for name, sources, found in zip(parts, opened, weights(shares), strict=True):
+    for (bucket, source), weight in zip(sources.items(), found, strict=True):
+      label = f"{name}/frame/{bucket}".lstrip("/")
+      entries.append(Entry(label, source, row, weight))
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
@@ -294,24 +152,44 @@ def latent_sources(
 
 
 def latent_feed(
-  config: DataConfig, latents: str | os.PathLike[str], row: LatentRow
+  config: DataConfig, latents: str | os.PathLike[str], rows: Mapping[str, LatentRow]
 ) -> Feed:
-  """The training stream of a generator: image and video batches of cached latents."""
+  """The training stream of a generator: image and video batches of cached latents.
+
+  Args:
+    config: the recipe.
+    latents: their folder; entries of a mixture have folders of their own in it.
+    rows: the transform of every entry.
+  """
   opened = {
-    kind: latent_sources(latents, "train", kind, limit=config.bad_limit) for kind in config.kinds
+    (name, kind): latent_sources(
+      pathlib.Path(latents) / name, "train", kind, limit=config.bad_limit
+    )
+    for name, kind, _ in groups(config)
   }
   entries = [
-    Entry(f"{kind}/{name}", source, row, weight, config.rows(kind) // config.global_batch)
-    for kind, share in config.kinds.items()
-    for (name, source), weight in _weighted(opened[kind], share)
-  ]
+    Entry(
+      _label(name, kind, bucket), source, rows[name], weight,
+      config.rows(kind) // config.global_batch,
+    )
+    for name, kind, bucket, source, weight in _weighted(config, opened)
+  ]  # fmt: skip
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 
-def _weighted(sources: dict[str, Source], share: int):
-  """Sources with integer weights proportional to their volume, times `share`."""
-  weights = volume_weights([len(source) for source in sources.values()])
-  return zip(sources.items(), [share * weight for weight in weights], strict=True)
+def _weighted(config: DataConfig, opened: Mapping[tuple[str, Kind], Mapping[str, Source]]):
+  """(entry, kind, bucket, source, weight): a kind's share is divided by volume [MG 3.2.2]."""
+  read = groups(config)
+  shares = [
+    (share, [len(source) for source in opened[name, kind].values()]) for name, kind, share in read
+  ]
+  for (name, kind, _), found in zip(read, weights(shares), strict=True):
+    for (bucket, source), weight in zip(opened[name, kind].items(), found, strict=True):
+      yield name, kind, bucket, source, weight
+
+
+def _label(name: str, kind: Kind, bucket: str) -> str:
+  return f"{name}/{kind}/{bucket}".lstrip("/")
 
 
 def _name(config: DataConfig) -> str:

@@ -239,7 +239,7 @@ def _read(piece: Piece, *, config: SoundtrackConfig, rate: int) -> Sample:
   ).astype(np.float32)
   # Sound may end before the picture.
   wave = np.pad(wave, (0, max(0, round(piece.seconds * rate) - len(wave))))
-  text, camera, sound = piece.caption
+  text, camera, sound, _ = piece.caption
   return Sample(
     frames, count, float(config.fps), text, piece.key, camera=camera, wave=wave,
     sound_caption=sound or text,

@@ -1,7 +1,8 @@
 """Captions of the files of a media folder [MG 3.2.1].
 
 Captions are in `name.txt` next to `name.mp4`, or for many files in one `captions.jsonl` with a
-line {"file": ..., "caption": ...} each, plus "camera" or "sound_caption" if known. Names are
+line {"file": ..., "caption": ...} each, plus "camera" or "sound_caption" if known, and the values
+of conditions under their names, see `data.conditions`. Names are
 compared in Unicode's composed form (NFC), as some file systems and archives decompose them. File
 names are taken from the folder's listing only: nothing in a caption file becomes a path.
 """
@@ -10,8 +11,9 @@ import json
 import logging
 import os
 import pathlib
+import types
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mg_jax.core.errors import UserError
@@ -21,14 +23,17 @@ from mg_jax.data.text import prompts as text
 _log = logging.getLogger(__name__)
 FILE = "captions.jsonl"
 _SHOWN = 3  # names in a message
+_KEYS = ("file", "caption", "camera", "sound_caption")
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Caption(NamedTuple):
-  """Captions of a file; fields are empty if unknown."""
+  """Captions of a file; fields are empty if unknown. `given` has the other keys of its row."""
 
   text: str = ""
   camera: str = ""
   sound: str = ""
+  given: Mapping[str, Any] = _NOTHING
 
 
 def read_captions(
@@ -148,8 +153,11 @@ def _row(line: str) -> tuple[str, Caption] | None:
   if not isinstance(row, dict):
     return None
   values = row.get("file"), row.get("caption"), row.get("camera", ""), row.get("sound_caption", "")
+  given = {key: value for key, value in row.items() if key not in _KEYS}
   if not all(isinstance(value, str) for value in values):
     return None
   file, caption, camera, sound = values
   # White space counts as empty; any other text is kept verbatim.
-  return file, Caption(caption if caption.strip() else "", camera, sound if sound.strip() else "")
+  return file, Caption(
+    caption if caption.strip() else "", camera, sound if sound.strip() else "", given
+  )

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.conditions import Text
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordWriter
-from mg_jax.data.sources import recipe
+from mg_jax.data.sources import mixture, recipe
 from mg_jax.data.sources.folder import write_report
-from mg_jax.data.sources.recipe import DataConfig
+from mg_jax.data.sources.mixture import DataConfig
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow
@@ -89,9 +90,9 @@ def test_a_recipe_that_cannot_be_is_refused(changes, words):
 def test_kinds_are_those_with_a_weight():
   assert TOY.kinds == {"video": 1}
   assert dataclasses.replace(TOY, image_weight=1, video_weight=10).kinds == {
-    "video": 10, "image": 1,
+    "video": Fraction(10, 11), "image": Fraction(1, 11),
   }  # fmt: skip
-  assert dataclasses.replace(TOY, image_weight=2, video_weight=0).kinds == {"image": 2}
+  assert dataclasses.replace(TOY, image_weight=2, video_weight=0).kinds == {"image": 1}
 
 
 def test_the_toy_world_is_built_once_and_split(tmp_path):
@@ -236,7 +237,7 @@ def test_how_much_may_be_bad_is_set_by_the_recipe(folder, images, kind, name):
 def test_how_many_latents_may_be_bad_is_set_by_the_recipe(tmp_path):
   _latents(tmp_path, "train", "video", "8x16x16", 2)
   (entry,) = recipe.latent_feed(
-    dataclasses.replace(TOY, bad_limit=0.0), tmp_path, LatentRow(TEXT)
+    dataclasses.replace(TOY, bad_limit=0.0), tmp_path, {"": LatentRow(TEXT)}
   ).entries
   entry.source._records = [b"damaged"] * 2
   with pytest.raises(UserError, match="1 of 2 records cannot be read.*raise data.bad_limit"):
@@ -270,7 +271,7 @@ def test_latents_feed_the_generator_normalised(tmp_path):
     _latents(tmp_path, "train", kind, "8x16x16", 4)
   config = dataclasses.replace(TOY, image_weight=1, video_weight=1)
   row = LatentRow(TEXT, mean=(10.0,) * 3, std=(2.0,) * 3)
-  feed = recipe.latent_feed(config, tmp_path, row)
+  feed = recipe.latent_feed(config, tmp_path, {"": row})
   assert [entry.name for entry in feed.entries] == ["video/8x16x16", "image/8x16x16"]
   stream = feed.stream(threads=0)
   batches = {batch["latent"].shape[1]: batch for batch in (next(stream), next(stream))}
@@ -284,8 +285,62 @@ def test_latents_feed_the_generator_normalised(tmp_path):
 def test_buckets_are_drawn_in_proportion_to_their_volume(tmp_path):
   for bucket, count in (("8x16x16", 9), ("8x16x32", 3)):
     _latents(tmp_path, "train", "video", bucket, count)
-  feed = recipe.latent_feed(dataclasses.replace(TOY, video_weight=2), tmp_path, LatentRow(TEXT))
-  assert {e.name: e.weight for e in feed.entries} == {"video/8x16x16": 6, "video/8x16x32": 2}
+  _latents(tmp_path, "train", "image", "1x16x16", 5)
+  config = dataclasses.replace(TOY, image_weight=1, video_weight=8)
+  feed = recipe.latent_feed(config, tmp_path, {"": LatentRow(TEXT)})
+  assert {e.name: e.weight for e in feed.entries} == {
+    "video/8x16x16": 6, "video/8x16x32": 2, "image/1x16x16": 1
+  }  # fmt: skip
+
+
+MIX = {
+  "shapes": {"weight": 3, "world": "pairs"},
+  "stills": {"image_weight": 1, "video_weight": 1, "constants": {"style": 2}},
+}
+
+
+def test_entries_of_a_mixture_differ_in_what_they_say():
+  config = dataclasses.replace(TOY, mixture=MIX)
+  shapes, stills = config.parts.values()
+  assert shapes.data == dataclasses.replace(TOY, world="pairs") and shapes.weight == 3
+  assert stills.data.image_weight == 1 and stills.constants == {"style": 2}
+  assert config.kinds == {"video": Fraction(7, 8), "image": Fraction(1, 8)}
+  assert TOY.parts == {"": mixture.Part(TOY)} and hash(config) == hash(TOY)
+
+
+@pytest.mark.parametrize(
+  "entry, words",
+  [
+    ({"a b": {}}, "data.mixture.a b: an entry is named by"),
+    ({"train": {}}, "data.mixture.train: an entry is named by"),
+    ({"a": {"weight": 0}}, "data.mixture.a.weight is 0; give a whole number from 1"),
+    ({"a": {"weight": 0.5}}, "data.mixture.a.weight is 0.5"),
+    ({"a": {"constants": 3}}, "data.mixture.a.constants is 3; give values by condition"),
+    ({"a": {"global_batch": 3}}, "data.mixture.a sets global_batch, which all entries share"),
+    ({"a": {"wrold": "pairs"}}, "data.mixture.a has no field 'wrold'"),
+    ({"a": {"frames": 0}}, "data.frames is 0"),
+    ({"a": {"images": "x"}}, "data.mixture.a.images is set but data.mixture.a.image_weight is 0"),
+  ],
+)
+def test_an_entry_that_cannot_be_is_refused(entry, words):
+  with pytest.raises(UserError, match=words):
+    _ = dataclasses.replace(TOY, mixture=entry).kinds
+
+
+def test_pictures_of_one_folder_and_clips_of_another_come_as_often_as_they_weigh(folder, images):
+  config = _folder("", mixture={
+    "clips": {"path": str(folder), "weight": 3},
+    "pictures": {"images": str(images), "image_weight": 1, "video_weight": 0},
+  })  # fmt: skip
+  feed = recipe.clip_feed(config)
+  assert {entry.name.split("/")[:2][0]: entry.weight for entry in feed.entries} == {
+    "clips": 3, "pictures": 1
+  }  # fmt: skip
+  stream = feed.stream(threads=0)
+  counts = collections.Counter(next(stream)["video"].shape[1] for _ in range(8))
+  assert counts == {8: 6, 1: 2}
+  assert {index.folder for index in recipe.indices(config)} == {str(folder), str(images)}
+  assert mixture.held_out(config) == {"clips": "video", "pictures": "image"}
 
 
 def test_missing_latents_are_told(tmp_path):

@@ -1,0 +1,147 @@
+"""The config's section "conditions": what it says of each, and what it must agree on.
+
+An entry has `kind`, the fields of its class in `data.conditions`, `route`, how it enters the model
+(see `models.conditioning`), for images `encoder`, the fields of a vision tower that is trained with
+the model, and optionally `constant`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
+from mg_jax.data.conditions import ClassId, Condition, Constant, Given, Image, Latent, Mask
+
+KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
+# Fields of an entry that are not those of its class.
+_ENTRY = ("kind", "route", "encoder", "constant")
+
+
+def build(section: Mapping[str, Any]) -> dict[str, Condition]:
+  """The conditions of the section, by name.
+
+  Raises:
+    UserError: an unknown kind or field, a constant that is no value of the condition.
+  """
+  found: dict[str, Condition] = {}
+  for name, fields in sorted(section.items()):
+    rest = {key: value for key, value in fields.items() if key not in _ENTRY}
+    if fields.get("kind") not in KINDS:
+      raise UserError(
+        f"config conditions.{name}.kind is {fields.get('kind')!r}; known are {', '.join(KINDS)}"
+      )
+    found[name] = configs.build(KINDS[fields["kind"]], rest, where=f"conditions.{name}")
+    if "constant" in fields:
+      found = fixed(found, {name: fields["constant"]}, where=f"conditions.{name}.constant")
+  return found
+
+
+def fixed(
+  found: Mapping[str, Condition], constants: Mapping[str, Any], *, where: str
+) -> dict[str, Condition]:
+  """Conditions of which some are constant.
+
+  Args:
+    found: by name.
+    constants: by name, values as a caption file gives them, None for the null.
+    where: the config field that has them, for messages.
+
+  Raises:
+    UserError: on a name without a condition, or no value of it.
+  """
+  result = dict(found)
+  for name, value in constants.items():
+    if name not in found:
+      raise UserError(f"config {where} names {name!r}; the conditions are {', '.join(found)}")
+    condition = found[name]
+    condition = condition.condition if isinstance(condition, Constant) else condition
+    if value is not None:
+      if not isinstance(condition, Given):
+        raise UserError(f"config {where} sets {name!r}, which comes from the clips; give null")
+      value = condition.read(name, value)
+    result[name] = Constant(condition, value)
+  return result
+
+
+def given(found: Mapping[str, Condition]) -> dict[str, Given]:
+  """The conditions whose values are given."""
+  return {name: condition for name, condition in found.items() if isinstance(condition, Given)}
+
+
+def check_sources(
+  found: Mapping[str, Condition], names: Mapping[str, int], *, where: str
+) -> None:
+  """Checks that each condition has values, or a constant.
+
+  Args:
+    found: by name.
+    names: of the values that caption files give, with their numbers.
+    where: what they caption, for messages.
+
+  Raises:
+    UserError: if one has neither.
+  """
+  for name in given(found):
+    if not names.get(name):
+      raise UserError(
+        f"condition {name!r} has no source in {where}; give {name!r} in its captions.jsonl, or "
+        f"a constant, null for none: config conditions.{name}.constant or, in a mixture, constants"
+      )
+
+
+def encoders(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """The fields of the encoders that conditions bring along, as of a config's "model.encoders".
+
+  Raises:
+    UserError: images without an encoder, or of another size than it takes; one without images.
+  """
+  found = {}
+  for name, fields in section.items():
+    encoder = fields.get("encoder")
+    if (fields["kind"] == "image") != bool(encoder):
+      raise UserError(
+        f"config conditions.{name} has no encoder; give the fields of a vision tower"
+        if fields["kind"] == "image"
+        else f"config conditions.{name} has an encoder, but is no image; leave it out"
+      )
+    if encoder:
+      if encoder.get("size") != fields["size"]:
+        raise UserError(
+          f"config conditions.{name} has images of {fields['size']} pixels, but its encoder takes "
+          f"{encoder.get('size')}; make them equal"
+        )
+      found[name] = {"kind": "vision", **encoder}
+  return found
+
+
+def routes(section: Mapping[str, Any]) -> dict[str, Any]:
+  """The routes of the conditions of a config's section, see `models.conditioning.table`.
+
+  Raises:
+    UserError: a condition without a route, or with one for other classes, channels or features.
+  """
+  for name, fields in section.items():
+    if not fields.get("route"):
+      raise UserError(
+        f"config conditions.{name} has no route; say how it enters the model, such as "
+        '{"kind": "concat", "features": 17}'
+      )
+    entries = fields["route"] if isinstance(fields["route"], (list, tuple)) else [fields["route"]]
+    for entry in entries:
+      if fields.get("classes", 0) != entry.get("classes", 0):
+        raise UserError(
+          f"config conditions.{name} has {fields.get('classes', 0)} classes, but its route takes "
+          f"{entry.get('classes', 0)}; make them equal"
+        )
+      if fields["kind"] == "latent" and entry.get("features") != fields["channels"] + 1:
+        raise UserError(
+          f"config conditions.{name} has {fields['channels']} channels and a mask, but its route "
+          f"takes {entry.get('features')} features; give {fields['channels'] + 1}"
+        )
+      width = fields.get("encoder", {}).get("width")
+      if fields["kind"] == "image" and (entry["kind"], entry.get("features")) != ("cross", width):
+        raise UserError(
+          f"config conditions.{name} is an image, whose tokens are read by a cross route with the "
+          f"{width} features of its encoder; give that"
+        )
+  return {name: fields["route"] for name, fields in section.items()}

@@ -1,0 +1,145 @@
+"""Folders of latents: resumable shards of records, and a manifest that says what made them.
+
+An interrupted run resumes with the missing shards; a finished folder is unchanged. Shards are
+distributed over processes, which must share the folder.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from mg_jax.core.errors import UserError
+from mg_jax.data import atomic
+from mg_jax.data.moments import Moments
+from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
+from mg_jax.data.schema import Sample, Source
+
+SPLITS = ("train", "validation")
+SHARD = 1024  # records per shard: the most that an interruption can lose
+
+
+def finished(
+  folder: pathlib.Path,
+  identity: dict[str, Any],
+  *,
+  content: Callable[[], str] | None = None,
+  images: Callable[[], str] | None = None,
+) -> dict | None:
+  """Metadata in the manifest of a finished folder; None if there is no manifest.
+
+  Args:
+    folder: of latents.
+    identity: everything that determines them, by name.
+    content: digest of the clips that they come from, if these still exist.
+    images: as `content`, of still images in their own folder.
+
+  Raises:
+    UserError: if they were encoded with another identity or content.
+  """
+  path = folder / MANIFEST
+  if not path.is_file():
+    return None
+  metadata = _metadata(path)
+  changed = [key for key, value in identity.items() if metadata.get(key) != value]
+  if not changed:
+    if content and metadata.get("content") != content():
+      changed.append("clips")
+    if images and metadata.get("images") != images():
+      changed.append("images")
+  if changed:
+    raise UserError(
+      f"{folder} has latents encoded with another {' and '.join(changed)}; remove it or use "
+      "another workdir"
+    )
+  return metadata
+
+
+def finish(
+  folder: pathlib.Path, train: Iterable[pathlib.Path], metadata: dict[str, Any]
+) -> dict:
+  """Writes the manifest, with statistics of the latents in the folders of `train`; returns it."""
+  if jax.process_index() == 0:
+    moments = Moments()
+    for path in (path for folders in train for path in sorted(folders.iterdir())):
+      moments.merge(RecordSource(path).moments("latent"))
+    std = np.maximum(moments.std, 1e-6)
+    metadata = metadata | {"mean": moments.mean.tolist(), "std": std.tolist()}
+    atomic.write_json(folder / MANIFEST, {"metadata": metadata})
+  _barrier(f"latents {folder}")
+  return _metadata(folder / MANIFEST)
+
+
+def pinned_step(
+  folder: str | os.PathLike[str], origin: str, *, name: str = "autoencoder"
+) -> int | None:
+  """Step of the run that encoded the latents of a folder; None without latents of `origin`."""
+  path = pathlib.Path(folder) / MANIFEST
+  metadata = _metadata(path) if path.is_file() else {}
+  return metadata.get("step") if metadata.get(name) == origin else None
+
+
+def _barrier(name: str) -> None:
+  """Barrier across processes."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def _metadata(path: pathlib.Path) -> dict:
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8"))["metadata"])
+  except (ValueError, KeyError, TypeError) as e:
+    raise UserError(f"{path} is malformed ({e!r}); remove it to encode again") from e
+
+
+def write_records(
+  source: Source,
+  target: pathlib.Path,
+  records: Callable[[Iterator[Sample]], Iterator[dict]],
+  identity: dict[str, Any],
+  *,
+  size: int | None = None,
+  compress: bool = False,
+) -> None:
+  """Writes a source as records, shard by shard; existing shards are kept.
+
+  Args:
+    source: of samples; each process encodes its share.
+    target: the folder.
+    records: from consecutive samples to a record of each, which has a "latent".
+    identity: everything that determines the records.
+    size: records per shard, SHARD by default.
+    compress: as in `RecordWriter`.
+  """
+  size = size or SHARD
+  shards = -(-len(source) // size)
+  writer = RecordWriter(
+    target, shards=shards, metadata=identity, compress=compress, moments="latent"
+  )
+  done = writer.finished_shards()
+  name = f"latents {'/'.join(target.parts[-3:])}"
+  progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
+
+  def counted(part: Iterator[dict]) -> Iterator[dict]:
+    for record in part:
+      yield record
+      progress.update()
+
+  # All processes list existing shards before any writes.
+  _barrier(f"{target} begins")
+  for shard in range(jax.process_index(), shards, jax.process_count()):
+    indices = range(shard * size, min((shard + 1) * size, len(source)))
+    if shard not in done:
+      writer.write_shard(shard, counted(records(map(source.__getitem__, indices))))
+    else:
+      progress.update(len(indices))
+  progress.close()
+  _barrier(f"{target} ends")
+  if jax.process_index() == 0 and not (target / MANIFEST).is_file():
+    writer.finish()

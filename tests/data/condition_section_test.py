@@ -1,0 +1,104 @@
+"""The config's section of conditions: what it builds, and what it must agree on."""
+
+import pytest
+
+from mg_jax.core.errors import UserError
+from mg_jax.data.condition_section import build, check_sources, encoders, fixed, given, routes
+from mg_jax.data.conditions import ClassId, Constant, Image, Latent, Mask
+
+
+def test_a_config_builds_conditions_and_their_routes():
+  section = {
+    "task": {
+      "kind": "class_id", "classes": 4, "constant": 2,
+      "route": [{"kind": "modulate", "classes": 4}, {"kind": "cross", "classes": 4, "tokens": 2}],
+    },
+    "first": {"kind": "latent", "channels": 2, "route": {"kind": "concat", "features": 3}},
+    "face": {
+      "kind": "image", "size": 2, "encoder": {"size": 2, "width": 8},
+      "route": {"kind": "cross", "features": 8},
+    },
+    "mask": {"kind": "mask", "route": {"kind": "clean"}},
+  }  # fmt: skip
+  assert build(section) == {
+    "task": Constant(ClassId(4), 2), "first": Latent(2), "face": Image(2), "mask": Mask()
+  }  # fmt: skip
+  assert routes(section) == {name: entry["route"] for name, entry in section.items()}
+  assert encoders(section) == {"face": {"kind": "vision", "size": 2, "width": 8}}
+  assert given(build(section)).keys() == {"face", "mask"}, "a constant needs no value"
+  assert build({}) == routes({}) == encoders({}) == {}
+
+
+@pytest.mark.parametrize(
+  "fields, words",
+  [
+    ({"kind": "sound"}, "conditions.x.kind is 'sound'; known are image, latent, class_id, mask"),
+    ({}, "conditions.x.kind is None; known are"),
+    ({"kind": "mask", "size": 3}, "conditions.x has no field 'size'"),
+    ({"kind": "latent", "channels": 2, "of": "last_frame"}, "conditions.x.of is 'last_frame'"),
+    ({"kind": "class_id"}, "conditions.x: .*classes"),
+    ({"kind": "class_id", "classes": 2, "constant": 2}, "class 2; classes are 0..1"),
+    ({"kind": "latent", "channels": 2, "constant": 1}, "sets 'x', which comes from the clips"),
+  ],
+)
+def test_conditions_that_cannot_be_are_refused(fields, words):
+  with pytest.raises(UserError, match=words):
+    build({"x": fields | {"route": {"kind": "clean"}}})
+
+
+def test_a_condition_without_a_route_is_refused():
+  for route in ({}, {"route": {}}):
+    with pytest.raises(UserError, match="conditions.x has no route; say how it enters the model"):
+      routes({"x": {"kind": "mask"} | route})
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_route_for_another_number_of_classes_is_refused(listed):
+  """A table of other rows would be read past its end, or miss the null."""
+  route = {"kind": "modulate", "classes": 3}
+  fields = {"kind": "class_id", "classes": 4, "route": [route] if listed else route}
+  with pytest.raises(UserError, match="conditions.x has 4 classes, but its route takes 3"):
+    routes({"x": fields})
+
+
+def test_a_route_for_other_channels_is_refused():
+  route = {"kind": "concat", "features": 16}
+  with pytest.raises(UserError, match="conditions.x has 16 channels and a mask, .* give 17"):
+    routes({"x": {"kind": "latent", "channels": 16, "route": route}})
+
+
+@pytest.mark.parametrize("fields, words", [
+  ({"encoder": None}, "conditions.x has no encoder; give the fields of a vision tower"),
+  ({"encoder": {"size": 4, "width": 8}}, "images of 2 pixels, but its encoder takes 4"),
+  ({"kind": "mask"}, "conditions.x has an encoder, but is no image"),
+])  # fmt: skip
+def test_encoders_that_do_not_fit_are_refused(fields, words):
+  entry = {"kind": "image", "size": 2, "encoder": {"size": 2, "width": 8}} | fields
+  with pytest.raises(UserError, match=words):
+    encoders({"x": entry})
+
+
+@pytest.mark.parametrize("route", [
+  {"kind": "cross", "features": 9}, {"kind": "modulate", "features": 8}
+])  # fmt: skip
+def test_images_are_read_by_cross_attention(route):
+  entry = {"kind": "image", "size": 2, "encoder": {"size": 2, "width": 8}, "route": route}
+  with pytest.raises(UserError, match="cross route with the 8 features of its encoder"):
+    routes({"x": entry})
+
+
+def test_constants_replace_and_are_checked():
+  found = {"task": ClassId(4), "first": Latent(2)}
+  got = fixed(found, {"task": 3, "first": None}, where="data.mixture.a.constants")
+  assert got == {"task": Constant(ClassId(4), 3), "first": Constant(Latent(2))}
+  assert fixed(got, {"task": 1}, where="x")["task"] == Constant(ClassId(4), 1)
+  with pytest.raises(UserError, match="data.mixture.a.constants names 'face'; the conditions are"):
+    fixed(found, {"face": 1}, where="data.mixture.a.constants")
+
+
+def test_a_condition_has_values_or_a_constant():
+  found = {"task": ClassId(4), "first": Latent(2)}
+  check_sources(found, {"task": 2}, where="data")
+  check_sources(fixed(found, {"task": None}, where="x"), {}, where="data")
+  with pytest.raises(UserError, match="condition 'task' has no source in data.mixture.b; give"):
+    check_sources(found, {"first": 1}, where="data.mixture.b")

@@ -1,0 +1,57 @@
+"""A mixture of data sets with a condition of its own: from the config to a generated clip."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mg_jax.core.errors import UserError
+from mg_jax.inference.load import load_text_to_video
+from mg_jax.stages import experiment
+from mg_jax.train.writer import FILE as METRICS
+from tests.train import tiny
+
+STYLE = {"kind": "class_id", "classes": 3, "route": {"kind": "modulate", "classes": 3}}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+  """Three pictures, of which the last has no style."""
+  folder, rows = tmp_path / "pictures", []
+  folder.mkdir()
+  for k in range(3):
+    Image.new("RGB", (16, 16), (80 * k, 0, 0)).save(folder / f"{k}.png")
+    rows.append({"file": f"{k}.png", "caption": "red"} | ({"style": k} if k < 2 else {}))
+  (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  return str(folder)
+
+
+def test_clips_of_one_world_and_pictures_of_a_folder_train_a_condition(tmp_path, pictures):
+  mixture = {
+    "toy": {"weight": 2, "constants": {"style": 2}},
+    "own": {"images": pictures, "image_weight": 1, "video_weight": 0, "holdout": "none"},
+  }
+  tae = tiny.tae(tmp_path, mixture=mixture)
+  config = tiny.t2v(tmp_path, mixture=mixture) | {"conditions": {"style": STYLE}}
+  tae["eval"]["previews"] = config["eval"]["previews"] = 0
+  experiment.run(tae, str(tmp_path / "tae"))
+  config["train"]["steps"] = 3
+  config["objective"]["drop"] = {"text": 0.0, "style": 0.0}
+  assert experiment.run(config, str(tmp_path / "t2v")).step == 3
+  lines = [json.loads(line) for line in (tmp_path / "t2v" / METRICS).read_text().splitlines()]
+  assert any("eval/fm_loss" in name for line in lines for name in line)
+  pipeline = load_text_to_video(tmp_path / "t2v")
+  learned = pipeline.params["dit"]["conditioner"]["style_modulate"]
+  table = np.asarray(learned["table"])
+  assert table[[0, 1, 2]].any(axis=1).all(), "every style was trained, one by a constant"
+  learned["table"] = np.random.default_rng(0).normal(size=table.shape).astype(np.float32)
+  plain, first, second, null = (
+    pipeline(["a star"], seeds=[0], given=[given], guidance=1.0)
+    for given in ({}, {"style": 0}, {"style": 1}, {})
+  )
+  assert (first != second).any() and (first != plain).any() and (plain == null).all()
+
+  mixture["toy"].pop("constants")
+  with pytest.raises(UserError, match="condition 'style' has no source in data.mixture.toy"):
+    experiment.run(config | {"latents": str(tmp_path / "other")}, str(tmp_path / "again"))
