@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg_jax.core.errors import UserError
 from mg_jax.inference.load import load_text_to_video
 from mg_jax.stages import experiment
 from mg_jax.train.writer import FILE as METRICS
@@ -44,14 +43,10 @@ def test_clips_of_one_world_and_pictures_of_a_folder_train_a_condition(tmp_path,
   pipeline = load_text_to_video(tmp_path / "t2v")
   learned = pipeline.params["dit"]["conditioner"]["style_modulate"]
   table = np.asarray(learned["table"])
-  assert table[[0, 1, 2]].any(axis=1).all(), "every style was trained, one by a constant"
+  assert table[2].any() and table[:2].any(), "styles of a constant and of captions were trained"
   learned["table"] = np.random.default_rng(0).normal(size=table.shape).astype(np.float32)
   plain, first, second, null = (
     pipeline(["a star"], seeds=[0], given=[given], guidance=1.0)
     for given in ({}, {"style": 0}, {"style": 1}, {})
   )
   assert (first != second).any() and (first != plain).any() and (plain == null).all()
-
-  mixture["toy"].pop("constants")
-  with pytest.raises(UserError, match="condition 'style' has no source in data.mixture.toy"):
-    experiment.run(config | {"latents": str(tmp_path / "other")}, str(tmp_path / "again"))
