@@ -1,11 +1,11 @@
 """The long-prompt stage of a CLIP [MG appendix A.1]: texts of 256 tokens instead of 77.
 
-Starts from the run of `clip.py` given with `--config.train.warm_start.workdir=DIR`, or from a CLIP
-converted by `launch/convert.py`, with `--config.train.warm_start.weights=DIR`. The position table
-grows; only it and the biases of the text tower are trained, norms included, because full finetuning
-soon overfits the uniform style of synthetic captions. Captions are a mix of long and short. The
-paper gives neither batch, learning rate and steps nor how the table grows. Here it is stretched:
-short texts then start worse than if the first 20 positions stayed, and are no worse after training.
+Starts from the run of `clip.py`, or a CLIP converted by `launch/convert.py`, that is given with
+`--config.train.warm_start.workdir=DIR`. The position table grows; only it and the biases of the
+text tower are trained, norms included, because full finetuning soon overfits the uniform style of
+synthetic captions. Captions are a mix of long and short. The paper gives neither batch, learning
+rate and steps nor how the table grows. Here it is stretched: short texts then start worse than if
+the first 20 positions stayed, and are no worse after training.
 """
 
 from ml_collections import ConfigDict

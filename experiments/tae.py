@@ -1,10 +1,9 @@
 """The temporal autoencoder [MG 3.1.1]: `tae.py` at the paper's size, `tae.py:tiny` on a CPU.
 
-Inflated from an image autoencoder: that of `tae_image.py`, with
-`--config.train.warm_start.workdir=DIR`, or a published one converted by `launch/convert.py`, with
-`--config.train.warm_start.weights=DIR`; temporal layers start as the identity. `:tiny` also learns
-the toy world from random parameters. The paper gives the architecture, the 1 : 3 mix of image and
-video batches and that lengths vary.
+Inflated from an image autoencoder, given with `--config.train.warm_start.workdir=DIR`: a run of
+`tae_image.py`, or a published one converted by `launch/convert.py`; temporal layers start as the
+identity. `:tiny` also learns the toy world from random parameters. The paper gives the
+architecture, the 1 : 3 mix of image and video batches and that lengths vary.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Converts weights to a folder that mg_jax reads: a published checkpoint, or the encoder of a run.
+"""Converts weights to a folder that mg_jax reads: a published checkpoint, or what a run trained.
 
 python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfloat16
 python launch/convert.py --from=OWNER/NAME --to=weights/dacvae --kind=dacvae
@@ -11,6 +11,7 @@ clip: CLIP and MetaCLIP, or a single tower, in the layout of transformers or of 
 autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as in SD3.5 and FLUX, with
 any widths. dacvae: Meta's DACVAE. Relatives that compute something else are rejected by name.
 The files of a tokenizer are copied too, from the checkpoint's folder or `tokenizer` next to it.
+run: the autoencoder, codec or CLIP of a run, or the text encoder of a generator.
 """
 
 import pathlib
@@ -55,9 +56,9 @@ def main(argv: list[str]) -> dict | None:
   if _KIND.value == "run":
     if _WEIGHT_NORM.value:
       raise UserError("--weight_norm is for published codecs; a run keeps what it trained with")
-    from mg_jax.inference import load
+    from mg_jax.inference import export
 
-    written = load.export_encoder(_FROM.value, _TO.value, dtype=_DTYPE.value)
+    written = export.export(_FROM.value, _TO.value, dtype=_DTYPE.value)
   else:
     from mg_jax.models.weights import hub, published
 

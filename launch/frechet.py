@@ -18,8 +18,8 @@ from mg_jax.core.errors import UserError
 _REFERENCE = flags.DEFINE_string("reference", None, "Folder of real images or videos, or their "
                                  "features: a .npy of shape (N, D).")  # fmt: skip
 _SAMPLES = flags.DEFINE_string("samples", None, "Folder or .npy to compare with it.")
-_FEATURES = flags.DEFINE_string("features", None, "Folder of the CLIP whose vision tower computes "
-                                "features, by convert.py; for folders.")  # fmt: skip
+_FEATURES = flags.DEFINE_string("features", None, "CLIP whose vision tower computes features: a "
+                                "run, or a folder made by convert.py; for folders.")  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "Folder for reference.npy, samples.npy; for folders.")
 _FRAMES = flags.DEFINE_integer("frames", 8, "Frames per video, evenly spaced.")
 
@@ -37,10 +37,11 @@ def main(argv: list[str]) -> None:
     )
   # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.evaluation.features import write_features
+  from mg_jax.inference.export import encoder_folder
   from mg_jax.metrics.frechet import frechet
   from mg_jax.models.encoders.vision import FrozenVision
 
-  tower = FrozenVision(_FEATURES.value) if folders else None
+  tower = FrozenVision(encoder_folder(_FEATURES.value)) if folders else None
   for name in folders:
     target = pathlib.Path(_OUT.value) / f"{name}.npy"
     sources[name] = write_features(sources[name], target, tower=tower, frames=_FRAMES.value)

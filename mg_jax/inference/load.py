@@ -1,13 +1,10 @@
-"""From a training run to something that generates, or to a folder of weights; all of it checked.
+"""From a training run to something that generates; all of it checked.
 
 A text-to-video run's config names what is needed: "model", the fields of the generator;
 "autoencoder", the workdir of the autoencoder's run; "sampling", fields of sampling.pipeline's
 Settings; "text", its streams; "latents", a folder, by default `<workdir>/latents`, whose
 `manifest.json` holds the statistics that normalised them, with step and fingerprint of the
-autoencoder that made them.
-
-`export_encoder` writes the encoders that a run trained, a CLIP or the text encoder of a generator,
-as folders that `models.weights.published` loads like imported ones.
+autoencoder that made them. Where a run names another, a folder of converted weights will do too.
 """
 
 import functools
@@ -30,6 +27,7 @@ from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.core.typing import DTYPES, PyTree
 from mg_jax.data import condition_section
 from mg_jax.data.records import MANIFEST
+from mg_jax.inference.export import settle
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.tae import TAE
@@ -37,10 +35,9 @@ from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions
-from mg_jax.models.weights import published
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
-from mg_jax.train.runs import Role, load_role
+from mg_jax.train.runs import load_role
 from mg_jax.train.workdir import latents_folder, resolve
 
 
@@ -106,7 +103,7 @@ def pipeline(
   Raises:
     UserError: as `load_text_to_video`.
   """
-  folder = resolve(workdir)
+  folder, config = resolve(workdir), settle(config)
   statistics = read_statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
   tae_folder = autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
   # The step that made the latents: the autoencoder's run may have gone on since.
@@ -152,56 +149,13 @@ def _shards(config: Mapping[str, Any], *, mesh: Mesh) -> PyTree:
   return placed(boxed["params"], mesh)
 
 
-def export_encoder(
-  workdir: str | os.PathLike[str],
-  target: str | os.PathLike[str],
-  *,
-  step: int | None = None,
-  dtype: str = "float32",
-) -> dict[str, Any]:
-  """Writes the encoder of a run for `models.weights.published.load`; returns the config written.
-
-  Args:
-    workdir: of a contrastive run, whose CLIP is written, or of a text-to-video run with one text
-      encoder, which is written as a T5; averaged weights where the run kept an average.
-    target: a new folder.
-    step: by default the newest.
-    dtype: of the weights written.
-
-  Raises:
-    UserError: when the run has no such encoder, is missing or damaged, or `target` exists.
-  """
-  folder = resolve(workdir)
-  run = load_role(folder, "model", step=step)
-  exports = {"contrastive": _clip, "flow_matching": _text_encoder}
-  stage = _entry(run.config, "stage", folder)
-  if stage not in exports:
-    raise UserError(f"{folder} is a run of {stage}; encoders come from {' and '.join(exports)}")
-  kind, fields, params = exports[stage](run, folder)
-  return published.save(target, kind, fields, params, dtype=dtype)
-
-
-def _clip(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
-  return "clip", _entry(run.config, "model", folder), run.params
-
-
-def _text_encoder(run: Role, folder: epath.Path) -> tuple[str, dict[str, Any], PyTree]:
-  _entry(_entry(run.config, "model", folder), "encoders", folder)
-  encoders = from_config(run.config).text_encoders()
-  if len(encoders) != 1:
-    named = ", ".join(sorted(encoders)) or "none"
-    raise UserError(f"{folder} trained {len(encoders)} text encoders ({named}); one is exported")
-  [(name, fields)] = encoders.items()
-  return "t5", fields, run.params[f"encoder_{name}"]
-
-
 def load_autoencoder(
   workdir: str | os.PathLike[str], *, step: int | None = None, tiling: Tiling | None = None
 ) -> TiledAutoencoder:
   """The autoencoder of a run, ready for clips of any length.
 
   Args:
-    workdir: of the autoencoder's run; it may still be training.
+    workdir: of the autoencoder's run, which may still be training, or converted weights.
     step: by default the newest.
     tiling: how clips are cut that are larger than a tile.
 
@@ -216,7 +170,7 @@ def load_codec(workdir: str | os.PathLike[str], *, step: int | None = None) -> C
   """The audio codec of a run, ready for sound of any length.
 
   Args:
-    workdir: of the codec's run; it may still be training.
+    workdir: of the codec's run, which may still be training, or converted weights.
     step: by default the newest.
 
   Raises:

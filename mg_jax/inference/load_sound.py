@@ -15,6 +15,7 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data.records import MANIFEST
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
+from mg_jax.inference.export import settle
 from mg_jax.inference.load import autoencoder_folder, load_codec, read_statistics
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
@@ -47,6 +48,7 @@ def load_soundtrack(
   if (stage := stage_of(folder, step=step)) != "soundtrack":
     raise UserError(f"{folder} is a run of {stage}; give one of soundtrack")
   run = load_role(folder, "model", step=step)
+  config = settle(run.config)
   statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
   codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
   # The step that made the latents: the codec's run may have gone on since.
@@ -57,7 +59,7 @@ def load_soundtrack(
       "one, or encode and train again"
     )
   model = from_config(run.config)
-  text = open_streams(run.config["text"], routes=model.routes(), trained=model.text_encoders())
+  text = open_streams(config["text"], routes=model.routes(), trained=model.text_encoders())
   data = configs.build(SoundtrackConfig, run.config["data"], where="data")
   return Soundtrack(
     model=model,
@@ -68,7 +70,7 @@ def load_soundtrack(
     settings=configs.build(SoundSettings, run.config["sampling"], where="sampling"),
     text=text.load(),
     side=data.size,
-    vision=FrozenVision(run.config["vision"]) if run.config["vision"] else None,
+    vision=FrozenVision(config["vision"]) if config["vision"] else None,
     origin=f"step {run.step}, {run.digest[:16]}",
   )
 

@@ -99,7 +99,7 @@ def _check_start(settings: TrainConfig) -> None:
       "--config.train.resume=DIR"
     )
   for field, start in settings.warm_start.sections.items():
-    if start.origin or not (start.after or start.required):
+    if start.workdir or not (start.after or start.required):
       continue
     how = f"give its run with --config.{field}.workdir=DIR"
     if not start.required:
@@ -107,7 +107,7 @@ def _check_start(settings: TrainConfig) -> None:
       continue
     raise UserError(
       f"{name} starts from {start.after or 'another run'}, and config {field} names none: {how}, "
-      f"or converted weights with .weights=DIR; --config.{field}.required=false starts from random "
+      f"or a folder of converted weights; --config.{field}.required=false starts from random "
       "parameters"
     )
 

@@ -13,6 +13,7 @@ from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.transforms import LatentRow
+from mg_jax.inference.export import settle
 from mg_jax.inference.load import load_codec
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
@@ -55,6 +56,7 @@ class SoundtrackStage:
     return batch | {"length": jax.ShapeDtypeStruct((rows,), jnp.int32)}, (latents, 1, 1)
 
   def experiment(self, config, data, evals, workdir, mesh) -> Experiment:
+    config = settle(config)
     objective = self.objective(config, data)
     model = objective.model
     text, vision = text_streams(config, model), open_vision(config, model, data)
@@ -87,6 +89,7 @@ class SoundtrackStage:
 
   def encode(self, config, data, evals, workdir):
     del evals
+    config = settle(config)
     model = from_config(config)
     text, vision = text_streams(config, model), open_vision(config, model, data)
     codec, step = trained_codec(config, workdir)

@@ -17,6 +17,7 @@ from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
 from mg_jax.data.sources.mixture import DataConfig, groups, held_out
 from mg_jax.data.transforms import LatentRow
+from mg_jax.inference.export import settle
 from mg_jax.models import patches
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.generator import from_config
@@ -62,6 +63,7 @@ class TextToVideoStage:
     return abstract_latents(open_conditions(config), rows, latent), clip
 
   def experiment(self, config, data, evals, workdir, mesh) -> Experiment:
+    config = settle(config)
     objective = self.objective(config, data)
     text = text_streams(config, objective.model)
     conditions = open_conditions(config, text)
@@ -99,6 +101,7 @@ class TextToVideoStage:
     return Experiment(objective, recipe.latent_feed(data, latents, rows), tuple(hooks), preprocess)
 
   def encode(self, config, data, evals, workdir):
+    config = settle(config)
     text = text_streams(config, from_config(config))
     made_by = trained_autoencoder(config, workdir)
     conditions = open_conditions(config, text)

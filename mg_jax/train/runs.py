@@ -1,4 +1,8 @@
-"""Reads a run by its workdir: the parameters of a role, its config and stage."""
+"""Trained weights by reference: the parameters of a role of a run, its config and stage.
+
+A reference is the workdir of a run or a folder of converted weights (`models.weights.published`),
+which counts as a run at step 0 with one role.
+"""
 
 import dataclasses
 import os
@@ -10,6 +14,7 @@ import jax.numpy as jnp
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import PyTree
+from mg_jax.models.weights import published
 from mg_jax.train.checkpoint import Checkpointer, nest
 from mg_jax.train.workdir import resolve
 
@@ -35,7 +40,7 @@ def load_role(
   """The parameters of a role, averaged if the run kept an average, and what they come from.
 
   Args:
-    workdir: of the run.
+    workdir: of the run, or a folder of converted weights.
     role: "model", "autoencoder", ...
     step: defaults to the newest.
     place: the run's config -> shapes with shardings, straight to which the parameters are read; by
@@ -45,6 +50,8 @@ def load_role(
   Raises:
     UserError: if the run, step or role does not exist, or the checkpoint is damaged.
   """
+  if published.is_converted(workdir):
+    return _converted(workdir, role, step, dtype)
   reader = Checkpointer(workdir, read_only=True)
   try:
     step = reader.pick(step)
@@ -56,6 +63,33 @@ def load_role(
   target = place(meta["config"]) if place else None
   params = load_params(workdir, role, ema=averaged, step=step, target=target, dtype=dtype)
   return Role(params, meta["config"], step, meta["sha256"])
+
+
+# Kind of converted weights -> the stage and the role that would have trained them.
+_TRAINED = {
+  "autoencoder": ("autoencoding", "autoencoder"), "dacvae": ("wave_autoencoding", "autoencoder"),
+  "clip": ("contrastive", "model"),
+}  # fmt: skip
+
+
+def _converted(folder: str | os.PathLike[str], role: str, step: int | None, dtype: Any) -> Role:
+  config = _converted_config(folder)
+  if _TRAINED[published.described(folder)["kind"]][1] != role:
+    raise UserError(f"{folder} has converted weights of no {role}; give a run that trained one")
+  if step:
+    raise UserError(f"{folder} has converted weights, which have no step {step}; leave it out")
+  _, params = published.load(folder, dtype=dtype)
+  return Role(params, config, 0, published.digest(folder))
+
+
+def _converted_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """What a run with these weights would say of them."""
+  found = published.described(folder)
+  if found["kind"] not in _TRAINED:
+    raise UserError(
+      f"{folder} has converted weights of a {found['kind']}; give the workdir of a run"
+    )
+  return {"stage": _TRAINED[found["kind"]][0], "model": found["model"]}
 
 
 def load_params(
@@ -105,6 +139,8 @@ def load_params(
 
 def pick_step(workdir: str | os.PathLike[str], step: int | None = None) -> int:
   """A step of a run, by default the newest. Raises UserError as `load_role`."""
+  if published.is_converted(workdir):
+    return 0
   reader = Checkpointer(resolve(workdir), read_only=True)
   try:
     return reader.pick(step)
@@ -121,6 +157,8 @@ def saved_config(
   workdir: str | os.PathLike[str], *, step: int | None = None
 ) -> dict[str, Any]:
   """The config of a run. Raises UserError as `load_role`."""
+  if published.is_converted(workdir):
+    return _converted_config(workdir)
   reader = Checkpointer(resolve(workdir), read_only=True)
   try:
     return reader.meta(reader.pick(step))["config"]

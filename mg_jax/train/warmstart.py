@@ -39,12 +39,11 @@ class Origin:
   """Where parameters come from and how they are renamed. Paths read "role/module/.../kernel".
 
   Attributes:
-    workdir: the run to take them from.
+    workdir: the run to take them from, or a folder of converted weights.
     step: defaults to its newest.
     ema: its averaged weights rather than the latest ones.
-    weights: instead of a run, the folder of converted weights to take them from.
-    into: where those belong, as the beginning of a path: the role, such as "autoencoder", and what
-      else stands before the paths of their module.
+    into: where converted weights belong, as the beginning of a path: the role, such as
+      "autoencoder", and what else stands before the paths of their module.
     roles: (role of the origin, role to fill) pairs; one may fill several, and those that are not
       named are left out. Without any, every role fills the one of its name.
     rename: (pattern, replacement) pairs applied to source paths; the first that matches counts.
@@ -61,7 +60,6 @@ class Origin:
   workdir: str = ""
   step: int | None = None
   ema: bool = True
-  weights: str = ""
   into: str = ""
   roles: tuple[tuple[str, str], ...] = ()
   rename: tuple[tuple[str, str], ...] = ()
@@ -72,16 +70,9 @@ class Origin:
   required: bool = False
 
   def __post_init__(self):
-    if self.workdir and self.weights:
-      raise UserError("a warm start takes workdir or weights, not both; leave one of them empty")
     filled = [role for _, role in self.roles]
     if twice := sorted({role for role in filled if filled.count(role) > 1}):
       raise UserError(f"warm_start.roles fills {', '.join(twice)} twice; map one role to each")
-
-  @property
-  def origin(self) -> str:
-    """The run or folder, "" for none."""
-    return self.workdir or self.weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +80,7 @@ class WarmStartConfig(Origin):
   """One origin by the fields above, and others by name, which fill the rest.
 
   A config file adds one by `config.train.warm_start.more.clip = section(Origin, into="model/face")`
-  and a command line then fills it in: `--config.train.warm_start.more.clip.weights=DIR`.
+  and a command line then fills it in: `--config.train.warm_start.more.clip.workdir=DIR`.
 
   Attributes:
     more: further origins. Every parameter comes from exactly one of all.
@@ -107,7 +98,7 @@ class WarmStartConfig(Origin):
   @property
   def origins(self) -> list[Origin]:
     """Those that are filled in."""
-    return [origin for origin in self.sections.values() if origin.origin]
+    return [origin for origin in self.sections.values() if origin.workdir]
 
 
 # From {path in the source: shape, type and maybe sharding} to its arrays.
@@ -185,7 +176,8 @@ def fill(
 
 @contextlib.contextmanager
 def _open(config: Origin, target: Mapping[str, Any]) -> Iterator[_Source]:
-  with (_published if config.weights else _run)(config) as (label, saved, read):
+  opened = _published if published.is_converted(config.workdir) else _run
+  with opened(config) as (label, saved, read):
     if config.roles:
       saved, read = _cast(config, label, saved, read)
     saved, read = as_in(target, saved, read, rename=lambda path: _rename(path, config.rename))
@@ -225,9 +217,9 @@ def _run(config: Origin) -> Iterator[tuple[str, Mapping[str, jax.ShapeDtypeStruc
 @contextlib.contextmanager
 def _published(config: Origin) -> Iterator[tuple[str, Mapping[str, jax.ShapeDtypeStruct], _Read]]:
   prefix = f"{config.into}/" if config.into else ""
-  file = published.open_converted(config.weights)[-1]
+  file = published.open_converted(config.workdir)[-1]
   saved = {prefix + p: jax.ShapeDtypeStruct(e.shape, e.dtype) for p, e in file.entries.items()}
-  yield config.weights, saved, lambda wanted: {p: file.read(p.removeprefix(prefix)) for p in wanted}
+  yield config.workdir, saved, lambda wanted: {p: file.read(p.removeprefix(prefix)) for p in wanted}
 
 
 def _cast(

@@ -14,7 +14,8 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import fingerprint
 from mg_jax.data.media.video import probe, write_video
-from mg_jax.inference.load import export_encoder, load_autoencoder, load_text_to_video
+from mg_jax.inference.export import export, settle
+from mg_jax.inference.load import load_autoencoder, load_text_to_video
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import Tiling
 from mg_jax.models.encoders.clip import CLIP
@@ -221,7 +222,7 @@ CLIP_FIELDS = {
 def test_the_text_encoder_of_a_generator_is_exported(tmp_path, weights, ema):
   config = {"stage": "flow_matching", "model": GENERATOR_FIELDS}
   kept = _save(tmp_path / "t2v", "model", weights["model"], config, ema=ema)
-  written = export_encoder(tmp_path / "t2v", tmp_path / "t5")
+  written = export(tmp_path / "t2v", tmp_path / "t5")
   assert written["kind"] == "t5"
   encoder, params = published.load(tmp_path / "t5")
   assert isinstance(encoder, T5Encoder) and encoder.width == 8
@@ -246,13 +247,45 @@ def contrastive(tmp_path):
 
 def test_a_contrastive_run_is_exported_with_its_averaged_weights(tmp_path, contrastive):
   model, averaged = contrastive
-  assert export_encoder(tmp_path / "clip", tmp_path / "ours")["kind"] == "clip"
+  assert export(tmp_path / "clip", tmp_path / "ours")["kind"] == "clip"
   loaded, params = published.load(tmp_path / "ours")
   jax.tree.map(np.testing.assert_array_equal, params, averaged)
   want = model.apply({"params": averaged}, IDS, IDS > 0, method="encode_text")
   have = loaded.apply({"params": params}, IDS, IDS > 0, method="encode_text")
   np.testing.assert_array_equal(have.tokens, want.tokens)
   np.testing.assert_array_equal(have.pooled, want.pooled)
+
+
+def test_an_exported_autoencoder_stands_for_its_run(tmp_path, weights):
+  config = {"stage": "autoencoding", "model": TAE_FIELDS}
+  _save(tmp_path / "tae", "autoencoder", weights["autoencoder"], config)
+  assert export(tmp_path / "tae", tmp_path / "out")["kind"] == "autoencoder"
+  clip = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+  ours, theirs = (load_autoencoder(tmp_path / name).encode(clip) for name in ("tae", "out"))
+  np.testing.assert_allclose(ours, theirs, atol=1e-6)
+  role = load_role(tmp_path / "out", "autoencoder")
+  assert role.step == 0 and role.config["stage"] == "autoencoding"
+  with pytest.raises(UserError, match="out has converted weights of no model; give a run"):
+    load_role(tmp_path / "out", "model")
+  with pytest.raises(UserError, match="which have no step 3; leave it out"):
+    load_role(tmp_path / "out", "autoencoder", step=3)
+
+
+def test_a_run_stands_for_the_encoder_that_it_trained(tmp_path, contrastive):
+  model, averaged = contrastive
+  text = {"a": {"encoder": str(tmp_path / "clip")}, "b": {"encoder": ""}}
+  settled = settle({"text": text, "vision": str(tmp_path / "clip")})
+  folder = str(tmp_path / "clip" / "encoder")
+  assert settled == {"text": {"a": {"encoder": folder}, "b": {"encoder": ""}}, "vision": folder}
+  jax.tree.map(np.testing.assert_array_equal, published.load(folder)[1], averaged)
+  before = published.digest(folder)
+  # A run that goes on does not change what others learned from it.
+  other = jax.tree.map(lambda a: a + 1, averaged)
+  _save(tmp_path / "clip", "model", other, {"stage": "contrastive", "model": CLIP_FIELDS}, step=9)
+  assert settle({"vision": str(tmp_path / "clip")})["vision"] == folder
+  assert published.digest(folder) == before
+  assert settle({"vision": folder})["vision"] == folder
+  assert settle({"vision": "nowhere"})["vision"] == "nowhere", "the tower says what is missing"
 
 
 @pytest.mark.slow
@@ -269,9 +302,6 @@ def test_the_command_exports_a_run(tmp_path, contrastive):
 
 
 def test_runs_without_an_encoder_to_export_are_named(tmp_path, weights):
-  _save(tmp_path / "tae", "autoencoder", weights["autoencoder"], {"stage": "autoencoding"})
-  with pytest.raises(UserError, match="model"):
-    export_encoder(tmp_path / "tae", tmp_path / "out")
   for name, encoders, words in (
     ("none", {}, "trained 0 text encoders"),
     ("two", {"byt5": {"kind": "t5"}, "ul2": {"kind": "t5"}}, "trained 2 text encoders"),
@@ -279,10 +309,10 @@ def test_runs_without_an_encoder_to_export_are_named(tmp_path, weights):
     config = {"stage": "flow_matching", "model": GENERATOR_FIELDS | {"encoders": encoders}}
     _save(tmp_path / name, "model", weights["model"], config)
     with pytest.raises(UserError, match=words):
-      export_encoder(tmp_path / name, tmp_path / "out")
+      export(tmp_path / name, tmp_path / "out")
   _save(tmp_path / "other", "model", weights["model"], {"stage": "dreaming"})
-  with pytest.raises(UserError, match="is a run of dreaming; encoders come from contrastive"):
-    export_encoder(tmp_path / "other", tmp_path / "out")
+  with pytest.raises(UserError, match="is a run of dreaming; give one of autoencoding,"):
+    export(tmp_path / "other", tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
 

@@ -55,7 +55,7 @@ def test_a_folder_fills_a_model_of_either_form(source, target, tmp_path):
   params = params_of(source, 1)
   fields = FIELDS | {"weight_norm": source.weight_norm}
   published.save(tmp_path / "codec", "dacvae", fields, params)
-  config = WarmStartConfig(weights=str(tmp_path / "codec"), into="autoencoder")
+  config = WarmStartConfig(workdir=str(tmp_path / "codec"), into="autoencoder")
   filled = warm_start({"autoencoder": params_of(target, 2)}, config)["autoencoder"]
   np.testing.assert_allclose(latent_of(target, filled), latent_of(source, params), rtol=1e-5)
   model, loaded = published.load(tmp_path / "codec")

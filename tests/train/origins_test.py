@@ -76,7 +76,7 @@ def test_a_run_and_converted_weights_are_origins_alike(video, tmp_path, monkeypa
   file = tensors.TensorFile(tmp_path / "clip" / published.WEIGHTS)
   monkeypatch.setattr(published, "open_converted", lambda folder: ({}, {}, file))
   clip = Origin(
-    weights=str(tmp_path / "clip"), into="tower/vision", roles=(("tower", "face"), ("tower", "id"))
+    workdir=str(tmp_path / "clip"), into="tower/vision", roles=(("tower", "face"), ("tower", "id"))
   )
   roles = (("model", "model"),)
   config = WarmStartConfig(workdir=workdir, ema=False, roles=roles, more={"clip": clip})
@@ -170,7 +170,7 @@ def test_a_config_names_its_further_origins(video):
     "face": Origin("runs/clip", after="a run of experiments/clip.py", roles=(("model", "teacher"),))
   }
   assert list(start.sections) == ["train.warm_start", "train.warm_start.more.face"]
-  assert [origin.origin for origin in start.origins] == ["runs/clip"]
+  assert [origin.workdir for origin in start.origins] == ["runs/clip"]
   described = json.loads(json.dumps(configs.to_dict(config.train)))
   assert configs.build(TrainConfig, described, where="train").warm_start == start
   described["warm_start"]["more"]["face"]["workdri"] = ""

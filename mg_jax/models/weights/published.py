@@ -90,9 +90,9 @@ def convert(
     ) from e
   shapes = _shapes(KINDS[layout.kind], layout.fields)
   _compare(checkpoint, layout, shapes)
-  described = {"format": FORMAT, "kind": layout.kind, "dtype": dtype, "model": layout.fields}
+  config = {"format": FORMAT, "kind": layout.kind, "dtype": dtype, "model": layout.fields}
   parts = _parts(checkpoint, layout.places, shapes, dtype)
-  return _write(target, described | layout.facts, shapes, parts, tokenizer_files(source))
+  return _write(target, config | layout.facts, shapes, parts, tokenizer_files(source))
 
 
 def save(
@@ -127,8 +127,8 @@ def save(
     for path in shapes:
       yield path, [_cast(np.asarray(jax.device_get(leaves[path])), dtype, f"{target}: {path}")]
 
-  described = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
-  return _write(target, described, shapes, parts(), ())
+  config = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+  return _write(target, config, shapes, parts(), ())
 
 
 def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
@@ -144,7 +144,7 @@ def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
 
 def _write(
   target: str | os.PathLike[str],
-  described: dict[str, Any],
+  config: dict[str, Any],
   shapes: Mapping[str, tuple],
   parts: Iterable[tuple[str, Iterable[np.ndarray]]],
   files: Iterable[pathlib.Path],
@@ -154,11 +154,11 @@ def _write(
   partial = target.with_name(f"{atomic.PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
   try:
     partial.mkdir(parents=True)
-    dtype = jnp.dtype(described["dtype"])
+    dtype = jnp.dtype(config["dtype"])
     sizes = {path: (shape, dtype) for path, shape in shapes.items()}
     tensors.write(partial / WEIGHTS, sizes, parts)
-    described = described | {"sha256": _sha256(partial / WEIGHTS)}
-    atomic.write_json(partial / CONFIG, described)
+    config = config | {"sha256": _sha256(partial / WEIGHTS)}
+    atomic.write_json(partial / CONFIG, config)
     for path in files:
       shutil.copyfile(path, partial / path.name)
     os.rename(partial, target)
@@ -166,7 +166,7 @@ def _write(
     raise UserError(f"{target} cannot be written ({e.strerror}); choose another place") from e
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-  return described
+  return config
 
 
 def open_converted(
@@ -178,13 +178,13 @@ def open_converted(
     UserError: if the folder was not converted here or is damaged.
   """
   folder = pathlib.Path(folder)
-  described = _described(folder)
-  boxed = _abstract(KINDS[described["kind"]], described["model"], boxed=True)
+  config = described(folder)
+  boxed = _abstract(KINDS[config["kind"]], config["model"], boxed=True)
   file = tensors.TensorFile(folder / WEIGHTS)
   shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
   if {path: entry.shape for path, entry in file.entries.items()} != shapes:
     raise UserError(f"{folder / WEIGHTS} does not match its config; convert again")
-  return described, boxed, file
+  return config, boxed, file
 
 
 def load(
@@ -200,20 +200,38 @@ def load(
   Raises:
     UserError: if the folder was not converted here or is damaged.
   """
-  described, boxed, file = open_converted(folder)
-  dtype = dtype or described["dtype"]
+  config, boxed, file = open_converted(folder)
+  dtype = dtype or config["dtype"]
   shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
 
   def place(path, _):
     return jax.device_put(file.read(path).astype(jnp.dtype(dtype)), shardings.get(path))
 
-  module = _build(KINDS[described["kind"]], described["model"], dtype)
+  module = _build(KINDS[config["kind"]], config["model"], dtype)
   return module, map_paths(place, unbox(boxed))
+
+
+def described(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """The config of a converted folder: kind, dtype, the fields of its "model", "sha256".
+
+  Raises:
+    UserError: if the folder was not converted here.
+  """
+  folder = pathlib.Path(folder)
+  found = read_json(folder / CONFIG)
+  if found.get("format") != FORMAT or found.get("kind") not in KINDS:
+    raise UserError(f"{folder} has no converted weights; create it with launch/convert.py")
+  return found
+
+
+def is_converted(folder: str | os.PathLike[str]) -> bool:
+  """Whether a folder has converted weights, rather than a run."""
+  return any((pathlib.Path(folder) / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
   """Digest of converted weights, without loading them."""
-  return _described(pathlib.Path(folder))["sha256"]
+  return described(folder)["sha256"]
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -223,15 +241,8 @@ def _sha256(path: pathlib.Path) -> str:
 
 def module(folder: str | os.PathLike[str]) -> nn.Module:
   """The module of a converted folder, without its weights."""
-  described = _described(pathlib.Path(folder))
-  return _build(KINDS[described["kind"]], described["model"], described["dtype"])
-
-
-def _described(folder: pathlib.Path) -> dict[str, Any]:
-  described = read_json(folder / CONFIG)
-  if described.get("format") != FORMAT or described.get("kind") not in KINDS:
-    raise UserError(f"{folder} has no converted weights; create it with launch/convert.py")
-  return described
+  found = described(folder)
+  return _build(KINDS[found["kind"]], found["model"], found["dtype"])
 
 
 def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
