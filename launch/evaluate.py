@@ -7,6 +7,8 @@ python launch/evaluate.py --workdir=runs/t2v --count=100
 python launch/evaluate.py --workdir=runs/i2v --measure=known           # first frames, continuation
 python launch/evaluate.py --workdir=runs/soundtrack --condition=video
 python launch/evaluate.py --workdir=runs/soundtrack --measure=infill   # or seams, of long sounds
+
+On several hosts, start it once per host with the same flags and --distributed.
 """
 
 import logging
@@ -31,6 +33,14 @@ _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the prompts.
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Text guidance; 1 is none.")
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
+_MESH = flags.DEFINE_list(
+  "mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which sampling is spread; "
+  "default: one device, or data for several processes."
+)
+_DTYPE = flags.DEFINE_string(
+  "dtype", None, "Type of the generator's weights, such as bfloat16; default: as saved."
+)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this command.")
 _CONDITION = flags.DEFINE_enum(
   "condition", "both", ["both", "video", "text"], "What a model of sound is conditioned on."
 )
@@ -48,13 +58,17 @@ def main(argv: list[str]) -> dict | None:
   if not _WORKDIR.value or _COUNT.value < 1:
     raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # Imported late: --help and mistakes should not wait for a backend.
+  from mg_jax.core import distributed, mesh
   from mg_jax.evaluation.evaluate import evaluate
 
+  if _DISTRIBUTED.value:
+    distributed.initialize(trains=False)
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
   table, result = evaluate(
     _WORKDIR.value, folder, measure=_MEASURE.value, condition=_CONDITION.value, count=_COUNT.value,
-    world=_WORLD.value, texts=_PROMPTS.value, seed=_SEED.value, **changes,
+    world=_WORLD.value, texts=_PROMPTS.value, seed=_SEED.value,
+    mesh=mesh.parse_mesh(_MESH.value), dtype=_DTYPE.value, **changes,
   )  # fmt: skip
   _log.info("%s\n%s", folder, table)
   return result

@@ -3,6 +3,8 @@
 python launch/generate.py --workdir=runs/t2v --prompt="a red star moves left"
 python launch/generate.py --task=soundtrack --workdir=runs/sound --video=in.mp4 --out=out.mp4
 python launch/generate.py --task=sound --workdir=runs/sound --prompt=rain --seconds=10 --out=out.wav
+
+On several hosts, start it once per host with the same flags and --distributed.
 """
 
 import pathlib
@@ -36,9 +38,10 @@ _FLAGS = (
   flags.DEFINE_bool("image", False, "Generate images: one frame, saved as PNG."),
   flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024."),
   flags.DEFINE_list("mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which "
-                    "sampling is spread; default: one device."),
+                    "sampling is spread; default: one device, or data for several processes."),
   flags.DEFINE_string("dtype", None, "Type of the generator's weights, such as bfloat16; default: "
                       "as saved."),
+  flags.DEFINE_bool("distributed", False, "Join the other processes of this command."),
   flags.DEFINE_bool("overwrite", False, "Replace outputs that exist already."),
   flags.DEFINE_string("first_frame", None, "Image that a clip starts from."),
   flags.DEFINE_multi_string("condition", [], "NAME=VALUE of another condition of the model: the "

@@ -1,26 +1,28 @@
 """Dispatches the flags of `launch/generate.py` to their task."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from mg_jax.app import clips, soundtracks
+from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import parse_mesh
 from mg_jax.sampling import guidance
 
 _log = logging.getLogger(__name__)
 _SOUND = ("guidance", "steps", "method", "candidates", "window_s", "hop_s", "long_form")
 _VIDEO = ("guidance", "steps", "method", "frames", "fps", "height", "width", "schedule")
-# Options of a task besides its settings, workdir, prompt, out, seed and overwrite.
+# Options of a task besides those of all, `_ALL`.
 _TAKEN: dict[str, tuple[str, ...]] = {
-  "video": (
-    *_VIDEO, "prompts", "image", "tiles", "first_frame", "condition", "video", "extend", "mesh",
-    "dtype",
-  ),
+  "video": (*_VIDEO, "prompts", "image", "tiles", "first_frame", "condition", "video", "extend"),
   "soundtrack": (*_SOUND, "video", "sound", "music", "extend", "infill"),
   "sound": (*_SOUND, "sound", "music", "extend", "infill", "seconds"),
 }
-_ALL = ("task", "workdir", "prompt", "out", "seed", "overwrite")
+_ALL = (
+  "task", "workdir", "prompt", "out", "seed", "overwrite", "mesh", "dtype", "distributed",
+)  # fmt: skip
 
 
 def generate(options: Mapping[str, Any]) -> None:
@@ -29,6 +31,8 @@ def generate(options: Mapping[str, Any]) -> None:
   Raises:
     UserError: on a flag of another task, and as the tasks do.
   """
+  if options["distributed"]:
+    distributed.initialize(trains=False)
   task = options["task"]
   # Zero is a value: --guidance=0.
   given = {n: v for n, v in options.items() if not (v is None or v is False or v == [])}
@@ -74,11 +78,12 @@ def generate(options: Mapping[str, Any]) -> None:
     overwrite=options["overwrite"],
   )
   changes = {name: given[name] for name in _SOUND if name in given}
-  for path in soundtracks.make(order, lambda: _load(options["workdir"]), **changes):
+  load = functools.partial(_load, options["workdir"], options["mesh"], options["dtype"])
+  for path in soundtracks.make(order, load, **changes):
     _log.info("%s", path)
 
 
-def _load(workdir: str) -> Any:
+def _load(workdir: str, mesh: list[str], dtype: str | None) -> Any:
   from mg_jax.inference.load_sound import load_soundtrack
 
-  return load_soundtrack(workdir)
+  return load_soundtrack(workdir, mesh=parse_mesh(mesh), dtype=dtype)

@@ -4,7 +4,7 @@ A video gets its sound as out.mp4, its picture copied bit by bit; sound alone is
 are out.wav, out.json (request and result, with the scores of all candidates and the loudness of the
 result) and, with matplotlib installed, out.png, waveform and spectrogram. All of them appear
 together when all is done, or none does. Frames are read window by window, so memory does not grow
-with the video.
+with the video. Of several processes only the first writes.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from mg_jax.app import known_sound
+from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
 from mg_jax.data.media import audio, muxing, video
@@ -36,7 +37,7 @@ MAX_FPS = 50.0  # twice the latents per second: more frames would not be used
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """A user's request; `checked` validates it.
+  """A user's request; `check` validates it.
 
   Attributes:
     out: the file, .mp4 with a video, else .wav.
@@ -69,8 +70,8 @@ class Order:
     kinds = ("mp4", "wav", "png", "json") if self.video else ("wav", "png", "json")
     return {kind: out.with_suffix(f".{kind}") for kind in kinds}
 
-  def checked(self) -> "Order":
-    """The order itself.
+  def check(self) -> None:
+    """Validates the order.
 
     Raises:
       UserError: if its fields contradict each other, or a file would be overwritten or cannot be
@@ -103,7 +104,6 @@ class Order:
         raise UserError("no prompt given; describe the sound with --prompt or --music")
     known_sound.parse_extend(self.extend), known_sound.parse_infill(self.infill)
     self.captions()
-    return self
 
   def captions(self) -> tuple[tuple[str, ...], list[str]]:
     """Captions for `Request`, and warnings about the prompts.
@@ -144,14 +144,14 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
   """Generates and writes a request; returns the paths of all files.
 
   Args:
-    order: the request.
+    order: the request, validated here.
     load: returns the soundtrack pipeline; called after all other checks.
     **changes: settings that differ from the pipeline's.
 
   Raises:
     UserError: if a file cannot be used or written, or the request is invalid.
   """
-  order = order.checked()
+  distributed.on_main(order.check)
   info = video.probe(order.video) if order.video else None
   source = order.sound or (order.video if order.extend or order.infill else None)
   if source:
@@ -160,7 +160,8 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
   with _files(order.files) as parts:
     if info:
       # A dry run with silence: a damaged video fails now rather than after generation.
-      muxing.add_sound(order.video, np.zeros(1, np.float32), out=parts["mp4"])
+      silence = np.zeros(1, np.float32)
+      distributed.on_main(muxing.add_sound, order.video, silence, out=parts["mp4"])
     for notice in notices:
       _log.warning("%s", notice)
     pipeline = load()
@@ -182,14 +183,6 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       seed=order.seed,
     )
     result = pipeline(request, **changes)
-    audio.write_wav(parts["wav"], result.wave, rate=pipeline.rate)
-    if info:
-      muxing.add_sound(order.video, result.wave, out=parts["mp4"], rate=pipeline.rate)
-    try:
-      shown = result.wave[: round(SHOWN_S * pipeline.rate)]
-      sound_plots.plot(parts["png"], shown, rate=pipeline.rate, title=captions[0])
-    except UserError as e:
-      _log.warning("no plot: %s", e)
     level = loudness(result.wave, rate=pipeline.rate)
     record = {
       "origin": pipeline.origin,
@@ -206,10 +199,25 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       "chosen": int(result.chosen),
       "notices": notices,
     }
-    # Through JSON, so that a caption with any characters can be written.
-    text = json.dumps(record).encode("utf-8", errors="replace").decode("utf-8")
-    atomic.write_json(parts["json"], json.loads(text))
+    distributed.on_main(_write, order, parts, result.wave, record, rate=pipeline.rate)
   return [path for path in order.files.values() if path.exists()]
+
+
+def _write(
+  order: Order, parts: dict[str, pathlib.Path], wave: np.ndarray, record: dict[str, Any], *,
+  rate: int,
+) -> None:
+  audio.write_wav(parts["wav"], wave, rate=rate)
+  if order.video:
+    muxing.add_sound(order.video, wave, out=parts["mp4"], rate=rate)
+  try:
+    shown = wave[: round(SHOWN_S * rate)]
+    sound_plots.plot(parts["png"], shown, rate=rate, title=record["captions"][0])
+  except UserError as e:
+    _log.warning("no plot: %s", e)
+  # Through JSON, so that a caption with any characters can be written.
+  text = json.dumps(record).encode("utf-8", errors="replace").decode("utf-8")
+  atomic.write_json(parts["json"], json.loads(text))
 
 
 def frames_of(
@@ -237,9 +245,14 @@ def frames_of(
 def _files(targets: dict[str, pathlib.Path]) -> Iterator[dict[str, pathlib.Path]]:
   """Yields temporary paths; those written are renamed to the targets, all together.
 
+  Processes other than the first get paths that they must not write.
+
   Raises:
     UserError: if the folder cannot be written.
   """
+  if not distributed.is_main():
+    yield targets
+    return
   folder = next(iter(targets.values())).parent
   try:
     folder.mkdir(parents=True, exist_ok=True)

@@ -60,13 +60,15 @@ def make_mesh(
 
 
 def parse_mesh(values: Sequence[str]) -> Mesh | None:
-  """The mesh of a flag such as --mesh=1,-1,1,1; None for no values.
+  """The mesh of a flag such as --mesh=1,-1,1,1.
+
+  Without values it is None, or all devices on "data" if there are several processes.
 
   Raises:
     UserError: values that are not four whole numbers, and as `make_mesh`.
   """
   if not values:
-    return None
+    return make_mesh() if jax.distributed.is_initialized() else None
   try:
     return make_mesh([int(value) for value in values])
   except ValueError as e:
@@ -104,15 +106,20 @@ def _arrange(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
-  """Enters a mesh so that `shard()` constraints take effect inside."""
-  with jax.set_mesh(mesh):
+def use_mesh(mesh: Mesh | None) -> Iterator[Mesh | None]:
+  """Enters a mesh so that `shard()` constraints take effect inside; None changes nothing."""
+  with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
     yield mesh
 
 
-def batch_axes(mesh: Mesh) -> int:
-  """How many ways the batch is split."""
-  return mesh.shape["data"] * mesh.shape["fsdp"]
+def batch_axes(mesh: Mesh | None) -> int:
+  """How many ways the batch is split; 1 without a mesh."""
+  return mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+
+
+def row_multiple(mesh: Mesh | None, copies: int) -> int:
+  """Least number of rows whose copies, `copies` of each, divide over the axes of a batch."""
+  return batch_axes(mesh) // math.gcd(batch_axes(mesh), copies)
 
 
 def batch_share(mesh: Mesh) -> tuple[int, int]:

@@ -4,6 +4,8 @@ import os
 import pathlib
 from typing import Any
 
+from jax.sharding import Mesh
+
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data.sources.mixture import DataConfig
@@ -30,6 +32,8 @@ def evaluate(
   texts: str | None = None,
   count: int = 64,
   seed: int = 0,
+  mesh: Mesh | None = None,
+  dtype: str | None = None,
   **changes: Any,
 ) -> tuple[str, dict[str, Any]]:
   """Measures a run; returns a table and what it holds.
@@ -42,11 +46,14 @@ def evaluate(
     world: toy world of the prompts.
     texts: file of prompts instead.
     count, seed: how many, and the seed of the first.
+    mesh: the devices that share the work.
+    dtype: of the generator's weights, by default as saved.
     **changes: settings that differ from the run's.
 
   Raises:
     UserError: a measurement of another stage, and as the measurements do.
   """
+  where = {"mesh": mesh, "dtype": dtype}
   sound = stage_of(workdir) == "soundtrack"
   measure = measure or ("sound" if sound else "clips")
   if (measure in _SOUND) != sound:
@@ -56,14 +63,14 @@ def evaluate(
   if sound:
     given = {} if measure == "seams" else {"condition": condition}
     data = soundtrack_data(workdir)
-    report = _SOUND[measure](load_soundtrack(workdir), data, folder, **given, **how)
+    report = _SOUND[measure](load_soundtrack(workdir, **where), data, folder, **given, **how)
     return report.table, report.rows
   if measure == "known":
     data = configs.build(DataConfig, saved_config(workdir)["data"], where="data")
-    pipeline = load_text_to_video(workdir, batch=16)
+    pipeline = load_text_to_video(workdir, batch=16, **where)
     report = toy_known.score_known(pipeline, data, folder, **how)
   else:
     entries = prompts.read(texts) if texts else None
-    pipeline = load_text_to_video(workdir)
+    pipeline = load_text_to_video(workdir, **where)
     report = toy_video.score(pipeline, folder, world=world, texts=entries, **how)
   return report.table, report.rates

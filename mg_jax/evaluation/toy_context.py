@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import audio
@@ -65,7 +66,7 @@ def score_infill(
     UserError: if no held-out sound is long enough, or the folder cannot be written.
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
-  check_writable(folder / "infill.json")
+  distributed.on_main(check_writable, folder / "infill.json")
   samples, gap = held_out(data, rate=rate), round(gap_s * rate)
   rows = {name: SoundFidelity(rate=rate) for name in ("made", "silence", "repetition", "codec")}
   used = 0
@@ -93,7 +94,7 @@ def score_infill(
       rows[name].add(np.asarray(fill, np.float32), true)
       rows[name].end()
     if used < SHOWN:
-      audio.write_wav(folder / f"infill_{used:02d}.wav", wave, rate=rate)
+      distributed.on_main(audio.write_wav, folder / f"infill_{used:02d}.wav", wave, rate=rate)
     used += 1
   if not used:
     raise UserError(
@@ -131,7 +132,7 @@ def score_seams(
     UserError: if the sounds have no seams, being one window each, or as `score_infill`.
   """
   folder, rate = pathlib.Path(folder), pipeline.rate
-  check_writable(folder / "seams.json")
+  distributed.on_main(check_writable, folder / "seams.json")
   spans = pipeline.spans(seconds, **changes)
   ends = sorted({t for span in spans for t in span if 0.1 < t < seconds - 0.1})
   if not ends:
@@ -148,7 +149,7 @@ def score_seams(
     others = seams.places(len(sample.wave) / rate, rng, count=4 * len(ends))
     at["true"].append(seams.alarms(sample.wave, others, rate=rate))
     if index < SHOWN:
-      audio.write_wav(folder / f"seams_{index:02d}.wav", wave, rate=rate)
+      distributed.on_main(audio.write_wav, folder / f"seams_{index:02d}.wav", wave, rate=rate)
   rows = {}
   for name, alarms in at.items():
     share = seams.rate_of(alarms)
@@ -158,7 +159,7 @@ def score_seams(
 
 
 def _report(path: pathlib.Path, rows: dict[str, dict[str, float]], about: dict) -> SoundReport:
-  write_json(path, about | {"rows": rows})
+  distributed.on_main(write_json, path, about | {"rows": rows})
   names = next(iter(rows.values()))
   lines = ["".join(f"{text:>12}" for text in ("", *rows))]
   lines += [

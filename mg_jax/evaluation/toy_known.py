@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media.images import contact_sheet
@@ -61,7 +62,7 @@ def score_known(
   if data.source != "toy":
     raise UserError(f"data.source is {data.source!r}; this measures runs on the toy world")
   folder = pathlib.Path(folder)
-  check_writable(folder / "known.json")
+  distributed.on_main(check_writable, folder / "known.json")
   settings = pipeline.resolve(**changes)
   recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
   source = toy.ToySource(recipe, "validation")
@@ -83,13 +84,17 @@ def score_known(
   rows = {name: _rates(made, samples, references, per_latent) for name, made in clips.items()}
   extended = _extension(pipeline, samples, references, seed, changes)
   result = {"first_frame": rows, "extension": extended["rates"]}
-  write_json(folder / "known.json", {"origin": pipeline.origin, "count": count} | result)
-  names = [s.caption for s in samples[:SHOWN]]
-  contact_sheet(clips["first_frame"][:SHOWN], names, folder / "first_frame.png", columns=8)
-  contact_sheet(extended["clips"][:SHOWN], names, folder / "extension.png", columns=8)
-  for k, clip in enumerate(extended["clips"][:4]):
-    write_video(folder / f"extension-{k:02d}.mp4", clip, fps=settings.fps)
-    write_video(folder / f"first_frame-{k:02d}.mp4", clips["first_frame"][k], fps=settings.fps)
+
+  def write() -> None:
+    write_json(folder / "known.json", {"origin": pipeline.origin, "count": count} | result)
+    names = [s.caption for s in samples[:SHOWN]]
+    contact_sheet(clips["first_frame"][:SHOWN], names, folder / "first_frame.png", columns=8)
+    contact_sheet(extended["clips"][:SHOWN], names, folder / "extension.png", columns=8)
+    for k, clip in enumerate(extended["clips"][:4]):
+      write_video(folder / f"extension-{k:02d}.mp4", clip, fps=settings.fps)
+      write_video(folder / f"first_frame-{k:02d}.mp4", clips["first_frame"][k], fps=settings.fps)
+
+  distributed.on_main(write)
   return Report(_table(result), result)
 
 

@@ -6,6 +6,7 @@ against the facts of the next clip, the score of a model that ignores its video.
 also have their loudness.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
+from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import muxing
@@ -72,8 +74,8 @@ def score_sound(
       "the oracles measure sounds of the toy world only, and this run was trained on a folder of "
       "files; give a run with --config.data.source=toy, or --measure=infill or seams"
     )
-  folder, pictured = pathlib.Path(folder), True
-  check_writable(folder / "scores.json")
+  folder = pathlib.Path(folder)
+  distributed.on_main(check_writable, folder / "scores.json")
   recipe = dataclasses.replace(toy_recipe(data), validation=max(count, data.held_out))
   scenes = toy.ToySource(recipe, "validation")
   facts: list[dict[str, Any]] = []
@@ -88,16 +90,11 @@ def score_sound(
     for name, sound in (("made", wave), ("codec", coded), ("truth", sample.wave)):
       measurements[name].append(measure(sound, sample.wave, rate=pipeline.rate))
     if index < SHOWN:
-      muxing.write_clip(folder / f"{index:02d}.mp4", sample.video, wave, fps=sample.fps)
-      if pictured:
-        try:
-          events = sound_facts.impacts(scenes.scene(index))
-          sound_plots.plot(
-            folder / f"{index:02d}.png", wave, events=events, title=sample.sound_caption,
-            heard=measurements["made"][-1].oracle.impacts,
-          )
-        except UserError:  # without matplotlib
-          pictured = False
+      distributed.on_main(
+        _show, folder / f"{index:02d}.mp4", sample, wave,
+        events=sound_facts.impacts(scenes.scene(index)),
+        heard=measurements["made"][-1].oracle.impacts,
+      )  # fmt: skip
   rows = {
     name: rates([one.oracle for one in measured], facts) | levels(measured)
     for name, measured in measurements.items()
@@ -110,8 +107,15 @@ def score_sound(
     name: {key: value if math.isfinite(value) else None for key, value in row.items()}
     for name, row in rows.items()
   }
-  write_json(folder / "scores.json", about | {"rows": plain})
+  distributed.on_main(write_json, folder / "scores.json", about | {"rows": plain})
   return SoundReport(_table(rows), rows)
+
+
+def _show(path: pathlib.Path, sample: Sample, wave: np.ndarray, **marks: Any) -> None:
+  """Writes a clip with a generated sound, and its plot next to it if matplotlib is installed."""
+  muxing.write_clip(path, sample.video, wave, fps=sample.fps)
+  with contextlib.suppress(UserError):
+    sound_plots.plot(path.with_suffix(".png"), wave, title=sample.sound_caption, **marks)
 
 
 @dataclasses.dataclass(frozen=True)

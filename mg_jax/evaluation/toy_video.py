@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mg_jax.core import distributed
 from mg_jax.data.atomic import write_json
 from mg_jax.data.sources import toy
 from mg_jax.metrics.scores import Scores
@@ -63,8 +64,7 @@ def score(
     clip = {"clip": prompt.name, "prompt": prompt.text, "result": result}
     clips.append(clip | ({"read": measured.word} if wanted["word"] else {}))
   report = Report(scores.table(), scores.to_dict())
-  write_json(
-    folder / "scores.json", {"origin": pipeline.origin, "rates": report.rates, "clips": clips}
-  )
+  record = {"origin": pipeline.origin, "rates": report.rates, "clips": clips}
+  distributed.on_main(write_json, folder / "scores.json", record)
   outputs.write_sheet(folder, planned, settings)
   return report

@@ -7,10 +7,9 @@ Settings; "text", its streams; "latents", a folder, by default `<workdir>/latent
 autoencoder that made them. Where a run names another, a folder of converted weights will do too.
 """
 
-import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -67,10 +66,7 @@ def load_text_to_video(
     UserError: when something is missing, damaged, or the autoencoder is not the one whose latents
       the generator learned.
   """
-  if dtype is not None and dtype not in DTYPES:
-    raise UserError(f"dtype is {dtype!r}; known are {', '.join(DTYPES)}")
-  place = functools.partial(_shards, mesh=mesh) if mesh else None
-  generator = load_role(resolve(workdir), "model", step=step, place=place, dtype=dtype)
+  generator = load_generator(workdir, _inputs, step=step, mesh=mesh, dtype=dtype)
   return pipeline(
     generator.config, workdir, generator.params, autoencoder=autoencoder, batch=batch,
     tiling=tiling, mesh=mesh, origin=f"step {generator.step}, {generator.digest[:16]}",
@@ -135,18 +131,46 @@ def pipeline(
   )
 
 
-def _shards(config: Mapping[str, Any], *, mesh: Mesh) -> PyTree:
-  """Shapes of a generator's parameters with their places on a mesh."""
-  model, dit = from_config(config), config["model"]["dit"]
-  # Parameters do not depend on the size: one token will do.
-  latent = (*dit["patch"], dit["channels"])
-  batch = abstract_latents(open_conditions(config), 1, latent)
-  cond = {name: batch[name] for name in model.routes() if name in batch}
-  with use_mesh(mesh):
-    boxed = jax.eval_shape(
-      model.init, jax.random.key(0), batch["latent"], jax.ShapeDtypeStruct((1,), jnp.float32), cond
-    )
-  return placed(boxed["params"], mesh)
+def load_generator(
+  workdir: str | os.PathLike[str],
+  inputs: Callable[[Mapping[str, Any], tuple[int, ...]], dict[str, Any]],
+  *,
+  step: int | None = None,
+  mesh: Mesh | None = None,
+  dtype: str | None = None,
+) -> Role:
+  """The generator of a run; on a mesh its weights go straight to their shards.
+
+  Args:
+    workdir: of the run.
+    inputs: (config, shape of a latent) -> shapes of "latent" and of the conditions by name, of one
+      row.
+    step, mesh, dtype: as in `load_text_to_video`.
+
+  Raises:
+    UserError: an unknown dtype, and as `load_role`.
+  """
+  if dtype is not None and dtype not in DTYPES:
+    raise UserError(f"dtype is {dtype!r}; known are {', '.join(DTYPES)}")
+
+  def shards(config: Mapping[str, Any]) -> PyTree:
+    model, dit = from_config(config), config["model"]["dit"]
+    # Parameters do not depend on the size: one token will do.
+    batch = inputs(config, (*dit["patch"], dit["channels"]))
+    cond = {name: batch[name] for name in model.routes() if name in batch}
+    with use_mesh(mesh):
+      boxed = jax.eval_shape(
+        model.init, jax.random.key(0), batch["latent"],
+        jax.ShapeDtypeStruct((1,), jnp.float32), cond,
+      )  # fmt: skip
+    return placed(boxed["params"], mesh)
+
+  place = shards if mesh else None
+  return load_role(resolve(workdir), "model", step=step, place=place, dtype=dtype)
+
+
+def _inputs(config: Mapping[str, Any], latent: tuple[int, ...]) -> dict[str, Any]:
+  return abstract_latents(open_conditions(config), 1, latent)
 
 
 def load_autoencoder(

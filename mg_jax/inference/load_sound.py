@@ -7,22 +7,31 @@ the fingerprint of the codec that made them.
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data.records import MANIFEST
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.inference.export import settle
-from mg_jax.inference.load import autoencoder_folder, load_codec, read_statistics
+from mg_jax.inference.load import (
+  autoencoder_folder,
+  load_codec,
+  load_generator,
+  read_statistics,
+)
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import from_config
+from mg_jax.models.inputs import abstract_latents, soundtrack_conditions
 from mg_jax.sampling.sound_request import SoundSettings
-from mg_jax.sampling.soundtrack import Soundtrack
-from mg_jax.train.runs import load_role, saved_config, stage_of
+from mg_jax.sampling.soundtrack import CONTEXT, Soundtrack
+from mg_jax.train.runs import saved_config, stage_of
 from mg_jax.train.workdir import latents_folder, resolve
 
 
@@ -31,6 +40,8 @@ def load_soundtrack(
   *,
   codec: str | os.PathLike[str] | None = None,
   step: int | None = None,
+  mesh: Mesh | None = None,
+  dtype: str | None = None,
 ) -> Soundtrack:
   """Loads a soundtrack run with its averaged weights where it kept an average.
 
@@ -39,6 +50,8 @@ def load_soundtrack(
     codec: workdir of the codec's run, by default the one the config names; a folder of that name
       beside `workdir` will do when both were moved.
     step: of the generator, by default the newest.
+    mesh: the devices that share the work; the generator's weights go straight to their shards.
+    dtype: of these weights, by default as saved.
 
   Raises:
     UserError: when something is missing, damaged, or the codec is not the one whose latents the
@@ -47,7 +60,7 @@ def load_soundtrack(
   folder = resolve(workdir)
   if (stage := stage_of(folder, step=step)) != "soundtrack":
     raise UserError(f"{folder} is a run of {stage}; give one of soundtrack")
-  run = load_role(folder, "model", step=step)
+  run = load_generator(folder, _inputs, step=step, mesh=mesh, dtype=dtype)
   config = settle(run.config)
   statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
   codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
@@ -68,11 +81,19 @@ def load_soundtrack(
     mean=np.asarray(statistics["mean"], np.float32),
     std=np.asarray(statistics["std"], np.float32),
     settings=configs.build(SoundSettings, run.config["sampling"], where="sampling"),
-    text=text.load(),
+    text=text.load(mesh),
     side=data.size,
     vision=FrozenVision(config["vision"]) if config["vision"] else None,
     origin=f"step {run.step}, {run.digest[:16]}",
+    mesh=mesh,
   )
+
+
+def _inputs(config: Mapping[str, Any], latent: tuple[int, ...]) -> dict[str, Any]:
+  data = configs.build(SoundtrackConfig, config["data"], where="data")
+  # Parameters do not depend on the rate either.
+  batch = abstract_latents(soundtrack_conditions(config, data, rate=1.0), 1, latent)
+  return batch | {CONTEXT: batch["latent"]}
 
 
 def soundtrack_data(

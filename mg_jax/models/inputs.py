@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from mg_jax.core import config as configs
 from mg_jax.data import condition_section
-from mg_jax.data.conditions import Condition, Text
+from mg_jax.data.conditions import Condition, Frames, Text
+from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import conditioning
 from mg_jax.models.encoders.streams import Streams, open_streams
@@ -42,6 +43,23 @@ def open_conditions(
       reader=text.readers[name] if text else None,
     )  # fmt: skip
   return found | condition_section.build(config.get("conditions", {}))
+
+
+def soundtrack_conditions(
+  config: Mapping[str, Any], data: SoundtrackConfig, *, rate: float, text: Streams | None = None
+) -> dict[str, Condition]:
+  """Those of a generator of sound: text and video; the context is a latent itself.
+
+  Args:
+    config, text: as for `open_conditions`.
+    data: of the config.
+    rate: latents per second.
+  """
+  model = from_config(config)
+  frozen = "video" not in model.vision_encoders()
+  features = model.routes()["video"][0].features if frozen else 0
+  video = Frames(rate, float(data.fps), data.size, features)
+  return open_conditions(config, text) | {"video": video}
 
 
 def abstract_latents(

@@ -2,6 +2,7 @@
 
 The record, a small JSON, is written after the clip and says what it was made of. A later run over
 the same prompts skips the clips whose record matches, so an interrupted run picks up where it was.
+Of several processes the first decides which clips are left, and writes.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media.images import contact_sheet, write_png
@@ -113,13 +115,19 @@ def generate(
       [p.text for p in chunk], seeds=[p.seed for p in chunk], **dataclasses.asdict(settings)
     )
 
-  left = [p for p in prompts if overwrite or not _is_done(folder, p, settings, recipe)]
-  for prompt in left:
-    check_writable(record_path(clip_path(folder, prompt, settings)))
+  def missing() -> list[int]:
+    left = [
+      i for i, p in enumerate(prompts) if overwrite or not _is_done(folder, p, settings, recipe)
+    ]
+    for i in left:
+      check_writable(record_path(clip_path(folder, prompts[i], settings)))
+    return left
+
+  left = [prompts[i] for i in distributed.on_main(missing)]
   for i in range(0, len(left), pipeline.batch):
     chunk = left[i : i + pipeline.batch]
     for prompt, video in zip(chunk, (make or from_text)(chunk), strict=True):
-      _save(folder, prompt, video, settings, recipe)
+      distributed.on_main(_save, folder, prompt, video, settings, recipe)
       yield prompt, video
 
 
@@ -167,10 +175,14 @@ def write_sheet(
   folder: str | os.PathLike[str], prompts: Sequence[Prompt], settings: Settings
 ) -> pathlib.Path:
   """Writes one picture with a row of frames for each of the first saved clips, at most 64."""
-  shown = prompts[:SHEET_ROWS]
-  videos = [_read(clip_path(folder, prompt, settings), settings) for prompt in shown]
   path = pathlib.Path(folder) / SHEET
-  contact_sheet(videos, [prompt.text for prompt in shown], path, columns=SHEET_COLUMNS)
+
+  def write() -> None:
+    shown = prompts[:SHEET_ROWS]
+    videos = [_read(clip_path(folder, prompt, settings), settings) for prompt in shown]
+    contact_sheet(videos, [prompt.text for prompt in shown], path, columns=SHEET_COLUMNS)
+
+  distributed.on_main(write)
   return path
 
 

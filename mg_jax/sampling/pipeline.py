@@ -11,9 +11,7 @@ sampler holds clean. On a mesh, clips are spread over its batch axes,
 and the network over the others.
 """
 
-import contextlib
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import batch_axes, use_mesh
+from mg_jax.core.mesh import batch_axes, row_multiple, use_mesh
 from mg_jax.core.pixels import from_uint8, to_uint8
 from mg_jax.core.rng import stream
 from mg_jax.core.sharding import batch_sharding, replicated
@@ -79,8 +77,7 @@ class TextToVideo:
 
   def __post_init__(self):
     # Clips times branches of guidance divide over the devices that share a batch.
-    ways = batch_axes(self.mesh) if self.mesh else 1
-    least = ways // math.gcd(ways, len(self._branches(self.settings)))
+    least = row_multiple(self.mesh, len(self._branches(self.settings)))
     self.batch = -(-self.batch // least) * least
 
   def __call__(
@@ -163,12 +160,10 @@ class TextToVideo:
     latents = self.encode(tail[None])
     for turn in range(-(-added // ((window - context) * per_latent))):
       held = latents[:, -context:]
-      made = self._latents(
-        [prompt], [seed], settings, held=np.asarray(held), turn=turn
-      )[:1, context:]
-      latents = np.concatenate([latents, jax.device_get(made)], axis=1)
-    whole = dataclasses.replace(settings, frames=latents.shape[1] * per_latent)
-    decoded = self.decode(latents, whole)[0]
+      made = self._latents([prompt], [seed], settings, held=held, turn=turn)[:1, context:]
+      latents = np.concatenate([latents, whole(made)], axis=1)
+    full = dataclasses.replace(settings, frames=latents.shape[1] * per_latent)
+    decoded = self.decode(latents, full)[0]
     before, after = decoded[: len(tail)], decoded[len(tail) : len(tail) + added]
     fade = np.linspace(0, 1, per_latent + 1)[1:, None, None, None]
     mixed = video[-per_latent:] * (1 - fade) + before[-per_latent:] * fade
@@ -267,7 +262,7 @@ class TextToVideo:
         )[0]
       )
     latents = self._compiled["encode"](self.autoencoder_params, video)
-    return (np.asarray(latents, np.float32) - self.mean) / self.std
+    return (np.asarray(whole(latents), np.float32) - self.mean) / self.std
 
   def _latents(
     self, texts: Sequence[str], seeds: Sequence[int], settings: Settings, *,
@@ -292,7 +287,7 @@ class TextToVideo:
       known = Known(jnp.asarray(latent), jnp.asarray(mask))
     run = self._sampler(settings, held=held is not None)
     batch = self._placed((cond, np.array([*seeds, *[0] * padding], np.uint32)))
-    with self._on_mesh():
+    with use_mesh(self.mesh):
       return run(
         self.params, self.text.params, *batch, np.uint32(turn), self._weights(settings),
         settings.times().astype(np.float32), known,
@@ -308,7 +303,7 @@ class TextToVideo:
       host = whole(latents)
       _check_finite(np.isfinite(host))
       return self._decode_tiles(host * self.std + self.mean, settings)
-    with self._on_mesh():
+    with use_mesh(self.mesh):
       decoder = self._decoder(settings.frames)
       video, finite = decoder(self.autoencoder_params, self.mean, self.std, latents)
       _check_finite(whole(finite))
@@ -316,7 +311,7 @@ class TextToVideo:
 
   def _decoder(self, frames: int) -> Any:
     """Decodes a clip for each device at a time: that takes far more memory than sampling."""
-    ways = batch_axes(self.mesh) if self.mesh else 1
+    ways = batch_axes(self.mesh)
 
     def decode(params, mean, std, latents):
       def some(x: Array) -> tuple[Array, Array]:
@@ -335,10 +330,12 @@ class TextToVideo:
     return self._compiled.setdefault(key, jax.jit(decode))
 
   def _decode_tiles(self, latents_BTHWC: np.ndarray, settings: Settings) -> np.ndarray:
+    """Decodes clip after clip, tile after tile, on the first device of every process."""
     if "tiles" not in self._compiled:
-      self._compiled["tiles"] = TiledAutoencoder(
-        self.autoencoder, self.autoencoder_params, self.tiling
-      )
+      params = self.autoencoder_params
+      if self.mesh:
+        params = jax.tree.map(lambda a: a.addressable_data(0), params)
+      self._compiled["tiles"] = TiledAutoencoder(self.autoencoder, params, self.tiling)
     size = (settings.frames, settings.height, settings.width, 3)
     video = np.empty((len(latents_BTHWC), *size), np.uint8)
     for clip, latent in zip(video, latents_BTHWC, strict=True):
@@ -387,9 +384,6 @@ class TextToVideo:
       raise UserError(
         f"the model cannot make {settings.frames} frames of {settings.height}x{settings.width}: {e}"
       ) from e
-
-  def _on_mesh(self) -> Any:
-    return use_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
   def _placed(self, batch: PyTree) -> PyTree:
     """A batch that every process knows whole, split over the mesh."""

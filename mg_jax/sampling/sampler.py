@@ -15,6 +15,7 @@ stays on it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ def sample(
   beside: Beside | None = None,
   windows: Windows | None = None,
   rows: int = 1,
+  multiple: int = 1,
 ) -> Float[Array, "B T H W C"]:
   """The latent at times[-1].
 
@@ -85,11 +87,14 @@ def sample(
     known: latents that are given.
     beside: arrays (B, T, H, W, ...), or of one row for all, that the field reads beside x.
     windows: overlapping windows; None for one call of the field a step.
-    rows: least rows of a call; as many windows are evaluated together as that takes.
+    rows: of a call; as many windows are evaluated together as fit, at least one of each sample.
+    multiple: the rows of a call are a multiple of this, so that they divide over devices; repeated
+      windows fill it.
   """
   return follow(
-    field, noise, times, method=method, known=known, beside=beside, windows=windows, rows=rows
-  )[0]
+    field, noise, times, method=method, known=known, beside=beside, windows=windows, rows=rows,
+    multiple=multiple,
+  )[0]  # fmt: skip
 
 
 def follow(
@@ -103,6 +108,7 @@ def follow(
   beside: Beside | None = None,
   windows: Windows | None = None,
   rows: int = 1,
+  multiple: int = 1,
 ) -> tuple[Float[Array, "B T H W C"], Array | None]:
   """As `sample`, and with a `segment` also the states after every step, (S, B, T, H, W, C)."""
   x = noise.astype(jnp.float32)
@@ -115,7 +121,7 @@ def follow(
     name: jnp.broadcast_to(array, (x.shape[0], *array.shape[1:]))
     for name, array in (beside or {}).items()
   }
-  whole = _merged(field, known, beside, windows, rows)
+  whole = _merged(field, known, beside, windows, rows, multiple)
 
   def held(x: Array, t: Array) -> Array:
     v = whole(x, t)
@@ -138,7 +144,8 @@ def follow(
 
 
 def _merged(
-  field: Field, known: Known | None, beside: Beside, windows: Windows | None, rows: int
+  field: Field, known: Known | None, beside: Beside, windows: Windows | None, rows: int,
+  multiple: int,
 ) -> Callable[[Array, Array], Array]:
   """The field of the whole latent, (x, t) -> dx/dt."""
 
@@ -153,6 +160,7 @@ def _merged(
 
   def whole(x: Array, t: Array) -> Array:
     together = max(1, min(len(windows), rows // x.shape[0]))
+    together += -together % (multiple // math.gcd(multiple, x.shape[0]))
     count = -(-len(windows) // together) * together
     number = np.minimum(np.arange(count), len(windows) - 1).reshape(-1, together)
     valid = (np.arange(count) < len(windows)).reshape(-1, together)

@@ -2,6 +2,9 @@
 
 Which mode it is follows from what a request holds: a video, captions, both, spans of known sound
 to extend or to fill between, or none of them. What is missing takes its null.
+
+On a mesh, candidates, windows and branches of guidance are spread over its batch axes, and the
+network over the others. The codec and a frozen tower run on the first device of every process.
 """
 
 import dataclasses
@@ -11,9 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import row_multiple, use_mesh
 from mg_jax.core.rng import stream
+from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
 from mg_jax.data.conditions import nearest_frames
 from mg_jax.losses import flow
@@ -40,7 +46,7 @@ class Soundtrack:
 
   Attributes:
     model: the generator, with the routes "text", "video" and "context".
-    params: its parameters, unboxed.
+    params: its parameters, unboxed; on `mesh` if there is one.
     codec: makes and reads its latents.
     mean, std: per channel (C,), with which training normalised latents.
     settings: what a call uses by default.
@@ -49,6 +55,7 @@ class Soundtrack:
     vision: the frozen tower; None where the generator has its own.
     scorer: ranks candidates.
     origin: which weights these are, for the record of what is made.
+    mesh: of the devices that share the work; None for the first device alone.
   """
 
   model: Generator
@@ -62,6 +69,7 @@ class Soundtrack:
   vision: FrozenVision | None = None
   scorer: Scorer = fit
   origin: str = ""
+  mesh: Mesh | None = None
   _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   @property
@@ -112,13 +120,7 @@ class Soundtrack:
     """
     settings = self.resolve(**changes)
     samples = max(1, round(request.seconds * self.rate))
-    starts_J, window, length = self._windows(request.seconds, settings)
-    cond_J = self._conditions(request, starts_J, window)
-    known = self._known(request, length, samples)
-    segments = settings.long_form == "autoregressive" and len(starts_J) > 1
-    make = self._segments if segments else self._whole
-    noise = self._noise(request.seed, settings.candidates, length)
-    latents, scores = jax.device_get(make(noise, known, cond_J, np.uint32(request.seed), settings))
+    latents, scores = self._latents(request, samples, settings)
     if not np.isfinite(latents).all():
       raise UserError("the model produced values that are not finite; try another checkpoint.")
     chosen = int(np.argmax(scores))
@@ -126,20 +128,36 @@ class Soundtrack:
     wave = self.codec.decode(latent_LC * self.std + self.mean, length=samples)
     return Made(self._spliced(wave, request), tuple(float(x) for x in scores), chosen)
 
+  def _latents(
+    self, request: Request, samples: int, settings: SoundSettings
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised latents (N, L, 1, 1, C) of all candidates, and their scores (N,)."""
+    starts_J, window, length = self._windows(request.seconds, settings)
+    cond_J = self._conditions(request, starts_J, window)
+    known = self._known(request, length, samples)
+    segments = settings.long_form == "autoregressive" and len(starts_J) > 1
+    make = self._segments if segments else self._whole
+    noise = self._noise(request.seed, settings.candidates, length)
+    with use_mesh(self.mesh):
+      latents, scores = make(noise, known, cond_J, np.uint32(request.seed), settings)
+    return whole(latents), whole(scores)
+
   def _whole(self, noise, known: Known, cond_J, seed: np.uint32, settings: SoundSettings):
-    """All windows at once, ROWS candidates a call: latents (N, L, 1, 1, C) and their scores."""
+    """All windows at once: latents (N, L, 1, 1, C) and their scores."""
     starts_J, window, length = self._cut(noise.shape[1], settings)
     windows = Windows.of(
       (length, 1, 1), window=(window, 1, 1), hop=(self._hop(settings, window), 1, 1),
       shape=settings.window_shape,
     )
     rising = settings.dynamic_guidance and len(windows) > 1
+    multiple = self._multiple(settings)
+    rows = -(-ROWS // multiple) * multiple
 
     def run(params, noise, known, cond_J, weights, times, seed):
       field = self._field(params, cond_J, weights, settings, rising=rising)
       latents = sampler.sample(
         field, noise, times, method=settings.method, known=known, beside=_context(known),
-        windows=windows, rows=ROWS,
+        windows=windows, rows=rows, multiple=multiple,
       )  # fmt: skip
       return latents, self._scores(params, cond_J, latents, known, windows, seed)
 
@@ -148,7 +166,7 @@ class Soundtrack:
            settings.window_shape, keeps)  # fmt: skip
     compiled = self._compiled.setdefault(key, jax.jit(run))
     count = len(noise)
-    part = min(count, ROWS)
+    part = min(count, rows)
     # The last part is filled up, so that there is one program.
     noise = jnp.concatenate([noise, jnp.repeat(noise[-1:], -count % part, axis=0)])
     parts = [
@@ -163,12 +181,13 @@ class Soundtrack:
     starts_J, window, length = self._cut(noise.shape[1], settings)
     rising = settings.dynamic_guidance
     one = Windows.of((window, 1, 1), window=(window, 1, 1), hop=(window, 1, 1))
+    multiple = self._multiple(settings)
 
     def solve(params, cond_J, weights, times, noise, given, context, segment, j):
       field = self._field(params, cond_J, weights, settings, rising=rising, first=j)
       return sampler.follow(
         field, noise, times, method=settings.method, known=given, segment=segment,
-        beside={CONTEXT: context},
+        beside={CONTEXT: context}, windows=one, multiple=multiple,
       )  # fmt: skip
 
     def score(params, cond_J, latents, known, seed, j):
@@ -184,7 +203,7 @@ class Soundtrack:
         part = slice(int(starts_J[j]), int(starts_J[j]) + window)
         given = jax.tree.map(lambda a: a[:, part], known)
         scores = score(self.params, cond_J, latents, given, seed, j)
-        return sampler.best(jax.device_get(scores), keep=settings.beam)
+        return sampler.best(whole(scores), keep=settings.beam)
 
     latents = sampler.Autoregression(
       functools.partial(solve, self.params, cond_J, *knobs), select
@@ -192,11 +211,11 @@ class Soundtrack:
     windows = Windows.of(
       (length, 1, 1), window=(window, 1, 1), hop=(self._hop(settings, window), 1, 1)
     )
-    whole = self._compiled.setdefault(
+    rank = self._compiled.setdefault(
       ("score", length, window, tuple(starts_J)),
       jax.jit(lambda *args: self._scores(*args[:4], windows, args[4])),
     )
-    return latents, whole(self.params, cond_J, latents, known, seed)
+    return latents, rank(self.params, cond_J, latents, known, seed)
 
   def _knobs(self, settings: SoundSettings) -> tuple[np.ndarray, np.ndarray]:
     """What one program takes as arguments: weights of the branches, and times."""
@@ -235,7 +254,8 @@ class Soundtrack:
         # As for text to video, no words are no tokens: the null that guidance contrasts with.
         cond[name] = {"ids": ids, "mask": mask & bool(caption)}
       cond = jax.tree.map(lambda a: np.asarray(a)[None], cond)
-      found.append(self._encode(self.params, self.text.params, cond))
+      with use_mesh(self.mesh):
+        found.append(self._encode(self.params, self.text.params, cond))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
 
   def _video(self, video: Video | None, start: int, window: int, seconds: float) -> Any:
@@ -345,6 +365,9 @@ class Soundtrack:
 
   def _branches(self, settings: SoundSettings) -> tuple[cfg.Branch, ...]:
     return cfg.branches(settings.guidance, tuple(self.model.routes()), whole=True)
+
+  def _multiple(self, settings: SoundSettings) -> int:
+    return row_multiple(self.mesh, len(self._branches(settings)))
 
   def _apply(self, params, x: Array, t_B: Array, cond: dict[str, Any]) -> Array:
     return self.model.apply({"params": params}, x, t_B, cond)

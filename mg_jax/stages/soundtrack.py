@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.conditions import Condition, Frames
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
@@ -17,10 +16,9 @@ from mg_jax.inference.export import settle
 from mg_jax.inference.load import load_codec
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
-from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator, from_config
-from mg_jax.models.inputs import abstract_latents, open_conditions, text_streams
+from mg_jax.models.inputs import abstract_latents, soundtrack_conditions, text_streams
 from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.precompute.latents import pinned_step
 from mg_jax.precompute.sounds import check_vision, encode_sound
@@ -51,7 +49,7 @@ class SoundtrackStage:
     rate = DACVAE(parent=None).latent_rate if rate is None else rate
     rows, latents = data.global_batch, round(data.seconds * rate)
     shape = (latents, 1, 1, config["model"]["dit"]["channels"])
-    conditions = _conditions(config, data, rate=rate)
+    conditions = soundtrack_conditions(config, data, rate=rate)
     batch = abstract_latents(conditions, rows, shape)
     return batch | {"length": jax.ShapeDtypeStruct((rows,), jnp.int32)}, (latents, 1, 1)
 
@@ -72,7 +70,7 @@ class SoundtrackStage:
       workdir=workdir,
     )  # fmt: skip
     row = LatentRow(
-      _conditions(config, data, rate=metadata["rate"], text=text), latents=latents,
+      soundtrack_conditions(config, data, rate=metadata["rate"], text=text), latents=latents,
       mean=tuple(metadata["mean"]), std=tuple(metadata["std"]),
     )  # fmt: skip
     held_out = soundtracks.record_sources(folder, "validation")
@@ -98,17 +96,6 @@ class SoundtrackStage:
       data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
       workdir=workdir,
     )  # fmt: skip
-
-
-def _conditions(
-  config: Mapping[str, Any], data: SoundtrackConfig, *, rate: float, text: Streams | None = None
-) -> dict[str, Condition]:
-  """Text and video; the context is drawn by the objective."""
-  model = from_config(config)
-  frozen = "video" not in model.vision_encoders()
-  features = model.routes()["video"][0].features if frozen else 0
-  video = Frames(rate, float(data.fps), data.size, features)
-  return open_conditions(config, text) | {"video": video}
 
 
 def open_vision(

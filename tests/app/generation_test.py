@@ -52,7 +52,7 @@ def test_what_does_not_go_together_is_told(defaults, given, words):
 
 def test_settings_are_those_that_were_given_zero_included(defaults, monkeypatch, tmp_path, caplog):
   pipeline = Fake()
-  monkeypatch.setattr(generation, "_load", lambda workdir: pipeline)
+  monkeypatch.setattr(generation, "_load", lambda workdir, mesh, dtype: pipeline)
   options = {"task": "sound", "workdir": "x", "out": str(tmp_path / "a.wav"), "prompt": ["rain"],
              "seconds": 1.0, "guidance": 0.0, "steps": 2}  # fmt: skip
   with caplog.at_level("INFO"):

@@ -109,7 +109,7 @@ def test_windows_have_prompts_of_their_own():
   assert len(captions) == 2 and all("a piano" in caption for caption in captions)
   assert '"rain"' in captions[0] and '"wind"' in captions[1]
   with pytest.raises(UserError, match="2 prompts and 3 of music"):
-    dataclasses.replace(order, music=("a", "b", "c")).checked()
+    dataclasses.replace(order, music=("a", "b", "c")).check()
 
 
 def test_sound_from_text_alone(tmp_path):

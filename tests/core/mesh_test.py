@@ -11,7 +11,15 @@ from flax import linen as nn
 from jax.sharding import AxisType
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import AXES, batch_axes, batch_share, make_mesh, use_mesh
+from mg_jax.core.mesh import (
+  AXES,
+  batch_axes,
+  batch_share,
+  make_mesh,
+  parse_mesh,
+  row_multiple,
+  use_mesh,
+)
 from mg_jax.core.sharding import shard
 
 
@@ -145,3 +153,16 @@ def test_the_mesh_is_left_again():
   with use_mesh(make_mesh()):
     assert not jax.sharding.get_abstract_mesh().empty
   assert jax.sharding.get_abstract_mesh().empty
+
+
+def test_without_sizes_several_processes_share_their_devices_as_data(monkeypatch):
+  assert parse_mesh([]) is None
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  assert tuple(parse_mesh([]).shape.values()) == (8, 1, 1, 1)
+  assert tuple(parse_mesh(["1", "-1", "2", "1"]).shape.values()) == (1, 4, 2, 1)
+
+
+def test_rows_are_padded_until_their_copies_divide():
+  mesh = make_mesh((2, 4, 1, 1))
+  assert [row_multiple(mesh, copies) for copies in (1, 2, 3, 4, 6, 8, 16)] == [8, 4, 8, 2, 4, 1, 1]
+  assert row_multiple(None, 3) == 1

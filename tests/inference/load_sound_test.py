@@ -10,10 +10,15 @@ import pytest
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
+from mg_jax.core.mesh import make_mesh
+from mg_jax.core.tree import flatten_paths
+from mg_jax.data.atomic import write_json
 from mg_jax.data.media import audio, muxing, video
 from mg_jax.evaluation import toy_context
 from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
 from mg_jax.stages import experiment
+from mg_jax.train.checkpoint import Checkpointer
+from tests.sampling.networks import CODEC, soundtrack
 from tests.train import tiny
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +39,40 @@ def runs(tmp_path_factory):
   config["sampling"] |= {"window_s": 1.0, "steps": 2, "candidates": 2}
   experiment.run(config, str(folder / "soundtrack"))
   return folder
+
+
+def saved(folder):
+  """Runs of a codec and of a generator with random weights, as training leaves them."""
+  pipeline, config = soundtrack(folder), tiny.soundtrack(folder)
+  config["sampling"] |= {"window_s": 1.0, "steps": 2, "candidates": 2}
+  codec = {"stage": "wave_autoencoding", "model": CODEC}
+  for name, role, params, about in (
+    ("codec", "autoencoder", pipeline.codec.params, codec),
+    ("soundtrack", "model", pipeline.params, config),
+  ):  # fmt: skip
+    saver = Checkpointer(str(folder / name))
+    saver.save(2, {"params": {role: params}}, data={}, config=about)
+    saver.close()
+  metadata = {"mean": [0.0] * 3, "std": [1.0] * 3, "fingerprint": pipeline.codec.fingerprint}
+  write_json(folder / "soundtrack" / "latents" / "manifest.json", {"metadata": metadata})
+  return folder / "soundtrack"
+
+
+def test_weights_go_to_their_shards_in_the_type_asked_for(tmp_path):
+  folder = saved(tmp_path)
+  whole, spread = load_soundtrack(folder), load_soundtrack(
+    folder, mesh=make_mesh((1, 4, 1, 2)), dtype="bfloat16"
+  )  # fmt: skip
+  assert spread.mesh.size == 8
+  pairs = zip(*(flatten_paths(p.params).items() for p in (whole, spread)), strict=True)
+  places = set()
+  for (path, one), (other, many) in pairs:
+    assert path == other and many.dtype == "bfloat16" and len(many.sharding.device_set) == 8
+    np.testing.assert_array_equal(np.asarray(one.astype(many.dtype)), np.asarray(many))
+    places |= {axis for axis in many.sharding.spec if axis}
+  assert {"fsdp", "tensor"} <= places
+  with pytest.raises(UserError, match="dtype is 'float8'"):
+    load_soundtrack(folder, dtype="float8")
 
 
 def _generate(runs, *arguments):

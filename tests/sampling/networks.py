@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mg_jax.core import config as configs
-from mg_jax.core.sharding import unbox
+from mg_jax.core.mesh import use_mesh
+from mg_jax.core.sharding import placed, unbox
 from mg_jax.core.tree import map_paths
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
@@ -35,7 +36,16 @@ def filled(module, *args, seed=0):
   )
 
 
-def soundtrack(folder):
+def on_mesh(module, args, params, mesh):
+  """Parameters of a module on their shards; as they are without a mesh."""
+  if mesh is None:
+    return params
+  with use_mesh(mesh):
+    shapes = placed(jax.eval_shape(module.init, jax.random.key(0), *args)["params"], mesh)
+  return jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
+
+
+def soundtrack(folder, mesh=None):
   """Text, video and context; `folder` is that of its config."""
   config = tiny.soundtrack(folder)
   model, codec = configs.build(Generator, config["model"], where="model"), DACVAE(**CODEC)
@@ -48,11 +58,13 @@ def soundtrack(folder):
     "text": {"ids": jnp.zeros((1, 12), jnp.int32), "mask": jnp.ones((1, 12), bool)},
     "context": jnp.zeros((1, 4, 1, 1, 3)),
   }  # fmt: skip
-  params = filled(model, jnp.zeros((1, 4, 1, 1, 3)), jnp.zeros(1), cond)
+  args = jnp.zeros((1, 4, 1, 1, 3)), jnp.zeros(1), cond
+  params = on_mesh(model, args, filled(model, *args), mesh)
   decoder = filled(codec, jnp.zeros((1, codec.hop)), seed=1)
   return Soundtrack(
     model=model, params=params, codec=ChunkedCodec(codec, decoder),
     mean=np.zeros(3, np.float32), std=np.ones(3, np.float32), settings=SETTINGS, text=text, side=16,
+    mesh=mesh,
   )  # fmt: skip
 
 

@@ -42,14 +42,14 @@ def _telling(x, t, window, beside):
 
 def _diffuse(
   field, noise, known=None, *, window=10, hop=7, rows=4, times=TIMES, method="midpoint",
-  shape="triangular",
+  shape="triangular", multiple=1,
 ):  # fmt: skip
   length = noise.shape[1]
   known = _known(length) if known is None else known
   windows = Windows.of((length, 1, 1), window=(window, 1, 1), hop=(hop, 1, 1), shape=shape)
   return sampler.sample(
     field, noise, times, method=method, known=known, beside=_context(known), windows=windows,
-    rows=rows,
+    rows=rows, multiple=multiple,
   )  # fmt: skip
 
 
@@ -127,6 +127,11 @@ def test_a_call_has_few_windows_and_how_many_changes_nothing():
   assert seen == {6}
   for rows in (1, 100):
     np.testing.assert_allclose(_diffuse(_telling, noise, rows=rows), made, atol=1e-6)
+  for rows, multiple, taken in ((6, 4, 8), (6, 3, 6), (100, 16, 16), (1, 5, 10)):
+    seen.clear()
+    padded = _diffuse(spy, noise, rows=rows, multiple=multiple)
+    assert seen == {taken}, "the least multiple that holds as many windows of both samples"
+    np.testing.assert_allclose(padded, made, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", [_diffuse, _autoregress])
