@@ -36,7 +36,7 @@ from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
-from mg_jax.train.runs import load_role
+from mg_jax.train.runs import Role, load_role
 from mg_jax.train.workdir import latents_folder, resolve
 
 

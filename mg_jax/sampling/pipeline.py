@@ -37,7 +37,7 @@ from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import prompts as prompt_rules
 from mg_jax.sampling.guided import sample_latents
 from mg_jax.sampling.sampler import Known
-from mg_jax.sampling.settings import Settings
+from mg_jax.sampling.settings import Settings, changed
 
 
 @dataclasses.dataclass
@@ -175,11 +175,7 @@ class TextToVideo:
     Raises:
       UserError: unknown names, values out of range, frames or sizes the model has no room for.
     """
-    known = {field.name for field in dataclasses.fields(Settings)}
-    for name in changes:
-      if name not in known:
-        raise UserError(f"there is no setting {name}; known are {', '.join(sorted(known))}.")
-    settings = dataclasses.replace(self.settings, **changes)
+    settings = changed(self.settings, changes)
     self._sampler(settings, held=False)
     return settings
 
@@ -229,29 +225,24 @@ class TextToVideo:
         known = ", ".join(self.conditions) or "none"
         raise UserError(f"this model has no condition {unknown.pop()!r}; it has {known}")
     cond: dict[str, Any] = self.tokens(texts, settings)
-    view = View(grid=self._latent_shape(settings)[:3])
-    records = [
-      {self._record_name(n): self._stored(n, v, settings) for n, v in values.items()}
-      for values in given
-    ]
+    view = View(self._latent_shape(settings)[:3])
+    records = [self._record(values, settings) for values in given]
     for name, condition in self.conditions.items():
       rows = [condition.row(name, record, view) for record in records]
       cond[name] = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return cond
 
-  def _record_name(self, name: str) -> str:
-    return latent_name(name) if isinstance(self.conditions[name], Latent) else name
-
-  def _stored(self, name: str, value: Any, settings: Settings) -> Any:
-    """A value as a record holds it: of an image that is a latent in training, that latent."""
-    if not isinstance(self.conditions[name], Latent):
-      return value
-    if value.shape != (settings.height, settings.width, 3):
-      raise UserError(
-        f"the first frame is {value.shape[0]}x{value.shape[1]}; fit it to "
-        f"{settings.height}x{settings.width}"
-      )
-    return self.encode(value[None, None])[0]
+  def _record(self, values: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Values as a record holds them: of a first frame its latent."""
+    record, size = dict(values), (settings.height, settings.width)
+    for name in [name for name in values if isinstance(self.conditions[name], Latent)]:
+      frame = record.pop(name)
+      if frame.shape != (*size, 3):
+        raise UserError(
+          f"the first frame is {frame.shape[0]}x{frame.shape[1]}; fit it to {size[0]}x{size[1]}"
+        )
+      record[latent_name(name)] = self.encode(frame[None, None])[0]
+    return record
 
   def encode(self, video: np.ndarray) -> np.ndarray:
     """Normalised latents of uint8 (B, T, H, W, 3)."""

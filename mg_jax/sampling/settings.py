@@ -1,6 +1,8 @@
 """How a video is sampled."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -52,3 +54,20 @@ class Settings:
     if self.schedule == "linear_quadratic":
       return flow.linear_quadratic_schedule(self.steps, LINEAR_RATIO * self.steps)
     raise UserError(f'schedule is "{self.schedule}"; set it to "linear_quadratic" or "linear".')
+
+
+def changed(settings: Any, changes: Mapping[str, Any]) -> Any:
+  """Settings of which some are changed.
+
+  Args:
+    settings: `Settings`, or another dataclass.
+    changes: new values by name.
+
+  Raises:
+    UserError: unknown names, values out of range.
+  """
+  known = {field.name for field in dataclasses.fields(settings)}
+  for name in changes:
+    if name not in known:
+      raise UserError(f"there is no setting {name}; known are {', '.join(sorted(known))}.")
+  return dataclasses.replace(settings, **changes)

@@ -32,6 +32,7 @@ from mg_jax.sampling import guidance as cfg
 from mg_jax.sampling import sampler
 from mg_jax.sampling.sampler import Known
 from mg_jax.sampling.scorers import Scorer, fit
+from mg_jax.sampling.settings import changed
 from mg_jax.sampling.sound_request import Made, Request, SoundSettings, Video
 from mg_jax.sampling.windows import Windows, starts
 
@@ -88,11 +89,7 @@ class Soundtrack:
     Raises:
       UserError: unknown names, values out of range, windows longer than those that were trained.
     """
-    known = {field.name for field in dataclasses.fields(SoundSettings)}
-    for name in changes:
-      if name not in known:
-        raise UserError(f"there is no setting {name}; known are {', '.join(sorted(known))}.")
-    settings = dataclasses.replace(self.settings, **changes)
+    settings = changed(self.settings, changes)
     self._branches(settings)
     if settings.window_s > self.settings.window_s:
       raise UserError(

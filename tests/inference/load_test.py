@@ -15,7 +15,8 @@ from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import fingerprint
 from mg_jax.data.media.video import probe, write_video
 from mg_jax.inference.export import export, settle
-from mg_jax.inference.load import load_autoencoder, load_text_to_video
+from mg_jax.inference.load import load_autoencoder, load_codec, load_text_to_video
+from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import Tiling
 from mg_jax.models.encoders.clip import CLIP
@@ -269,6 +270,21 @@ def test_an_exported_autoencoder_stands_for_its_run(tmp_path, weights):
     load_role(tmp_path / "out", "model")
   with pytest.raises(UserError, match="which have no step 3; leave it out"):
     load_role(tmp_path / "out", "autoencoder", step=3)
+
+
+def test_an_exported_codec_stands_for_its_run(tmp_path):
+  fields = {
+    "channels": 2, "rates": [2, 4], "hidden": 4, "decoder_channels": 8, "latent": 3, "patch": 4,
+    "sample_rate": 16_000,
+  }  # fmt: skip
+  model = build(DACVAE, fields)
+  params = unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, model.hop)))["params"])
+  config = {"stage": "wave_autoencoding", "model": fields}
+  _save(tmp_path / "codec", "autoencoder", params, config)
+  assert export(tmp_path / "codec", tmp_path / "out")["kind"] == "dacvae"
+  assert load_codec(tmp_path / "out").fingerprint == load_codec(tmp_path / "codec").fingerprint
+  with pytest.raises(UserError, match="is a run of wave_autoencoding; give one of autoencoding"):
+    load_autoencoder(tmp_path / "out")
 
 
 def test_a_run_stands_for_the_encoder_that_it_trained(tmp_path, contrastive):

@@ -215,7 +215,7 @@ def _inflation(**origin):
 def test_a_temporal_autoencoder_starts_from_an_image_one(image, kind):
   params, origins = image
   initial = {"autoencoder": _params(1)}
-  filled = warm_start(initial, _inflation(**{kind: origins[kind]}))
+  filled = warm_start(initial, _inflation(workdir=origins[kind]))
   before, after = flatten_paths(initial), flatten_paths(filled)
   given = {f"autoencoder/{path}": leaf for path, leaf in flatten_paths(params).items()}
   assert set(given) < set(after)

@@ -19,8 +19,9 @@ _BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecode
 
 def inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
   """One frame, of one latent."""
-  side = 2 ** (len(fields["multipliers"]) - 1)
-  return [jax.ShapeDtypeStruct((1, 1, side, side, 3), jnp.float32)]
+  _, *patch = fields.get("patch", (1, 1, 1))
+  height, width = (side * 2 ** (len(fields["multipliers"]) - 1) for side in patch)
+  return [jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.float32)]
 
 
 def read(config: Config, names: Collection[str]) -> Layout:

@@ -21,7 +21,8 @@ _IRRELEVANT = ("codebook_size", "n_codebooks", "quantizer_dropout")
 
 def inputs(fields: Mapping[str, Any]) -> list[jax.ShapeDtypeStruct]:
   """The shortest sound, of one latent."""
-  return [jax.ShapeDtypeStruct((1, math.prod(fields["rates"])), jnp.float32)]
+  samples = fields.get("patch", 1) * math.prod(fields["rates"])
+  return [jax.ShapeDtypeStruct((1, samples), jnp.float32)]
 
 
 def read(config: Config, names: Collection[str]) -> Layout:
