@@ -16,7 +16,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import parse_mesh
-from mg_jax.data.condition_section import given as given_conditions
+from mg_jax.data.condition_section import parse
 from mg_jax.data.media import stills
 from mg_jax.data.media import video as videos
 from mg_jax.inference.load import load_text_to_video
@@ -115,14 +115,8 @@ def _conditioned(
     frame = stills.read(first_frame, size=(settings.height, settings.width))
     values[pipeline.first_frame] = frame
     identity["first_frame"] = _digest(frame)
-  takes = given_conditions(pipeline.conditions)
-  for entry in condition:
-    name, equals, value = entry.partition("=")
-    if not equals or name not in takes:
-      known = ", ".join(takes) or "none"
-      raise UserError(f"--condition={entry} is not NAME=VALUE of a condition; there are {known}")
-    values[name] = takes[name].read(name, value)
-    identity[name] = _digest(np.asarray(values[name]))
+  for name, value in parse(condition, pipeline.conditions).items():
+    values[name], identity[name] = value, _digest(np.asarray(value))
 
   def make(chunk: Sequence[prompts.Prompt]) -> np.ndarray:
     return pipeline(

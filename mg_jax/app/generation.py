@@ -16,12 +16,13 @@ _SOUND = ("guidance", "steps", "method", "candidates", "window_s", "hop_s", "lon
 _VIDEO = ("guidance", "steps", "method", "frames", "fps", "height", "width", "schedule")
 # Options of a task besides those of all, `_ALL`.
 _TAKEN: dict[str, tuple[str, ...]] = {
-  "video": (*_VIDEO, "prompts", "image", "tiles", "first_frame", "condition", "video", "extend"),
+  "video": (*_VIDEO, "prompts", "image", "tiles", "first_frame", "video", "extend"),
   "soundtrack": (*_SOUND, "video", "sound", "music", "extend", "infill"),
   "sound": (*_SOUND, "sound", "music", "extend", "infill", "seconds"),
 }
 _ALL = (
-  "task", "workdir", "prompt", "out", "seed", "overwrite", "mesh", "dtype", "distributed",
+  "task", "workdir", "prompt", "condition", "out", "seed", "overwrite", "mesh", "dtype",
+  "distributed",
 )  # fmt: skip
 
 
@@ -74,6 +75,7 @@ def generate(options: Mapping[str, Any]) -> None:
     seconds=options["seconds"],
     extend=tuple(options["extend"]),
     infill=tuple(options["infill"]),
+    condition=tuple(options["condition"]),
     seed=options["seed"],
     overwrite=options["overwrite"],
   )

@@ -24,6 +24,7 @@ from mg_jax.app import known_sound
 from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
+from mg_jax.data.condition_section import parse
 from mg_jax.data.media import audio, muxing, video
 from mg_jax.data.text import sound_prompts as sound_text
 from mg_jax.metrics.audio import loudness
@@ -48,6 +49,7 @@ class Order:
     seconds: length of a sound that follows neither a video nor another sound.
     extend: seconds to generate after the known sound, negative: before it.
     infill: spans START:END in s to replace.
+    condition: values of the model's other conditions, NAME=VALUE each.
     seed: seed of the sound, 0..2**32-1.
     overwrite: replaces existing files.
   """
@@ -60,6 +62,7 @@ class Order:
   seconds: float | None = None
   extend: tuple[float, ...] = ()
   infill: tuple[str, ...] = ()
+  condition: tuple[str, ...] = ()
   seed: int = 0
   overwrite: bool = False
 
@@ -180,6 +183,7 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       video=frames_of(order.video, info, size=pipeline.size) if info else None,
       known=known.wave if known else None,
       keep=known.keep if known else (),
+      given=parse(order.condition, pipeline.conditions) if order.condition else {},
       seed=order.seed,
     )
     result = pipeline(request, **changes)
@@ -194,6 +198,7 @@ def make(order: Order, load: Callable[[], Any], **changes: Any) -> list[pathlib.
       "loudness_lufs": level if math.isfinite(level) else None,
       "seed": order.seed,
       "captions": list(captions),
+      "conditions": list(order.condition),
       "made": known.generated if known else [(0.0, seconds)],
       "scores": np.asarray(result.scores, np.float64).tolist(),
       "chosen": int(result.chosen),

@@ -5,12 +5,15 @@ An entry has `kind`, the fields of its class in `data.conditions`, `route`, how 
 the model, and optionally `constant`.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data.conditions import ClassId, Condition, Constant, Given, Image, Latent, Mask
+from mg_jax.data.schema import Sample
+from mg_jax.data.sources.folder import Index
 
 KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
 # Fields of an entry that are not those of its class.
@@ -68,25 +71,63 @@ def given(found: Mapping[str, Condition]) -> dict[str, Given]:
   return {name: condition for name, condition in found.items() if isinstance(condition, Given)}
 
 
-def check_sources(
-  found: Mapping[str, Condition], names: Mapping[str, int], *, where: str
-) -> None:
-  """Checks that each condition has values, or a constant.
+def check_sources(found: Mapping[str, Condition], scans: Iterable[Index], *, where: str) -> None:
+  """Checks that each condition has a value in a caption file, or a constant.
 
   Args:
     found: by name.
-    names: of the values that caption files give, with their numbers.
-    where: what they caption, for messages.
+    scans: the folders that are read; none of the toy world.
+    where: the config field that names them, for messages.
 
   Raises:
     UserError: if one has neither.
   """
+  names = {name for scan in scans for piece in scan.pieces for name in piece.caption.given}
   for name in given(found):
-    if not names.get(name):
+    if name not in names:
       raise UserError(
         f"condition {name!r} has no source in {where}; give {name!r} in its captions.jsonl, or "
         f"a constant, null for none: config conditions.{name}.constant or, in a mixture, constants"
       )
+
+
+def parse(entries: Iterable[str], found: Mapping[str, Condition]) -> dict[str, Any]:
+  """Values of conditions from a command line.
+
+  Args:
+    entries: NAME=VALUE each.
+    found: the conditions of a model, by name.
+
+  Raises:
+    UserError: no such condition, or no value of it.
+  """
+  takes, values = given(found), {}
+  for entry in entries:
+    name, equals, value = entry.partition("=")
+    if not equals or name not in takes:
+      known = ", ".join(takes) or "none"
+      raise UserError(f"--condition={entry} is not NAME=VALUE of a condition; there are {known}")
+    values[name] = takes[name].read(name, value)
+  return values
+
+
+def stored(found: Mapping[str, Given], sample: Sample) -> dict[str, Any]:
+  """What a record holds of the values that a sample has.
+
+  Raises:
+    UserError: as `Given.read`.
+  """
+  return {
+    name: condition.read(name, sample.given[name], sample.root)
+    for name, condition in found.items()
+    if sample.given.get(name) is not None
+  }
+
+
+def identity(found: Mapping[str, Given]) -> dict[str, Any]:
+  """What determines the entries of records, beside the values; empty without conditions."""
+  fields = {name: dataclasses.asdict(condition) for name, condition in found.items()}
+  return {"conditions": fields} if fields else {}
 
 
 def encoders(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -91,6 +91,14 @@ class Given(Condition, Protocol):
     ...
 
 
+def check_known(values: Mapping[str, Any], found: Mapping[str, Condition]) -> None:
+  """Raises UserError if a request gives a value of no condition."""
+  for name in values:
+    if name not in found:
+      known = ", ".join(found) or "none"
+      raise UserError(f"this model has no condition {name!r}; it has {known}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Constant:
   """A condition with one value for all records that have none, or the null of all records.

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
+from mg_jax.data import condition_section
 from mg_jax.data.records import MANIFEST
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.inference.export import settle
@@ -84,6 +85,7 @@ def load_soundtrack(
     text=text.load(mesh),
     side=data.size,
     vision=FrozenVision(config["vision"]) if config["vision"] else None,
+    conditions=condition_section.build(config.get("conditions", {})),
     origin=f"step {run.step}, {run.digest[:16]}",
     mesh=mesh,
   )

@@ -11,7 +11,6 @@ of its own. Clips larger than a tile are encoded tile by tile [MG 3.1.1], which 
 states.
 """
 
-import collections
 import dataclasses
 import functools
 import itertools
@@ -28,7 +27,8 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
-from mg_jax.data.condition_section import check_sources, fixed, given
+from mg_jax.data import condition_section
+from mg_jax.data.condition_section import check_sources, fixed, given, stored
 from mg_jax.data.conditions import Condition, Given, Latent, cached_name, latent_name
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources.folder import REPORT, Index, content, write_report
@@ -126,8 +126,7 @@ def _encode_part(
   values = given(conditions)
   if latents:
     identity["latents"] = latents
-  if values:
-    identity["conditions"] = {name: dataclasses.asdict(entry) for name, entry in values.items()}
+  identity |= condition_section.identity(values)
   # The paper's durations reach 256 frames.
   large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
   if large:
@@ -139,10 +138,7 @@ def _encode_part(
   if metadata:
     return metadata
   scans = indices(data)
-  named = collections.Counter(
-    name for scan in scans for piece in scan.pieces for name in piece.caption.given
-  )
-  check_sources(conditions, named, where=where)
+  check_sources(conditions, scans, where=where)
   _log.info("%s: encoding the clips, once", folder)
   clips = dict.fromkeys(SPLITS, 0)
   # Images that are frames of clips are not counted again.
@@ -294,9 +290,7 @@ def _records(
       clip, _ = part.pop(0)  # frees its memory
       check_finite(clip.key, latent, *entry.values())
       captions = [clip.caption, *clip.variants]
-      for name, condition in values.items():
-        if clip.given.get(name) is not None:
-          entry[name] = condition.read(name, clip.given[name], clip.root)
+      entry |= stored(values, clip)
       yield {
         "latent": latent, "fps": clip.fps, "captions": captions, "camera": clip.camera, **entry
       }

@@ -3,18 +3,22 @@
 The counterpart of `precompute.clips`, and resumable like it. `<folder>/<split>/<video|sound>/` has
 records {"latent" float32 (L, C), "fps", "captions", "key"} and, for videos, "image" uint8 (T, H, W,
 3) or, with a frozen vision tower, its L2-normalised "features" float16 (T, E); for text stream s
-with a frozen encoder also "text/s/0". `<folder>/manifest.json` has mean and standard deviation per
-channel over all training latents, workdir, step and fingerprint of the codec, "rate", its latents
-per second, and the identity of the encoders of text and video.
+with a frozen encoder also "text/s/0", and the values of its other conditions.
+`<folder>/manifest.json` has mean and standard deviation per channel over all training latents,
+workdir, step and fingerprint of the codec, "rate", its latents per second, and the identity of the
+encoders of text and video.
 """
 
 import functools
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mg_jax.core.errors import UserError
+from mg_jax.data import condition_section
+from mg_jax.data.condition_section import check_sources, given, stored
+from mg_jax.data.conditions import Condition, Given, Latent
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources import folder as folders
 from mg_jax.data.sources import soundtracks
@@ -38,6 +42,7 @@ def encode_sound(
   step: int,
   text: Streams,
   vision: FrozenVision | None = None,
+  conditions: Mapping[str, Condition] | None = None,
   workdir: str | None = None,
 ) -> dict:
   """Encodes both splits of a config's soundtracks; returns the manifest's metadata.
@@ -50,6 +55,7 @@ def encode_sound(
     step: of that run, which samplers load even if the run has continued.
     text: the streams; those with a frozen encoder and `cache` are encoded too.
     vision: the frozen tower; without one the frames themselves are stored.
+    conditions: of the generator; values that are given are stored.
     workdir: where `report_rejected` writes, if anywhere.
 
   Raises:
@@ -62,14 +68,26 @@ def encode_sound(
     "text": text.identity(),
     "vision": vision.identity() if vision else "",
   }
+  for name, condition in (conditions or {}).items():
+    if isinstance(condition, Latent):
+      raise UserError(f"condition {name!r} is the latent of a first frame, which sound lacks")
+  values = given(conditions or {})
+  identity |= condition_section.identity(values)
   here = data.source == "folder" and os.path.isdir(data.path)
-  content = functools.partial(folders.content, data.path, kind="sound") if here else None
+  content = (
+    functools.partial(folders.content, data.path, kind="sound", given=tuple(values))
+    if here else None
+  )  # fmt: skip
   metadata = finished(folder, identity, content=content)
   if metadata:
     return metadata
+  scans = [soundtracks.scan(data)] if data.source == "folder" else []
+  check_sources(values, scans, where="data")
   _log.info("%s: encoding the sound, once", folder)
   captions = CaptionEncoder(text.load(names=text.cached))
-  records = functools.partial(_records, codec=codec, captions=captions, vision=vision)
+  records = functools.partial(
+    _records, codec=codec, captions=captions, vision=vision, values=values
+  )
   clips = dict.fromkeys(SPLITS, 0)
   for split in SPLITS:
     sources = soundtracks.open_sources(data, split, rate=codec.model.sample_rate)
@@ -78,8 +96,8 @@ def encode_sound(
       write_records(
         source, folder / split / kind, records, identity, size=SHARD, compress=vision is None
       )
-  if workdir and data.source == "folder":
-    report_rejected([soundtracks.scan(data)], workdir)
+  if workdir and scans:
+    report_rejected(scans, workdir)
   origins = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
   origins |= {"content": content()} if content else {}
   return finish(folder, [folder / "train"], identity | origins)
@@ -91,6 +109,7 @@ def _records(
   codec: ChunkedCodec,
   captions: CaptionEncoder,
   vision: FrozenVision | None,
+  values: Mapping[str, Given],
 ) -> Iterator[dict]:
   for sample in samples:
     latent = codec.encode(sample.wave)
@@ -102,7 +121,7 @@ def _records(
     check_finite(sample.key, latent, *features.values(), *(picture.values() if vision else ()))
     yield {
       "latent": latent, "fps": sample.fps, "captions": [caption], "key": sample.key, **picture,
-      **features,
+      **features, **stored(values, sample),
     }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from mg_jax.core.rng import stream
 from mg_jax.core.sharding import batch_sharding, replicated
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import Condition, Latent, View, latent_name
+from mg_jax.data.conditions import Condition, Latent, View, check_known, latent_name
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.conditioning import KNOWN
@@ -221,9 +221,7 @@ class TextToVideo:
   ) -> dict[str, Any]:
     """All conditions of a batch; those that a request does not name are as training had them."""
     for values in given:
-      if unknown := values.keys() - self.conditions.keys():
-        known = ", ".join(self.conditions) or "none"
-        raise UserError(f"this model has no condition {unknown.pop()!r}; it has {known}")
+      check_known(values, self.conditions)
     cond: dict[str, Any] = self.tokens(texts, settings)
     view = View(self._latent_shape(settings)[:3])
     records = [self._record(values, settings) for values in given]

@@ -1,8 +1,8 @@
 """What is asked of a model of sound, how it is sampled, and what comes out."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,6 +79,7 @@ class Request:
       model's size; None is no video.
     known: float32 (samples,) in [-1, 1], silence where nothing is known.
     keep: spans (start, end) in s of `known` that are given and stay as they are.
+    given: values of other conditions by name, as `Given.read` returns them.
     seed: 0..2**32-1.
   """
 
@@ -87,6 +88,7 @@ class Request:
   video: Video | None = None
   known: np.ndarray | None = None
   keep: tuple[tuple[float, float], ...] = ()
+  given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   seed: int = 0
 
   def __post_init__(self):

@@ -9,6 +9,7 @@ network over the others. The codec and a frozen tower run on the first device of
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from mg_jax.core.mesh import row_multiple, use_mesh
 from mg_jax.core.rng import stream
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import nearest_frames
+from mg_jax.data.conditions import Condition, View, check_known, nearest_frames
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
 from mg_jax.models.codecs.chunking import ChunkedCodec
@@ -54,6 +55,7 @@ class Soundtrack:
     text: its text streams, the frozen encoders loaded.
     side: of the frames that it takes, in pixels.
     vision: the frozen tower; None where the generator has its own.
+    conditions: its other conditions, by name.
     scorer: ranks candidates.
     origin: which weights these are, for the record of what is made.
     mesh: of the devices that share the work; None for the first device alone.
@@ -68,6 +70,7 @@ class Soundtrack:
   text: Streams
   side: int
   vision: FrozenVision | None = None
+  conditions: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
   scorer: Scorer = fit
   origin: str = ""
   mesh: Mesh | None = None
@@ -242,7 +245,8 @@ class Soundtrack:
         f"there are {len(request.captions)} captions for {len(starts_J)} windows; give one for "
         "each, or one for all."
       )
-    found = []
+    check_known(request.given, self.conditions)
+    view, found = View((window, 1, 1)), []
     for j, start in enumerate(starts_J.tolist()):
       caption = request.captions[j % len(request.captions)]
       cond: dict[str, Any] = {"video": self._video(request.video, start, window, request.seconds)}
@@ -250,6 +254,8 @@ class Soundtrack:
         ids, mask = (reader(caption)[key] for key in ("ids", "mask"))
         # As for text to video, no words are no tokens: the null that guidance contrasts with.
         cond[name] = {"ids": ids, "mask": mask & bool(caption)}
+      for name, condition in self.conditions.items():
+        cond[name] = condition.row(name, dict(request.given), view)
       cond = jax.tree.map(lambda a: np.asarray(a)[None], cond)
       with use_mesh(self.mesh):
         found.append(self._encode(self.params, self.text.params, cond))

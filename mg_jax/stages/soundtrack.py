@@ -18,7 +18,12 @@ from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator, from_config
-from mg_jax.models.inputs import abstract_latents, soundtrack_conditions, text_streams
+from mg_jax.models.inputs import (
+  abstract_latents,
+  open_conditions,
+  soundtrack_conditions,
+  text_streams,
+)
 from mg_jax.objectives.sound_flow import SoundFlow
 from mg_jax.precompute.latents import pinned_step
 from mg_jax.precompute.sounds import check_vision, encode_sound
@@ -67,7 +72,7 @@ class SoundtrackStage:
     folder = latents_folder(config, workdir)
     metadata = encode_sound(
       data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
-      workdir=workdir,
+      conditions=open_conditions(config), workdir=workdir,
     )  # fmt: skip
     row = LatentRow(
       soundtrack_conditions(config, data, rate=metadata["rate"], text=text), latents=latents,
@@ -94,7 +99,7 @@ class SoundtrackStage:
     folder = latents_folder(config, workdir)
     return folder, encode_sound(
       data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
-      workdir=workdir,
+      conditions=open_conditions(config), workdir=workdir,
     )  # fmt: skip
 
 

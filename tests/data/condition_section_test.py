@@ -1,10 +1,24 @@
 """The config's section of conditions: what it builds, and what it must agree on."""
 
+import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.condition_section import build, check_sources, encoders, fixed, given, routes
+from mg_jax.data.condition_section import (
+  build,
+  check_sources,
+  encoders,
+  fixed,
+  given,
+  identity,
+  parse,
+  routes,
+  stored,
+)
 from mg_jax.data.conditions import ClassId, Constant, Image, Latent, Mask
+from mg_jax.data.schema import Sample
+from mg_jax.data.sources.folder import Index, Piece
+from mg_jax.data.text.captions import Caption
 
 
 def test_a_config_builds_conditions_and_their_routes():
@@ -98,7 +112,24 @@ def test_constants_replace_and_are_checked():
 
 def test_a_condition_has_values_or_a_constant():
   found = {"task": ClassId(4), "first": Latent(2)}
-  check_sources(found, {"task": 2}, where="data")
-  check_sources(fixed(found, {"task": None}, where="x"), {}, where="data")
+  pieces = [
+    Piece("a.mp4", "train", 0.0, 1.0, "video", caption=Caption("a", given=values))
+    for values in ({}, {"task": 1})
+  ]
+  check_sources(found, [Index("clips", "video", tuple(pieces))], where="data")
+  check_sources(fixed(found, {"task": None}, where="x"), [], where="data")
   with pytest.raises(UserError, match="condition 'task' has no source in data.mixture.b; give"):
-    check_sources(found, {"first": 1}, where="data.mixture.b")
+    check_sources(found, [Index("clips", "video", tuple(pieces[:1]))], where="data.mixture.b")
+
+
+def test_values_of_samples_and_of_a_command_line():
+  found = {"task": ClassId(4), "first": Latent(2)}
+  video = np.zeros((1, 8, 8, 3), np.uint8)
+  for values, expected in (({"task": "2", "look": 3}, {"task": 2}), ({"task": None}, {}), ({}, {})):
+    sample = Sample(video, 1, 8.0, "a", "a.mp4", given=values)
+    assert stored(given(found), sample) == expected
+  assert identity(given(found)) == {"conditions": {"task": {"classes": 4}}} and identity({}) == {}
+  assert parse(["task=3"], found) == {"task": 3} and parse([], found) == {}
+  for entry in ("task", "first=a.png", "look=2"):
+    with pytest.raises(UserError, match=f"--condition={entry} is not NAME=VALUE .*there are task"):
+      parse([entry], found)

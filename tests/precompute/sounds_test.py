@@ -10,6 +10,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
+from mg_jax.data.conditions import ClassId, Latent
 from mg_jax.data.media import audio
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig, record_sources
@@ -156,6 +157,32 @@ def test_files_that_changed_are_told_and_sound_alone_has_no_picture(coder, tmp_p
   # Files that are gone are no longer needed.
   (tmp_path / "media").rename(tmp_path / "moved")
   assert _run(coder, tmp_path / "latents", data) == metadata
+
+
+def test_values_of_conditions_are_stored(coder, tmp_path):
+  (tmp_path / "media").mkdir()
+  audio.write_wav(tmp_path / "media" / "a.wav", 0.3 * np.sin(np.arange(60_000) / 20))
+  row = {"file": "a.wav", "caption": "a tone", "style": 1}
+  (tmp_path / "media" / "captions.jsonl").write_text(json.dumps(row))
+  data = dataclasses.replace(
+    DATA, source="folder", path=str(tmp_path / "media"), holdout="none", chunks=((2.0, 1),)
+  )
+
+  def run(**conditions):
+    return encode_sound(
+      data, coder, tmp_path / "latents", origin="runs/codec", step=7, text=TEXT,
+      conditions=conditions,
+    )  # fmt: skip
+
+  with pytest.raises(UserError, match="'mood' has no source in data; give 'mood' in its captions"):
+    run(mood=ClassId(2))
+  with pytest.raises(UserError, match="'first' is the latent of a first frame, which sound lacks"):
+    run(first=Latent(3))
+  metadata = run(style=ClassId(2))
+  assert record_sources(tmp_path / "latents", "train")["sound"][0]["style"] == 1
+  assert metadata["conditions"] == {"style": {"classes": 2}}
+  with pytest.raises(UserError, match="encoded with another conditions"):
+    run(style=ClassId(3))
 
 
 def test_one_tower_fits_data_and_generator(tmp_path):

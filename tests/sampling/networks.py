@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mg_jax.core import config as configs
 from mg_jax.core.mesh import use_mesh
 from mg_jax.core.sharding import placed, unbox
 from mg_jax.core.tree import map_paths
+from mg_jax.data import condition_section
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.encoders.streams import open_streams
-from mg_jax.models.generator import Generator
+from mg_jax.models.generator import from_config
 from mg_jax.sampling.sound_request import SoundSettings
 from mg_jax.sampling.soundtrack import Soundtrack
 from tests.train import tiny
@@ -45,10 +45,10 @@ def on_mesh(module, args, params, mesh):
   return jax.tree.map(lambda a, s: jax.device_put(a, s.sharding), params, shapes)
 
 
-def soundtrack(folder, mesh=None):
-  """Text, video and context; `folder` is that of its config."""
-  config = tiny.soundtrack(folder)
-  model, codec = configs.build(Generator, config["model"], where="model"), DACVAE(**CODEC)
+def soundtrack(folder, mesh=None, conditions=None):
+  """Text, video, context and other conditions; `folder` is that of its config."""
+  config = tiny.soundtrack(folder) | {"conditions": conditions or {}}
+  model, codec = from_config(config), DACVAE(**CODEC)
   text = open_streams(config["text"], routes=model.routes(), trained=model.text_encoders())
   cond = {
     "video": {
@@ -58,13 +58,16 @@ def soundtrack(folder, mesh=None):
     "text": {"ids": jnp.zeros((1, 12), jnp.int32), "mask": jnp.ones((1, 12), bool)},
     "context": jnp.zeros((1, 4, 1, 1, 3)),
   }  # fmt: skip
+  others = condition_section.build(config["conditions"])
+  for name, condition in others.items():
+    cond[name] = jax.tree.map(lambda a: jnp.asarray(a)[None], condition.null((4, 1, 1)))
   args = jnp.zeros((1, 4, 1, 1, 3)), jnp.zeros(1), cond
   params = on_mesh(model, args, filled(model, *args), mesh)
   decoder = filled(codec, jnp.zeros((1, codec.hop)), seed=1)
   return Soundtrack(
     model=model, params=params, codec=ChunkedCodec(codec, decoder),
     mean=np.zeros(3, np.float32), std=np.ones(3, np.float32), settings=SETTINGS, text=text, side=16,
-    mesh=mesh,
+    mesh=mesh, conditions=others,
   )  # fmt: skip
 
 

@@ -42,6 +42,15 @@ def test_every_condition_and_the_seed_change_the_sound(pipeline):
   np.testing.assert_array_equal(pipeline(base).wave, waves[0])
 
 
+def test_a_request_gives_values_of_other_conditions(tmp_path):
+  style = {"kind": "class_id", "classes": 2, "route": {"kind": "modulate", "classes": 2}}
+  pipeline = soundtrack(tmp_path, conditions={"style": style})
+  waves = [pipeline(Request(0.4, given=given)).wave for given in ({}, {"style": 0}, {"style": 1})]
+  assert all(np.abs(a - b).max() > 1e-5 for i, a in enumerate(waves) for b in waves[:i])
+  with pytest.raises(UserError, match="this model has no condition 'mood'; it has style"):
+    pipeline(Request(0.4, given={"mood": 0}))
+
+
 def test_nothing_asked_for_is_the_null_of_guidance(pipeline):
   plain, guided = (pipeline(Request(0.8), guidance=scale).wave for scale in (1.0, 7.0))
   np.testing.assert_allclose(plain, guided, atol=1e-5)

@@ -239,8 +239,8 @@ def _read(piece: Piece, *, config: SoundtrackConfig, rate: int) -> Sample:
   ).astype(np.float32)
   # Sound may end before the picture.
   wave = np.pad(wave, (0, max(0, round(piece.seconds * rate) - len(wave))))
-  text, camera, sound, _ = piece.caption
+  text, camera, sound, values = piece.caption
   return Sample(
     frames, count, float(config.fps), text, piece.key, camera=camera, wave=wave,
-    sound_caption=sound or text,
+    sound_caption=sound or text, given=values, root=os.path.dirname(piece.path),
   )  # fmt: skip
