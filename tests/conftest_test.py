@@ -24,6 +24,11 @@ def test_compiled_programs_are_kept_where_nobody_else_writes():
   assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_programs_are_compiled_quickly_unless_told_otherwise():
+  quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+  assert jax.config.read("jax_disable_most_optimizations") == quick
+
+
 @pytest.mark.smoke
 def test_shapes_in_annotations_are_checked():
   with pytest.raises(jaxtyping.TypeCheckError, match="outlier_penalty"):
