@@ -132,8 +132,12 @@ def create_state(
     trained = {role: tree for role, tree in params.items() if role not in abstract.frozen}
     return wrap_params(trained, optimizers, ema=ema, window=window)
 
+  # It runs once. On CPUs optimizing it takes LLVM far longer than running it does.
+  cpu = mesh.devices.flat[0].platform == "cpu"
+  options = {"xla_backend_optimization_level": 0} if cpu else None
+  shardings = shardings_of(abstract.replace(frozen={}))
   with use_mesh(mesh):
-    state = jax.jit(init, out_shardings=shardings_of(abstract.replace(frozen={})))(key, batch)
+    state = jax.jit(init, out_shardings=shardings, compiler_options=options)(key, batch)
   return state.replace(frozen=abstract.frozen)
 
 

@@ -1,6 +1,6 @@
 """Every recipe of experiments/ trains two steps from the runs that it needs; losses are pinned.
 
-With small networks and few clips; some of them by default, the others are slow tests.
+With small networks and few clips.
 """
 
 import functools
@@ -25,9 +25,6 @@ NEEDS = {
   "ablation_t2v": ("ablation_t2i", "tae"), "soundtrack": ("", "dacvae"),
   "soundtrack_finetune": ("soundtrack", "dacvae"),
 }  # fmt: skip
-
-# Those that run by default: others are compiled for half a minute each and add little.
-QUICK = ("clip", "tae_image", "tae", "t2i_256", "t2v_256")
 
 
 def _config(folder, name):
@@ -62,9 +59,7 @@ def losses(tmp_path_factory):
   return train
 
 
-@pytest.mark.parametrize(
-  "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_two_steps_lose_what_the_golden_says(name, losses):
   found = losses(name)
   golden = json.loads(_GOLDEN.read_text()) if _GOLDEN.exists() else {}
