@@ -11,7 +11,7 @@ sentence.
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import parse_arg, section
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import zoo
 from mg_jax.objectives.contrastive import Contrastive

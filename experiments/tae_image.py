@@ -8,7 +8,7 @@ one; published weights work too. Channels, losses, learning rate and resolution 
 from ml_collections import ConfigDict
 
 from mg_jax.core.config import module_fields, parse_arg, section
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.objectives.autoencoding import AutoencodingWeights
 from mg_jax.stages.experiment import EvalConfig

@@ -5,7 +5,7 @@ import pytest
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.models import patches
 from mg_jax.models.codecs.tae import TAE
 from tests.train import tiny

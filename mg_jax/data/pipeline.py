@@ -211,10 +211,15 @@ def weights(groups: Sequence[tuple[Fraction, Sequence[int]]]) -> list[list[int]]
       raise ValueError(f"sources and shares must not be empty, got {share} and sizes {sizes}")
     found = _hundredths(sizes)
     parts.append([share * Fraction(part, sum(found)) for part in found])
-  unit = math.lcm(*(part.denominator for group in parts for part in group))
-  whole = [[int(part * unit) for part in group] for group in parts]
-  common = math.gcd(*(part for group in whole for part in group))
-  return [[part // common for part in group] for group in whole]
+  flat = iter(least_whole([part for group in parts for part in group]))
+  return [[next(flat) for _ in group] for group in parts]
+
+
+def least_whole(parts: Sequence[Fraction]) -> list[int]:
+  """The least whole numbers that are in proportion to positive fractions."""
+  unit = math.lcm(*(part.denominator for part in parts))
+  whole = [int(part * unit) for part in parts]
+  return [part // math.gcd(*whole) for part in whole]
 
 
 def _hundredths(sizes: Sequence[int]) -> list[int]:

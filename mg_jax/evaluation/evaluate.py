@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.evaluation import toy_context, toy_known, toy_sound, toy_video
 from mg_jax.inference.load import load_text_to_video
 from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data

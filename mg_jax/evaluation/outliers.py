@@ -21,7 +21,7 @@ from mg_jax.core import config as configs
 from mg_jax.core import plotting
 from mg_jax.core.mesh import make_mesh
 from mg_jax.data import atomic
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.objectives.autoencoding import Autoencoding, AutoencodingWeights
 from mg_jax.precompute.statistics import LatentStatistics

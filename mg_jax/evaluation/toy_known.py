@@ -20,7 +20,7 @@ from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media.images import contact_sheet
 from mg_jax.data.media.video import write_video
 from mg_jax.data.sources import toy
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.recipe import toy_recipe
 from mg_jax.evaluation.toy_video import Report
 from mg_jax.metrics.scores import Scores

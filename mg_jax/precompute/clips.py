@@ -28,18 +28,19 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import condition_section
-from mg_jax.data.condition_section import check_sources, fixed, given, stored
+from mg_jax.data.condition_section import check_sources, given, stored
 from mg_jax.data.conditions import Condition, Given, Latent, cached_name, latent_name
 from mg_jax.data.schema import Sample
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.folder import REPORT, Index, content, write_report
-from mg_jax.data.sources.mixture import DataConfig, held_out
+from mg_jax.data.sources.mixture import held_out
 from mg_jax.data.sources.recipe import indices, open_sources
 from mg_jax.data.text.readers import blank
 from mg_jax.data.transforms import VideoRow, prompt_tags
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import Streams
-from mg_jax.precompute.latents import SPLITS, finish, finished, write_records
+from mg_jax.precompute.latents import SPLITS, encode_parts, finish, finished, write_records
 from mg_jax.train.workdir import is_remote, resolve
 
 _log = logging.getLogger(__name__)
@@ -86,23 +87,17 @@ def encode(
     )
   )
   source = {"autoencoder": origin, "step": step}
-  if not data.mixture:
-    return _encode_part(data, folder, shared, source, found, encoder, tiling, batch, workdir)
-  parts = {}
-  for name, part in data.parts.items():
-    where = f"data.mixture.{name}"
-    constant = fixed(found, part.constants, where=f"{where}.constants")
-    parts[name] = _encode_part(
-      part.data, folder / name, shared, source, constant, encoder, tiling, batch, None, where=where
+
+  def part(data: DataConfig, folder: pathlib.Path, conditions: Any, where: str) -> dict:
+    return _encode_part(
+      data, folder, shared, source, conditions, encoder, tiling, batch, where=where
     )
-  identity = shared | {"mixture": sorted(parts)}
-  if metadata := finished(folder, identity):
-    return metadata
+
+  train = {name: f"train/{kind}" for name, kind in held_out(data).items()}
+  metadata = encode_parts(data, folder, shared, source, found, part, train=train)
   if workdir:
     report_rejected(indices(data), workdir)
-  clips = {split: sum(part["clips"][split] for part in parts.values()) for split in SPLITS}
-  train = [folder / name / "train" / kind for name, kind in held_out(data).items()]
-  return finish(folder, train, identity | source | {"clips": clips})
+  return metadata
 
 
 def _encode_part(
@@ -114,9 +109,8 @@ def _encode_part(
   encoder: Callable[[], "_Encoder"],
   tiling: Tiling,
   batch: int,
-  workdir: str | None,
   *,
-  where: str = "data",
+  where: str,
 ) -> dict:
   """Encodes a recipe that is no mixture; see `encode`."""
   identity = identity | {
@@ -152,8 +146,6 @@ def _encode_part(
         _records, kind=kind, encoder=encoder(), batch=rows, latents=tuple(latents), values=values
       )
       write_records(clip_source, folder / split / kind / bucket, records, identity)
-  if workdir:
-    report_rejected(scans, workdir)
   origins = source | {"clips": clips} | {name: digest() for name, (_, digest) in digests.items()}
   return finish(folder, [folder / "train" / next(iter(data.kinds))], identity | origins)
 

@@ -7,7 +7,7 @@ distributed over processes, which must share the folder.
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,12 +17,54 @@ from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
+from mg_jax.data.condition_section import fixed
+from mg_jax.data.conditions import Condition
 from mg_jax.data.moments import Moments
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
 from mg_jax.data.schema import Sample, Source
+from mg_jax.data.sources.mixture import SourceConfig
 
 SPLITS = ("train", "validation")
 SHARD = 1024  # records per shard: the most that an interruption can lose
+
+
+def encode_parts(
+  data: SourceConfig,
+  folder: pathlib.Path,
+  identity: dict[str, Any],
+  source: dict[str, Any],
+  conditions: Mapping[str, Condition],
+  encode: Callable[[Any, pathlib.Path, dict[str, Condition], str], dict],
+  *,
+  train: Mapping[str, str],
+) -> dict:
+  """Encodes all entries of a mixture, each in a folder of its own; returns metadata of all.
+
+  Args:
+    data: the mixture; without one there is one entry, whose folder is `folder`.
+    folder: of the latents.
+    identity: everything that determines the latents of all entries.
+    source: what else the manifest says.
+    conditions: of the generator.
+    encode: called with data, folder and conditions of an entry, and the config field that names it.
+    train: entry -> the folder of its training latents that statistics are of.
+
+  Raises:
+    UserError: if the folder has latents of another mixture, and as `encode` does.
+  """
+  if not data.mixture:
+    return encode(data, folder, dict(conditions), "data")
+  parts = {}
+  for name, part in data.parts.items():
+    where = f"data.mixture.{name}"
+    constant = fixed(conditions, part.constants, where=f"{where}.constants")
+    parts[name] = encode(part.data, folder / name, constant, where)
+  identity = identity | {"mixture": sorted(parts)}
+  if metadata := finished(folder, identity):
+    return metadata
+  clips = {split: sum(part["clips"][split] for part in parts.values()) for split in SPLITS}
+  folders = [folder / name / path for name, path in train.items()]
+  return finish(folder, folders, identity | source | {"clips": clips})
 
 
 def finished(

@@ -13,7 +13,8 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import condition_section
@@ -22,12 +23,13 @@ from mg_jax.data.conditions import Condition, Given, Latent
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources import folder as folders
 from mg_jax.data.sources import soundtracks
+from mg_jax.data.sources.folder import Index
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.precompute.clips import CaptionEncoder, check_finite, report_rejected
-from mg_jax.precompute.latents import SPLITS, finish, finished, write_records
+from mg_jax.precompute.latents import SPLITS, encode_parts, finish, finished, write_records
 
 _log = logging.getLogger(__name__)
 SHARD = 256  # records per shard: the most that an interruption can lose
@@ -61,18 +63,45 @@ def encode_sound(
   Raises:
     UserError: if the folder has latents of another codec, encoder, recipe or set of files.
   """
-  folder = pathlib.Path(folder)
-  identity = {
-    "fingerprint": codec.fingerprint,
-    "data": data.identity(),
-    "text": text.identity(),
+  shared = {
+    "fingerprint": codec.fingerprint, "text": text.identity(),
     "vision": vision.identity() if vision else "",
-  }
-  for name, condition in (conditions or {}).items():
+  }  # fmt: skip
+  source = {"codec": origin, "step": step, "rate": codec.model.latent_rate}
+  captions = functools.cache(lambda: CaptionEncoder(text.load(names=text.cached)))
+
+  def part(data: SoundtrackConfig, folder: pathlib.Path, conditions: Any, where: str) -> dict:
+    return _encode_part(
+      data, folder, shared, source, conditions, codec, captions, vision, where=where
+    )
+
+  metadata = encode_parts(
+    data, pathlib.Path(folder), shared, source, conditions or {}, part,
+    train=dict.fromkeys(data.parts, "train"),
+  )  # fmt: skip
+  if workdir:
+    report_rejected(_scans(data), workdir)
+  return metadata
+
+
+def _encode_part(
+  data: SoundtrackConfig,
+  folder: pathlib.Path,
+  identity: dict[str, Any],
+  source: dict[str, Any],
+  conditions: Mapping[str, Condition],
+  codec: ChunkedCodec,
+  captions: Callable[[], CaptionEncoder],
+  vision: FrozenVision | None,
+  *,
+  where: str,
+) -> dict:
+  """Encodes data that are no mixture; see `encode_sound`."""
+  for name, condition in conditions.items():
     if isinstance(condition, Latent):
       raise UserError(f"condition {name!r} is the latent of a first frame, which sound lacks")
-  values = given(conditions or {})
-  identity |= condition_section.identity(values)
+  values = given(conditions)
+  identity = identity | {"data": data.identity()} | condition_section.identity(values)
   here = data.source == "folder" and os.path.isdir(data.path)
   content = (
     functools.partial(folders.content, data.path, kind="sound", given=tuple(values))
@@ -81,26 +110,26 @@ def encode_sound(
   metadata = finished(folder, identity, content=content)
   if metadata:
     return metadata
-  scans = [soundtracks.scan(data)] if data.source == "folder" else []
-  check_sources(values, scans, where="data")
+  check_sources(values, _scans(data), where=where)
   _log.info("%s: encoding the sound, once", folder)
-  captions = CaptionEncoder(text.load(names=text.cached))
   records = functools.partial(
-    _records, codec=codec, captions=captions, vision=vision, values=values
+    _records, codec=codec, captions=captions(), vision=vision, values=values
   )
   clips = dict.fromkeys(SPLITS, 0)
   for split in SPLITS:
     sources = soundtracks.open_sources(data, split, rate=codec.model.sample_rate)
-    for kind, source in sources.items():
-      clips[split] += len(source)
+    for kind, clip_source in sources.items():
+      clips[split] += len(clip_source)
       write_records(
-        source, folder / split / kind, records, identity, size=SHARD, compress=vision is None
+        clip_source, folder / split / kind, records, identity, size=SHARD, compress=vision is None
       )
-  if workdir and scans:
-    report_rejected(scans, workdir)
-  origins = {"codec": origin, "step": step, "clips": clips, "rate": codec.model.latent_rate}
-  origins |= {"content": content()} if content else {}
+  origins = source | {"clips": clips} | ({"content": content()} if content else {})
   return finish(folder, [folder / "train"], identity | origins)
+
+
+def _scans(data: SoundtrackConfig) -> list[Index]:
+  parts = [part.data for part in data.parts.values()]
+  return [soundtracks.scan(part) for part in parts if part.source == "folder"]
 
 
 def _records(

@@ -53,17 +53,19 @@ class AudioCodec:
   def experiment(self, config, data, evals, workdir, mesh) -> Experiment:
     objective = self.objective(config, data)
     check_model(objective, self.abstract_batch(config, data)[0])
-    source = sound_recipe.open_source(data, "validation")
+    parts = [part.data for part in data.parts.values()]
+    sources = [sound_recipe.open_source(part, "validation") for part in parts]
     row = sound_recipe.WaveRow(data.samples("validation"), shift=False)
 
     def batches():
-      return evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
+      for source in sources:
+        yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
 
     hooks = codec_hooks(objective, batches, config, evals, workdir, mesh)
     if evals.previews:
       show = sound_previews.SoundReconstructions(objective, batches, workdir, evals.previews)
       hooks.append(Hook("preview", evals.every, show))
-    report_rejected([sound_recipe.scan(data, "train")], workdir)
+    report_rejected([sound_recipe.scan(part, "train") for part in parts], workdir)
     return Experiment(objective, sound_recipe.wave_feed(data), tuple(hooks))
 
   def encode(self, config, data, evals, workdir):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.data.transforms import FrameRow
 from mg_jax.models.encoders.clip import CLIP

@@ -1,6 +1,7 @@
 """The stage "soundtrack": sound for video and text [MG 6.2]."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
+from mg_jax.data.condition_section import fixed
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
@@ -20,7 +22,6 @@ from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import Generator, from_config
 from mg_jax.models.inputs import (
   abstract_latents,
-  open_conditions,
   soundtrack_conditions,
   text_streams,
 )
@@ -72,22 +73,31 @@ class SoundtrackStage:
     folder = latents_folder(config, workdir)
     metadata = encode_sound(
       data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
-      conditions=open_conditions(config), workdir=workdir,
+      conditions=soundtrack_conditions(config, data, rate=rate), workdir=workdir,
     )  # fmt: skip
-    row = LatentRow(
-      soundtrack_conditions(config, data, rate=metadata["rate"], text=text), latents=latents,
-      mean=tuple(metadata["mean"]), std=tuple(metadata["std"]),
-    )  # fmt: skip
-    held_out = soundtracks.record_sources(folder, "validation")
-    still = dataclasses.replace(row, shift=False)
+    found = soundtrack_conditions(config, data, rate=metadata["rate"], text=text)
+    rows = {
+      name: LatentRow(
+        fixed(found, part.constants, where=f"data.mixture.{name}.constants"), latents=latents,
+        mean=tuple(metadata["mean"]), std=tuple(metadata["std"]),
+      )
+      for name, part in data.parts.items()
+    }  # fmt: skip
+    shown = [
+      (dataclasses.replace(row, shift=False), source)
+      for name, row in rows.items()
+      for source in soundtracks.record_sources(
+        pathlib.Path(folder) / name, "validation"
+      ).values()
+    ]
 
     def batches():
-      for source in held_out.values():
-        yield from evaluation_batches(source, still, batch=evals.batch, limit=evals.limit)
+      for row, source in shown:
+        yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
 
     preprocess = live_text(text, mesh)
     hooks = (evaluation(objective, batches, evals, mesh, preprocess),)
-    feed = soundtracks.soundtrack_feed(data, folder, row, rate=metadata["rate"])
+    feed = soundtracks.soundtrack_feed(data, folder, rows, rate=metadata["rate"])
     return Experiment(objective, feed, hooks, preprocess)
 
   def encode(self, config, data, evals, workdir):
@@ -97,9 +107,10 @@ class SoundtrackStage:
     text, vision = text_streams(config, model), open_vision(config, model, data)
     codec, step = trained_codec(config, workdir)
     folder = latents_folder(config, workdir)
+    conditions = soundtrack_conditions(config, data, rate=codec.model.latent_rate)
     return folder, encode_sound(
       data, codec, folder, origin=config["codec"], step=step, text=text, vision=vision,
-      conditions=open_conditions(config), workdir=workdir,
+      conditions=conditions, workdir=workdir,
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from mg_jax.data.conditions import Condition
 from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
-from mg_jax.data.sources.mixture import DataConfig, groups, held_out
+from mg_jax.data.sources.clip_config import DataConfig
+from mg_jax.data.sources.mixture import groups, held_out
 from mg_jax.data.transforms import LatentRow
 from mg_jax.inference.export import settle
 from mg_jax.models import patches

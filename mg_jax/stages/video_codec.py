@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
-from mg_jax.data.sources.mixture import DataConfig, groups, held_out
+from mg_jax.data.sources.clip_config import DataConfig
+from mg_jax.data.sources.mixture import groups, held_out
 from mg_jax.data.transforms import VideoRow
 from mg_jax.models.codecs import perceptual
 from mg_jax.models.codecs.discriminators import PatchDiscriminator

@@ -26,7 +26,7 @@ def test_data_are_built_by_processes_and_read_by_threads(tmp_path):
   out = _python(tmp_path, """
     from absl import flags
     from mg_jax.data.sources import recipe, toy, toy_records
-    from mg_jax.data.sources.mixture import DataConfig
+    from mg_jax.data.sources.clip_config import DataConfig
 
     toy._WORTH_PIXELS = 0  # start processes even for a handful of clips
     config = DataConfig(clips=5, held_out=2, frames=2, height=16, width=16, global_batch=2)
@@ -44,7 +44,7 @@ def test_loader_processes_feed_a_stream(tmp_path):
   out = _python(tmp_path, """
     import numpy as np
     from mg_jax.data.sources import recipe
-    from mg_jax.data.sources.mixture import DataConfig
+    from mg_jax.data.sources.clip_config import DataConfig
 
     config = DataConfig(clips=5, held_out=2, frames=2, height=16, width=16, global_batch=2)
     feed = recipe.clip_feed(config)

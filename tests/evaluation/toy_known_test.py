@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.evaluation.toy_known import score_known
 from mg_jax.sampling.settings import Settings
 

@@ -10,7 +10,7 @@ import pytest
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.transforms import LatentRow
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import open_conditions, text_streams

@@ -13,7 +13,7 @@ from experiments import ablation_t2v, clip_long, dacvae, soundtrack, t2v_256, t2
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.models.inputs import abstract_latents, open_conditions
 from mg_jax.plan.training import abstract_training, training, training_flops
 from mg_jax.stages.experiment import optim_config

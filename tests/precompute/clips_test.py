@@ -15,7 +15,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.conditions import ClassId, Constant, Image, Latent, Mask, View
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordSource
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.recipe import latent_sources, open_sources
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer

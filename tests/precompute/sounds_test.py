@@ -10,7 +10,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
-from mg_jax.data.conditions import ClassId, Latent
+from mg_jax.data.conditions import ClassId, Frames, Latent
 from mg_jax.data.media import audio
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig, record_sources
@@ -157,6 +157,30 @@ def test_files_that_changed_are_told_and_sound_alone_has_no_picture(coder, tmp_p
   # Files that are gone are no longer needed.
   (tmp_path / "media").rename(tmp_path / "moved")
   assert _run(coder, tmp_path / "latents", data) == metadata
+
+
+def test_entries_of_a_mixture_share_statistics(coder, tmp_path):
+  data = dataclasses.replace(DATA, mixture={
+    "few": {"clips": 3}, "others": {"clips": 2, "seed": 5, "constants": {"video": None}},
+  })  # fmt: skip
+  conditions = {"video": Frames(25.0, 5.0, 8)}
+  metadata = encode_sound(
+    data, coder, tmp_path / "latents", origin="runs/codec", step=7, text=TEXT,
+    conditions=conditions,
+  )  # fmt: skip
+  assert metadata["clips"] == {"train": 5, "validation": 4} and metadata["rate"] == 25
+  latents = [
+    record["latent"]
+    for name in data.mixture
+    for record in record_sources(tmp_path / "latents" / name, "train")["video"]
+  ]
+  np.testing.assert_allclose(metadata["mean"], np.concatenate(latents).mean(0), rtol=1e-5)
+  with pytest.raises(UserError, match="data.mixture.few.constants names 'look'; the conditions"):
+    wrong = {"few": {"clips": 3, "constants": {"look": None}}, "others": data.mixture["others"]}
+    encode_sound(
+      dataclasses.replace(data, mixture=wrong), coder, tmp_path / "latents", origin="runs/codec",
+      step=7, text=TEXT, conditions=conditions,
+    )  # fmt: skip
 
 
 def test_values_of_conditions_are_stored(coder, tmp_path):

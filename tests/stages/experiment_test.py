@@ -14,7 +14,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import make_mesh
 from mg_jax.core.tree import count_params
 from mg_jax.data.records import RecordWriter
-from mg_jax.data.sources.mixture import DataConfig
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.recipe import clip_feed
 from mg_jax.data.sources.sound_recipe import SoundConfig
 from mg_jax.data.sources.soundtracks import SoundtrackConfig

@@ -87,7 +87,7 @@ def _samples(tmp_path, monkeypatch, made, count=2):
 
   monkeypatch.setattr(previews, "pipeline", make)
   source = [{"captions": [f"clip {i}", "other words"]} for i in range(3)]
-  return previews.Samples({"a": 1}, str(tmp_path), {"4x16x16": source}, count, params="shapes")
+  return previews.Samples({"a": 1}, str(tmp_path), [source], count, params="shapes")
 
 
 def test_samples_are_of_held_out_captions_with_the_weights_of_the_moment(tmp_path, monkeypatch):

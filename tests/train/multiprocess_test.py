@@ -89,7 +89,7 @@ _ENCODE = textwrap.dedent("""
   import jax, jax.numpy as jnp
   rank, port, root = int(sys.argv[1]), sys.argv[2], pathlib.Path(json.loads(sys.argv[4]))
   jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
-  from mg_jax.data.sources.mixture import DataConfig
+  from mg_jax.data.sources.clip_config import DataConfig
   from mg_jax.models.encoders.streams import Streams
   from mg_jax.precompute import clips as encode
 

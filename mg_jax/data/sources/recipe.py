@@ -13,8 +13,9 @@ from mg_jax.data.pipeline import Entry, Feed, weights
 from mg_jax.data.records import RecordSource
 from mg_jax.data.schema import Source, Split
 from mg_jax.data.sources import clips, toy
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.folder import Index, PieceSource
-from mg_jax.data.sources.mixture import DataConfig, groups
+from mg_jax.data.sources.mixture import groups
 from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow
 
 

@@ -8,44 +8,37 @@ import dataclasses
 import functools
 import logging
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.media.audio import RATE
+from mg_jax.data.media.files import Kind
 from mg_jax.data.pipeline import Entry, Feed
 from mg_jax.data.schema import Batch, Sample, Source, Split
 from mg_jax.data.sources import sounds, toy_sounds
 from mg_jax.data.sources.folder import Index, PieceSource
+from mg_jax.data.sources.mixture import SourceConfig
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundConfig:
+class SoundConfig(SourceConfig):
   """The sounds of a run.
 
+  A folder has sounds and videos, see `data.sources.sounds`.
+
   Attributes:
-    source: "folder" reads sound and video files, "toy" renders the toy world.
-    path: the folder (source "folder"), see `data.sources.sounds`.
     cache: folder of decoded or rendered sound.
     world: "sounds" or "orchestra" (source "toy"), see `world.scene.sampling.WorldConfig`.
-    clips: toy scenes to train on.
-    held_out: toy scenes held out.
     rate: sample rate of the codec in Hz.
     seconds: length of a training chunk.
     held_out_seconds: length of an evaluation chunk.
-    holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each sound,
-      "none" nothing.
     silence_db: peak level below which a segment is dropped as silent.
-    bad_limit: fraction of the segments, 0 to 1, that may be unreadable and are replaced.
-    global_batch: rows of a batch over all processes.
-    seed: of every order and every position.
   """
 
-  source: Literal["folder", "toy"] = "folder"
-  path: str = ""
   cache: str = "data"
   world: Literal["sounds", "orchestra"] = "sounds"
   clips: int = 2000
@@ -53,14 +46,15 @@ class SoundConfig:
   rate: int = RATE
   seconds: float = 0.4
   held_out_seconds: float = 2.0
-  holdout: Literal["file", "tail", "none"] = "file"
   silence_db: float = -60.0
-  bad_limit: float | int = 0.05
-  global_batch: int = 16
-  seed: int = 0
+
+  OF_RUN: ClassVar[tuple[str, ...]] = (
+    *SourceConfig.OF_RUN, "rate", "seconds", "held_out_seconds", "cache"
+  )
 
   def __post_init__(self):
-    for name in ("rate", "seconds", "held_out_seconds", "clips", "held_out", "global_batch"):
+    super().__post_init__()
+    for name in ("rate", "seconds", "held_out_seconds"):
       if not 0 < getattr(self, name) < math.inf:
         raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
     if min(self.samples("train"), self.samples("validation")) < 1:
@@ -69,10 +63,11 @@ class SoundConfig:
       )
     if not -math.inf < self.silence_db <= 0:
       raise UserError(f"data.silence_db is {self.silence_db}; give a level of at most 0 dB")
-    if not 0 <= self.bad_limit <= 1:
-      raise UserError(f"data.bad_limit is {self.bad_limit}; give a fraction from 0 to 1")
-    if not 0 <= self.seed < 2**32:
-      raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
+
+  @property
+  def weights(self) -> dict[Kind, int]:
+    """Of "sound", the only kind."""
+    return {"sound": 1}
 
   def samples(self, split: Split) -> int:
     """Length of a chunk in samples."""
@@ -133,5 +128,8 @@ def scan(config: SoundConfig, split: Split) -> Index:
 def wave_feed(config: SoundConfig) -> Feed:
   """The training stream of a codec: chunks at random positions, sounds weighted by length."""
   row = WaveRow(config.samples("train"))
-  entry = Entry("sound", open_source(config, "train"), row)
-  return Feed((entry,), config.global_batch, seed=config.seed)
+  entries = [
+    Entry(f"{name}/sound".lstrip("/"), open_source(part.data, "train"), row, part.weight)
+    for name, part in config.parts.items()
+  ]
+  return Feed(tuple(entries), config.global_batch, seed=config.seed)

@@ -17,7 +17,9 @@ import functools
 import math
 import os
 import pathlib
-from typing import Any, Literal
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -25,62 +27,51 @@ from mg_jax.core.errors import UserError
 from mg_jax.data.media import audio, video
 from mg_jax.data.media.containers import MediaError
 from mg_jax.data.media.files import Kind
-from mg_jax.data.pipeline import Entry, Feed
+from mg_jax.data.pipeline import Entry, Feed, least_whole
 from mg_jax.data.records import RecordSource
 from mg_jax.data.schema import Sample, Source, Split
 from mg_jax.data.sources import folder, toy
 from mg_jax.data.sources.folder import HELD_OUT, Index, Piece, PieceSource
+from mg_jax.data.sources.mixture import SourceConfig
 from mg_jax.data.transforms import LatentRow
 
 KINDS: tuple[Kind, ...] = ("video", "sound")
 _LEAST_S = 1.0  # shorter remainders of a file are dropped
 # Fields that change neither pixels nor sound nor captions.
-_FREE = ("cache", "chunks", "video_weight", "sound_weight", "global_batch", "bad_limit")
+_FREE = ("chunks", "video_weight", "sound_weight", "global_batch", "bad_limit", "mixture")
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundtrackConfig:
+class SoundtrackConfig(SourceConfig):
   """The soundtracks of a run.
 
+  A folder has videos and sounds with captions, see `data.sources.folder`; a file's "sound_caption"
+  is used if there is one, else its caption. `data.text.sound_prompts` has the paper's fields and
+  their order. Toy scenes are as long as the longest chunk.
+
   Attributes:
-    source: "folder" reads video and sound files, "toy" renders the toy world.
-    path: the folder of files with captions (source "folder"), see `data.sources.folder`; a file's
-      "sound_caption" is used if there is one, else its caption. `data.text.sound_prompts` has the
-      paper's fields and their order.
     world: "sounds" or "orchestra" (source "toy"), see `world.scene.sampling.WorldConfig`.
-    clips: toy clips to train on, each as long as the longest chunk.
-    held_out: toy clips held out.
     chunks: (seconds, weight) of training chunks; the paper has batches of 10 s and 30 s at 5 to 1.
     fps: frame rate at which the vision tower encodes the video.
     size: side of the square frames in pixels.
     video_weight, sound_weight: batches of videos and of sound alone; the paper finetunes at 10 to 1
       and does not state it for pre-training. A kind without files is ignored.
-    holdout: "file" holds out a fifth of the files by name, "tail" the last fifth of each file,
-      "none" nothing.
     caption_required: whether a file without a caption is an error.
-    bad_limit: fraction of the pieces, 0 to 1, that may fail to decode and are replaced.
-    global_batch: rows of a batch over all processes.
-    seed: of the world and of every order and position.
   """
 
-  source: Literal["folder", "toy"] = "folder"
-  path: str = ""
   world: Literal["sounds", "orchestra"] = "sounds"
-  clips: int = 4000
-  held_out: int = 256
   chunks: tuple[tuple[float | int, int], ...] = ((10.0, 5), (30.0, 1))
   fps: float | int = 25.0
   size: int = 224
   video_weight: int = 10
   sound_weight: int = 1
-  holdout: Literal["file", "tail", "none"] = "file"
   caption_required: bool = True
-  bad_limit: float | int = 0.05
-  global_batch: int = 16
-  seed: int = 0
+
+  OF_RUN: ClassVar[tuple[str, ...]] = (*SourceConfig.OF_RUN, "chunks", "fps", "size")
 
   def __post_init__(self):
-    for name in ("clips", "held_out", "fps", "size", "global_batch"):
+    super().__post_init__()
+    for name in ("fps", "size"):
       if not 0 < getattr(self, name) < math.inf:
         raise UserError(f"data.{name} is {getattr(self, name)}; it must be positive")
     lengths = [seconds for seconds, _ in self.chunks]
@@ -95,10 +86,11 @@ class SoundtrackConfig:
         f"data.video_weight is {self.video_weight} and sound_weight {self.sound_weight}; neither "
         "may be negative, and one must be positive"
       )
-    if not 0 <= self.bad_limit <= 1:
-      raise UserError(f"data.bad_limit is {self.bad_limit}; give a fraction from 0 to 1")
-    if not 0 <= self.seed < 2**32:
-      raise UserError(f"data.seed is {self.seed}; give a number from 0 to 2**32 - 1")
+
+  @property
+  def weights(self) -> dict[Kind, int]:
+    """Of "video" and "sound"."""
+    return {"video": self.video_weight, "sound": self.sound_weight}
 
   @property
   def seconds(self) -> float:
@@ -126,9 +118,8 @@ def open_sources(config: SoundtrackConfig, split: Split, *, rate: int) -> dict[K
     return {"video": toy.ToySource(toy_recipe(config), split)}
   index, read = scan(config), functools.partial(_read, config=config, rate=rate)
   sources: dict[Kind, Source] = {}
-  weights = {"video": config.video_weight, "sound": config.sound_weight}
-  for kind in KINDS:
-    if weights[kind] and any(p.kind == kind and p.split == split for p in index.pieces):
+  for kind, weight in config.weights.items():
+    if weight and any(p.kind == kind and p.split == split for p in index.pieces):
       sources[kind] = PieceSource(index, read, split, kind=kind, limit=config.bad_limit)
   if not sources:
     raise UserError(
@@ -179,22 +170,35 @@ def record_sources(latents: str | os.PathLike[str], split: Split) -> dict[Kind, 
 
 
 def soundtrack_feed(
-  config: SoundtrackConfig, latents: str | os.PathLike[str], row: LatentRow, *, rate: float
+  config: SoundtrackConfig,
+  latents: str | os.PathLike[str],
+  rows: Mapping[str, LatentRow],
+  *,
+  rate: float,
 ) -> Feed:
   """The training stream: each batch has one kind and one chunk length.
 
   Args:
     config: of the data.
-    latents: their folder.
-    row: transform for the longest chunk.
+    latents: their folder; entries of a mixture have folders of their own in it.
+    rows: the transform of every entry, for the longest chunk.
     rate: latents per second.
   """
-  weights = {"video": config.video_weight, "sound": config.sound_weight}
-  entries = []
-  for kind, source in record_sources(latents, "train").items():
-    for seconds, weight in config.chunks if weights[kind] else ():
-      chunk = dataclasses.replace(row, latents=max(1, round(seconds * rate)))
-      entries.append(Entry(f"{kind}/{seconds:g}s", source, chunk, weights[kind] * weight))
+  opened, shares = [], []
+  whole = sum(weight for _, weight in config.chunks)
+  for name, part in config.parts.items():
+    sources = record_sources(pathlib.Path(latents) / name, "train")
+    # A kind without files is ignored: the others share its batches.
+    weights = {kind: weight for kind, weight in part.data.weights.items() if kind in sources}
+    for kind, share in weights.items():
+      for seconds, weight in config.chunks if share else ():
+        label = f"{name}/{kind}/{seconds:g}s".lstrip("/")
+        chunk = dataclasses.replace(rows[name], latents=max(1, round(seconds * rate)))
+        opened.append((label, sources[kind], chunk))
+        shares.append(Fraction(part.weight * share * weight, sum(weights.values()) * whole))
+  entries = [
+    Entry(*fields, weight) for fields, weight in zip(opened, least_whole(shares), strict=True)
+  ]
   return Feed(tuple(entries), config.global_batch, seed=config.seed)
 
 

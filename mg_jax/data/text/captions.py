@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import pathlib
-import types
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ _log = logging.getLogger(__name__)
 FILE = "captions.jsonl"
 _SHOWN = 3  # names in a message
 _KEYS = ("file", "caption", "camera", "sound_caption")
-_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Caption(NamedTuple):
@@ -33,7 +31,7 @@ class Caption(NamedTuple):
   text: str = ""
   camera: str = ""
   sound: str = ""
-  given: Mapping[str, Any] = _NOTHING
+  given: Mapping[str, Any] = {}
 
 
 def read_captions(

@@ -14,8 +14,8 @@ from mg_jax.data.conditions import Text
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import mixture, recipe
+from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.folder import write_report
-from mg_jax.data.sources.mixture import DataConfig
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow
@@ -70,8 +70,8 @@ def _latents(root, split, kind, bucket, count):
     ({"short_length": 0}, "data.short_length is 0"),
     ({"fps": 0.0}, "data.fps is 0.0"),
     ({"fps": float("nan")}, "data.fps is nan"),
-    ({"seed": -1}, "data.seed -1"),
-    ({"seed": 2**32}, "data.seed 4294967296"),
+    ({"seed": -1}, "data.seed is -1"),
+    ({"seed": 2**32}, "data.seed is 4294967296"),
     ({"lengths": (2, 5)}, "data.lengths is .2, 5.; give distinct frame counts from 1 to 4"),
     ({"lengths": (2, 2)}, "data.lengths is .2, 2."),
     ({"lengths": (129,), "durations": "paper", "height": 256}, "from 1 to 128"),
@@ -319,7 +319,7 @@ def test_entries_of_a_mixture_differ_in_what_they_say():
     ({"a": {"global_batch": 3}}, "data.mixture.a sets global_batch, which all entries share"),
     ({"a": {"wrold": "pairs"}}, "data.mixture.a has no field 'wrold'"),
     ({"a": {"frames": 0}}, "data.frames is 0"),
-    ({"a": {"images": "x"}}, "data.mixture.a.images is set but data.mixture.a.image_weight is 0"),
+    ({"a": {"images": "x"}}, "data.images is set but data.image_weight is 0"),
   ],
 )
 def test_an_entry_that_cannot_be_is_refused(entry, words):

@@ -234,6 +234,28 @@ def test_folders_that_cannot_be_used_are_told(media, tmp_path):
     soundtracks.scan(_folder(media, caption_required=False, fps=6.0))
 
 
+def test_entries_of_a_mixture_come_as_often_as_they_weigh(tmp_path):
+  for name, kinds in (("films", ("video", "sound")), ("effects", ("sound",))):
+    for kind in kinds:
+      writer = RecordWriter(tmp_path / name / "train" / kind, shards=1)
+      record = _record(latents=75)
+      writer.write_shard(0, [record] * 4)
+      writer.finish()
+  config = SoundtrackConfig(
+    chunks=((1.0, 3), (3.0, 1)), video_weight=2, sound_weight=1, global_batch=2,
+    mixture={"films": {"path": "x", "weight": 2}, "effects": {"path": "y"}},
+  )  # fmt: skip
+  rows = dict.fromkeys(config.mixture, _row(latents=75))
+  feed = soundtracks.soundtrack_feed(config, tmp_path, rows, rate=25.0)
+  # A kind without files leaves its batches to the others of its entry.
+  assert {e.name: e.weight for e in feed.entries} == {
+    "effects/sound/1s": 9, "effects/sound/3s": 3, "films/sound/1s": 6, "films/sound/3s": 2,
+    "films/video/1s": 12, "films/video/3s": 4,
+  }  # fmt: skip
+  with pytest.raises(UserError, match="data.mixture.a sets chunks, which all entries share"):
+    dataclasses.replace(config, mixture={"a": {"chunks": ((1.0, 1),)}})
+
+
 def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
   for kind in ("video", "sound"):
     writer = RecordWriter(tmp_path / "train" / kind, shards=1)
@@ -245,7 +267,7 @@ def test_batches_are_of_one_kind_and_length_as_often_as_told(tmp_path):
   config = SoundtrackConfig(
     path="x", chunks=((1.0, 5), (3.0, 1)), video_weight=2, sound_weight=1, global_batch=2
   )
-  feed = soundtracks.soundtrack_feed(config, tmp_path, _row(latents=75), rate=25.0)
+  feed = soundtracks.soundtrack_feed(config, tmp_path, {"": _row(latents=75)}, rate=25.0)
   assert {e.name: e.weight for e in feed.entries} == {
     "video/1s": 10, "video/3s": 2, "sound/1s": 5, "sound/3s": 1,
   }  # fmt: skip
