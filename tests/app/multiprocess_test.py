@@ -23,7 +23,7 @@ from tests.inference.load_sound_test import saved
 from tests.inference.load_test import run, weights  # noqa: F401
 
 _ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.multiproc]
+pytestmark = [pytest.mark.slow, pytest.mark.multiproc, pytest.mark.timeout(500)]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def launch(tmp_path):
         cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       ))  # fmt: skip
     try:
-      logs = [process.communicate(timeout=250)[0] for process in processes]
+      logs = [process.communicate(timeout=400)[0] for process in processes]
     finally:
       for process in processes:
         process.kill()
