@@ -63,6 +63,11 @@ def place(
   if path.suffix != out.suffix:
     what = "an image" if settings.frames == 1 else "a video"
     raise UserError(f"{out} cannot be written: {what} is saved as {path.suffix}.")
+  distributed.on_main(_check_ours, path, overwrite=overwrite)
+  return out.parent, named
+
+
+def _check_ours(path: pathlib.Path, *, overwrite: bool) -> None:
   record = record_path(path)
   if record.exists() and not _is_record(record):
     raise UserError(f"{record} would be replaced by the record of the clip; give another --out.")
@@ -70,7 +75,6 @@ def place(
     raise UserError(
       f"{path} is there and not from this command; pass --overwrite or another --out."
     )
-  return out.parent, named
 
 
 def clip_path(folder: str | os.PathLike[str], prompt: Prompt, settings: Settings) -> pathlib.Path:

@@ -127,10 +127,10 @@ def test_a_call_has_few_windows_and_how_many_changes_nothing():
   assert seen == {6}
   for rows in (1, 100):
     np.testing.assert_allclose(_diffuse(_telling, noise, rows=rows), made, atol=1e-6)
-  for rows, multiple, taken in ((6, 4, 8), (6, 3, 6), (100, 16, 16), (1, 5, 10)):
+  for rows, multiple, taken in ((6, 4, 12), (6, 3, 6), (100, 16, 48), (1, 5, 15)):
     seen.clear()
     padded = _diffuse(spy, noise, rows=rows, multiple=multiple)
-    assert seen == {taken}, "the least multiple that holds as many windows of both samples"
+    assert seen == {taken}, "the least multiple that holds as many windows of all samples"
     np.testing.assert_allclose(padded, made, atol=1e-6)
 
 
