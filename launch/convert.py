@@ -6,7 +6,6 @@ python launch/convert.py --from=GENERATOR/text_encoder_2 --to=weights/t5 --kind=
 python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
 
 t5: the encoder of T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5, in the layout of transformers.
-t5: the encoder of T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5, in the layout of transformers.
 clip: CLIP and MetaCLIP, or a single tower, in the layout of transformers or of open_clip.
 autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as in SD3.5 and FLUX, with
 any widths. dacvae: Meta's DACVAE. Relatives that compute something else are rejected by name.

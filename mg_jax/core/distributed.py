@@ -75,6 +75,7 @@ def on_main(task: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
   if is_main():
     try:
       outcome["result"] = task(*args, **kwargs)
+      json.dumps(outcome)
     except Exception as e:
       failure = e
       outcome = {"failure": str(e), "mistake": isinstance(e, UserError | OSError)}

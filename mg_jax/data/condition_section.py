@@ -11,13 +11,28 @@ from typing import Any
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.data.conditions import ClassId, Condition, Constant, Given, Image, Latent, Mask
+from mg_jax.data.conditions import (
+  ClassId,
+  Condition,
+  Constant,
+  Default,
+  Given,
+  Image,
+  Latent,
+  Mask,
+  given_name,
+)
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources.folder import Index
 
 KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
 # Fields of an entry that are not those of its class.
 _ENTRY = ("kind", "route", "encoder", "constant")
+# Keys of batches and of caption files, which no condition can have as its name.
+_TAKEN = (
+  "latent", "index", "length", "fps", "valid", "video", "file", "caption", "camera",
+  "sound_caption",
+)
 
 
 def build(section: Mapping[str, Any]) -> dict[str, Condition]:
@@ -33,9 +48,18 @@ def build(section: Mapping[str, Any]) -> dict[str, Condition]:
       raise UserError(
         f"config conditions.{name}.kind is {fields.get('kind')!r}; known are {', '.join(KINDS)}"
       )
+    if name in _TAKEN:
+      raise UserError(
+        f"config conditions.{name}: batches and captions have a {name} of their own; choose "
+        "another name"
+      )
     found[name] = configs.build(KINDS[fields["kind"]], rest, where=f"conditions.{name}")
     if "constant" in fields:
-      found = fixed(found, {name: fields["constant"]}, where=f"conditions.{name}.constant")
+      [constant] = fixed(
+        {name: found[name]}, {name: fields["constant"]}, where=f"conditions.{name}.constant"
+      ).values()
+      known = isinstance(found[name], Given)
+      found[name] = Default(found[name], constant.value) if known else constant
   return found
 
 
@@ -56,8 +80,7 @@ def fixed(
   for name, value in constants.items():
     if name not in found:
       raise UserError(f"config {where} names {name!r}; the conditions are {', '.join(found)}")
-    condition = found[name]
-    condition = condition.condition if isinstance(condition, Constant) else condition
+    condition = _plain(found[name])
     if value is not None:
       if not isinstance(condition, Given):
         raise UserError(f"config {where} sets {name!r}, which comes from the clips; give null")
@@ -66,8 +89,12 @@ def fixed(
   return result
 
 
+def _plain(condition: Condition) -> Condition:
+  return condition.condition if isinstance(condition, Constant | Default) else condition
+
+
 def given(found: Mapping[str, Condition]) -> dict[str, Given]:
-  """The conditions whose values are given."""
+  """The conditions whose values are given; those that are constant have none."""
   return {name: condition for name, condition in found.items() if isinstance(condition, Given)}
 
 
@@ -80,14 +107,20 @@ def check_sources(found: Mapping[str, Condition], scans: Iterable[Index], *, whe
     where: the config field that names them, for messages.
 
   Raises:
-    UserError: if one has neither.
+    UserError: if one has neither, or a class that it does not have.
   """
-  names = {name for scan in scans for piece in scan.pieces for name in piece.caption.given}
-  for name in given(found):
-    if name not in names:
+  pieces = [piece for scan in scans for piece in scan.pieces]
+  for name, condition in given(found).items():
+    values = [(piece.key, piece.caption.given.get(name)) for piece in pieces]
+    values = [(key, value) for key, value in values if value is not None]
+    if isinstance(_plain(condition), ClassId):
+      for key, value in values:
+        _read(condition, name, value, "", key)
+    if not values and not isinstance(condition, Default):
       raise UserError(
         f"condition {name!r} has no source in {where}; give {name!r} in its captions.jsonl, or "
-        f"a constant, null for none: config conditions.{name}.constant or, in a mixture, constants"
+        f"set config conditions.{name}.constant (None for the null), or constants of the entry of "
+        "a mixture"
       )
 
 
@@ -95,7 +128,7 @@ def parse(entries: Iterable[str], found: Mapping[str, Condition]) -> dict[str, A
   """Values of conditions from a command line.
 
   Args:
-    entries: NAME=VALUE each.
+    entries: NAME=VALUE each; several images are several entries.
     found: the conditions of a model, by name.
 
   Raises:
@@ -107,8 +140,11 @@ def parse(entries: Iterable[str], found: Mapping[str, Condition]) -> dict[str, A
     if not equals or name not in takes:
       known = ", ".join(takes) or "none"
       raise UserError(f"--condition={entry} is not NAME=VALUE of a condition; there are {known}")
-    values[name] = takes[name].read(name, value)
-  return values
+    values.setdefault(name, []).append(value)
+  return {
+    name: takes[name].read(name, texts[0] if len(texts) == 1 else texts)
+    for name, texts in values.items()
+  }
 
 
 def stored(found: Mapping[str, Given], sample: Sample) -> dict[str, Any]:
@@ -118,16 +154,26 @@ def stored(found: Mapping[str, Given], sample: Sample) -> dict[str, Any]:
     UserError: as `Given.read`.
   """
   return {
-    name: condition.read(name, sample.given[name], sample.root)
+    given_name(name): _read(condition, name, sample.given[name], sample.root, sample.key)
     for name, condition in found.items()
     if sample.given.get(name) is not None
   }
 
 
-def identity(found: Mapping[str, Given]) -> dict[str, Any]:
-  """What determines the entries of records, beside the values; empty without conditions."""
-  fields = {name: dataclasses.asdict(condition) for name, condition in found.items()}
-  return {"conditions": fields} if fields else {}
+def _read(condition: Given, name: str, value: Any, root: str, key: str) -> Any:
+  try:
+    return condition.read(name, value, root)
+  except UserError as error:
+    raise UserError(f"{key}: {error}") from error
+
+
+def identity(found: Mapping[str, Condition]) -> dict[str, Any]:
+  """What determines the values that records hold; empty if a model takes none."""
+  fields = {
+    name: dataclasses.asdict(_plain(condition)) for name, condition in given(found).items()
+  }
+  takes = any(isinstance(_plain(condition), Given) for condition in found.values())
+  return {"conditions": fields} if takes else {}
 
 
 def encoders(section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

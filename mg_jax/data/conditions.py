@@ -13,7 +13,7 @@ A generator reads conditions by name, and a table of routes says how they enter 
 | mask | bool (t, h, w) | nothing |
 
 (t, h, w) is the grid of the latent that is generated. Text comes from the section "text", frames
-from that of a soundtrack's data, latents from the clips. Values of the others stand in
+from that of a soundtrack's data, latents from the clips. Values of the others are in
 `captions.jsonl` under the name of the condition, and a request gives them by name too: the number
 of a class, image files, a mask as `.npy`. A record without a value gives the null or, where there
 is one, the entry's `constant`.
@@ -44,7 +44,7 @@ class View:
   Attributes:
     grid: (t, h, w) of the row's latent.
     wording, caption: which of the captions, and its text.
-    tags: what stands in front of a prompt, as arguments of a `Reader`.
+    tags: prefix of a prompt, as arguments of a `Reader`.
     start: the first latent, in those of the record.
     length: latents that are real.
     mean, std: per channel; empty for latents stored normalised.
@@ -101,7 +101,7 @@ def check_known(values: Mapping[str, Any], found: Mapping[str, Condition]) -> No
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """A condition with one value for all records that have none, or the null of all records.
+  """A condition with the same value in all records, whatever they hold.
 
   Attributes:
     condition: the condition.
@@ -114,10 +114,40 @@ class Constant:
   def row(self, name: str, record: Record, view: View) -> Any:
     if self.value is None:
       return self.null(view.grid)
-    return self.condition.row(name, {name: self.value, **record}, view)
+    return self.condition.row(name, {given_name(name): self.value}, view)
 
   def null(self, grid: Grid) -> Any:
     return self.condition.null(grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Default:
+  """A condition with a value for the records that have none.
+
+  Attributes:
+    condition: the condition.
+    value: as a record holds it; None for the null.
+  """
+
+  condition: Given
+  value: Any = None
+
+  def row(self, name: str, record: Record, view: View) -> Any:
+    key = given_name(name)
+    if record.get(key) is None and self.value is not None:
+      record = {**record, key: self.value}
+    return self.condition.row(name, record, view)
+
+  def null(self, grid: Grid) -> Any:
+    return self.condition.null(grid)
+
+  def read(self, name: str, value: Any, root: str = "") -> Any:
+    return self.condition.read(name, value, root)
+
+
+def given_name(condition: str) -> str:
+  """Where a record keeps the value of a condition."""
+  return f"given/{condition}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +259,7 @@ def nearest_frames(
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-  """Pictures of one size, such as a reference face; a record holds them under the name.
+  """Pictures of one size, such as a reference face.
 
   Attributes:
     size: side in pixels.
@@ -240,7 +270,7 @@ class Image:
   count: int = 1
 
   def row(self, name: str, record: Record, view: View) -> Batch:
-    entry, found = self.null(view.grid), record.get(name)
+    entry, found = self.null(view.grid), record.get(given_name(name))
     if found is None:
       return entry
     pictures = np.asarray(found, np.uint8).reshape(-1, *np.shape(found)[-3:])[: self.count]
@@ -319,7 +349,7 @@ def latent_name(condition: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ClassId:
-  """One of several classes; a record holds its number under the name.
+  """One of several classes, by number.
 
   Attributes:
     classes: how many.
@@ -328,7 +358,7 @@ class ClassId:
   classes: int
 
   def row(self, name: str, record: Record, view: View) -> np.ndarray:
-    found = record.get(name)
+    found = record.get(given_name(name))
     if found is None:
       return self.null(view.grid)
     return np.int32(self._checked(name, int(found)))
@@ -337,7 +367,7 @@ class ClassId:
     del root
     try:
       number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
       number = -1
     if isinstance(value, bool | float) or number < 0:
       raise UserError(f"condition {name!r} is {value!r}; give the number of a class")
@@ -356,10 +386,10 @@ class ClassId:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-  """A mask over the latent; a record holds it under the name."""
+  """A mask over the latent, for data of one size whose records are taken whole."""
 
   def row(self, name: str, record: Record, view: View) -> np.ndarray:
-    found = record.get(name)
+    found = record.get(given_name(name))
     if found is None:
       return self.null(view.grid)
     if np.shape(found) != tuple(view.grid):

@@ -1,5 +1,6 @@
 """Measures a generator's run: which measurement, from its stage and what is asked for."""
 
+import logging
 import os
 import pathlib
 from typing import Any
@@ -15,6 +16,7 @@ from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
 from mg_jax.sampling import prompts
 from mg_jax.train.runs import saved_config, stage_of
 
+_log = logging.getLogger(__name__)
 MEASURES = ("clips", "known", "sound", "infill", "seams")
 _SOUND = {
   "sound": toy_sound.score_sound, "infill": toy_context.score_infill,
@@ -62,11 +64,11 @@ def evaluate(
   how = {"count": count, "seed": seed, **changes}
   if sound:
     given = {} if measure == "seams" else {"condition": condition}
-    data = soundtrack_data(workdir)
+    data = _entry(soundtrack_data(workdir))
     report = _SOUND[measure](load_soundtrack(workdir, **where), data, folder, **given, **how)
     return report.table, report.rows
   if measure == "known":
-    data = configs.build(DataConfig, saved_config(workdir)["data"], where="data")
+    data = _entry(configs.build(DataConfig, saved_config(workdir)["data"], where="data"))
     pipeline = load_text_to_video(workdir, batch=16, **where)
     report = toy_known.score_known(pipeline, data, folder, **how)
   else:
@@ -74,3 +76,12 @@ def evaluate(
     pipeline = load_text_to_video(workdir, **where)
     report = toy_video.score(pipeline, folder, world=world, texts=entries, **how)
   return report.table, report.rates
+
+
+def _entry(data: Any) -> Any:
+  """The data that a measure uses: of a mixture the first entry of the toy world, or the first."""
+  parts = data.parts
+  name = next((name for name, part in parts.items() if part.data.source == "toy"), min(parts))
+  if name:
+    _log.info("measured on data.mixture.%s", name)
+  return parts[name].data

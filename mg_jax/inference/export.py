@@ -18,7 +18,7 @@ from mg_jax.core.typing import PyTree
 from mg_jax.models.generator import from_config
 from mg_jax.models.weights import published
 from mg_jax.train.runs import Role, load_role, saved_config
-from mg_jax.train.workdir import resolve
+from mg_jax.train.workdir import is_remote, resolve
 
 _log = logging.getLogger(__name__)
 ENCODER = "encoder"  # the folder of a run's workdir for what other runs use of it
@@ -56,7 +56,7 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
   """A config whose frozen encoders of text and frames are folders of converted weights.
 
   Where it names a run, its encoder is exported to a folder in the run's workdir at first use, which
-  later uses find: a run that goes on does not change what was trained on it.
+  later uses find: a run that continues does not change what was trained on it.
 
   Raises:
     UserError: as `export`.
@@ -76,15 +76,29 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
 def encoder_folder(reference: str) -> str:
   """The folder of converted weights that a run or such a folder stands for, see `settle`."""
   folder = resolve(reference)
+  if is_remote(folder):
+    raise UserError(
+      f"{reference} is remote; write its encoder to a local folder with launch/convert.py "
+      "--kind=run, and name that"
+    )
   # Whatever is no run is left to `published`, which says what is missing.
   if published.is_converted(reference) or not folder.is_dir() or not _is_run(folder):
     return reference
   target = folder / ENCODER
 
   def write() -> None:
-    if not published.is_converted(target):
+    if published.is_converted(target):
+      return
+    try:
       export(folder, target)
-      _log.info("%s: exported, for runs that use this one as an encoder", target)
+    except UserError as error:
+      # Another run may have exported it meanwhile.
+      if not published.is_converted(target):
+        raise UserError(
+          f"the encoder of {folder} cannot be exported for other runs ({error}); write it to a "
+          "folder of your own with launch/convert.py --kind=run, and name that"
+        ) from error
+    _log.info("%s: exported, for runs that use this one as an encoder", target)
 
   on_main(write)
   return os.fspath(target)

@@ -34,6 +34,7 @@ from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions
+from mg_jax.models.weights import published
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
 from mg_jax.train.runs import Role, load_role
@@ -66,7 +67,9 @@ def load_text_to_video(
     UserError: when something is missing, damaged, or the autoencoder is not the one whose latents
       the generator learned.
   """
-  generator = load_generator(workdir, _inputs, step=step, mesh=mesh, dtype=dtype)
+  generator = load_generator(
+    workdir, _inputs, stage="flow_matching", step=step, mesh=mesh, dtype=dtype
+  )
   return pipeline(
     generator.config, workdir, generator.params, autoencoder=autoencoder, batch=batch,
     tiling=tiling, mesh=mesh, origin=f"step {generator.step}, {generator.digest[:16]}",
@@ -103,7 +106,8 @@ def pipeline(
   statistics = read_statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
   tae_folder = autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
   # The step that made the latents: the autoencoder's run may have gone on since.
-  tae = load_role(tae_folder, "autoencoder", step=statistics.get("step"))
+  step = None if published.is_converted(tae_folder) else statistics.get("step")
+  tae = load_role(tae_folder, "autoencoder", step=step, stage="autoencoding")
   expected = statistics.get("fingerprint")
   if expected and fingerprint(tae.params) != expected:
     raise UserError(
@@ -114,6 +118,7 @@ def pipeline(
   model = from_config(config)
   trained = model.text_encoders()
   text = open_streams(_entry(config, "text", folder), routes=model.routes(), trained=trained)
+  check_encoders(folder, statistics, text=text.identity())
   return TextToVideo(
     tiling=tiling or Tiling(),
     model=model,
@@ -135,6 +140,7 @@ def load_generator(
   workdir: str | os.PathLike[str],
   inputs: Callable[[Mapping[str, Any], tuple[int, ...]], dict[str, Any]],
   *,
+  stage: str,
   step: int | None = None,
   mesh: Mesh | None = None,
   dtype: str | None = None,
@@ -145,6 +151,7 @@ def load_generator(
     workdir: of the run.
     inputs: (config, shape of a latent) -> shapes of "latent" and of the conditions by name, of one
       row.
+    stage: that the run has to be of.
     step, mesh, dtype: as in `load_text_to_video`.
 
   Raises:
@@ -166,7 +173,9 @@ def load_generator(
     return placed(boxed["params"], mesh)
 
   place = shards if mesh else None
-  return load_role(resolve(workdir), "model", step=step, place=place, dtype=dtype)
+  return load_role(
+    resolve(workdir), "model", step=step, stage=stage, place=place, dtype=dtype
+  )
 
 
 def _inputs(config: Mapping[str, Any], latent: tuple[int, ...]) -> dict[str, Any]:
@@ -215,10 +224,8 @@ def _load_model(
 ) -> tuple[Any, PyTree]:
   """An autoencoder of this class and its parameters, which fit it."""
   folder = resolve(workdir)
-  role = load_role(folder, "autoencoder", step=step)
   stage, least = _AUTOENCODERS[kind]
-  if role.config.get("stage", stage) != stage:
-    raise UserError(f"{folder} is a run of {role.config['stage']}; give one of {stage}")
+  role = load_role(folder, "autoencoder", step=step, stage=stage)
   model = configs.build(kind, _entry(role.config, "model", folder), where="autoencoder")
   x = jnp.zeros(least(model))
   wanted = unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), x)["params"]))
@@ -243,6 +250,25 @@ def read_statistics(path: epath.Path) -> dict[str, Any]:
   if mean.ndim != 1 or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0)).all():
     raise UserError(f"{path} has a mean or std that cannot be used; encode the data again")
   return metadata
+
+
+def check_encoders(folder: epath.Path, statistics: Mapping[str, Any], **found: Any) -> None:
+  """Checks that frozen encoders are those whose features a generator was trained on.
+
+  Args:
+    folder: of the generator's run.
+    statistics: the manifest of its latents.
+    **found: identity of its encoders now, by the manifest's names.
+
+  Raises:
+    UserError: if not.
+  """
+  for name, identity in found.items():
+    if name in statistics and statistics[name] != identity:
+      raise UserError(
+        f"the {name} encoder of {folder} is not the one that it was trained with; give that one, "
+        "or encode and train again"
+      )
 
 
 def autoencoder_folder(folder: epath.Path, named: str | os.PathLike[str]) -> epath.Path:

@@ -22,6 +22,7 @@ from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.inference.export import settle
 from mg_jax.inference.load import (
   autoencoder_folder,
+  check_encoders,
   load_codec,
   load_generator,
   read_statistics,
@@ -30,9 +31,10 @@ from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, soundtrack_conditions
+from mg_jax.models.weights import published
 from mg_jax.sampling.sound_request import SoundSettings
 from mg_jax.sampling.soundtrack import CONTEXT, Soundtrack
-from mg_jax.train.runs import saved_config, stage_of
+from mg_jax.train.runs import saved_config
 from mg_jax.train.workdir import latents_folder, resolve
 
 
@@ -59,14 +61,15 @@ def load_soundtrack(
       generator learned.
   """
   folder = resolve(workdir)
-  if (stage := stage_of(folder, step=step)) != "soundtrack":
-    raise UserError(f"{folder} is a run of {stage}; give one of soundtrack")
-  run = load_generator(folder, _inputs, step=step, mesh=mesh, dtype=dtype)
+  run = load_generator(
+    folder, _inputs, stage="soundtrack", step=step, mesh=mesh, dtype=dtype
+  )
   config = settle(run.config)
   statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
   codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
   # The step that made the latents: the codec's run may have gone on since.
-  made = load_codec(codec_folder, step=statistics.get("step"))
+  pinned = None if published.is_converted(codec_folder) else statistics.get("step")
+  made = load_codec(codec_folder, step=pinned)
   if made.fingerprint != statistics.get("fingerprint"):
     raise UserError(
       f"the codec in {codec_folder} is not the one that made the latents of {folder}; give that "
@@ -74,6 +77,10 @@ def load_soundtrack(
     )
   model = from_config(run.config)
   text = open_streams(config["text"], routes=model.routes(), trained=model.text_encoders())
+  vision = FrozenVision(config["vision"]) if config["vision"] else None
+  check_encoders(
+    folder, statistics, text=text.identity(), vision=vision.identity() if vision else ""
+  )
   data = configs.build(SoundtrackConfig, run.config["data"], where="data")
   return Soundtrack(
     model=model,
@@ -84,7 +91,7 @@ def load_soundtrack(
     settings=configs.build(SoundSettings, run.config["sampling"], where="sampling"),
     text=text.load(mesh),
     side=data.size,
-    vision=FrozenVision(config["vision"]) if config["vision"] else None,
+    vision=vision,
     conditions=condition_section.build(config.get("conditions", {})),
     origin=f"step {run.step}, {run.digest[:16]}",
     mesh=mesh,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core import config as configs
+from mg_jax.core.errors import UserError
 from mg_jax.data import condition_section
 from mg_jax.data.conditions import Condition, Frames, Text
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
@@ -42,7 +43,10 @@ def open_conditions(
       stream.length, routes[name][0].features if frozen else 0, cached=frozen and stream.cache,
       reader=text.readers[name] if text else None,
     )  # fmt: skip
-  return found | condition_section.build(config.get("conditions", {}))
+  others = condition_section.build(config.get("conditions", {}))
+  if twice := sorted(found.keys() & others.keys()):
+    raise UserError(f"config text and conditions both have {twice[0]!r}; rename one of them")
+  return found | others
 
 
 def soundtrack_conditions(

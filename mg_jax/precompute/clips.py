@@ -120,7 +120,7 @@ def _encode_part(
   values = given(conditions)
   if latents:
     identity["latents"] = latents
-  identity |= condition_section.identity(values)
+  identity |= condition_section.identity(conditions)
   # The paper's durations reach 256 frames.
   large = data.durations != "single" or tiling.cuts(data.frames, data.height, data.width)
   if large:

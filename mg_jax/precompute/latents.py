@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from mg_jax.core.distributed import on_main
 from mg_jax.core.errors import UserError
 from mg_jax.data import atomic
 from mg_jax.data.condition_section import fixed
@@ -54,13 +55,15 @@ def encode_parts(
   """
   if not data.mixture:
     return encode(data, folder, dict(conditions), "data")
+  identity = identity | {"mixture": sorted(data.mixture)}
+  # Before anything is encoded, and alike on all processes.
+  metadata = on_main(finished, folder, identity)
   parts = {}
   for name, part in data.parts.items():
     where = f"data.mixture.{name}"
     constant = fixed(conditions, part.constants, where=f"{where}.constants")
     parts[name] = encode(part.data, folder / name, constant, where)
-  identity = identity | {"mixture": sorted(parts)}
-  if metadata := finished(folder, identity):
+  if metadata:
     return metadata
   clips = {split: sum(part["clips"][split] for part in parts.values()) for split in SPLITS}
   folders = [folder / name / path for name, path in train.items()]
@@ -89,7 +92,8 @@ def finished(
   if not path.is_file():
     return None
   metadata = _metadata(path)
-  changed = [key for key, value in identity.items() if metadata.get(key) != value]
+  # What is empty may be missing.
+  changed = [k for k, value in identity.items() if metadata.get(k, type(value)()) != value]
   if not changed:
     if content and metadata.get("content") != content():
       changed.append("clips")

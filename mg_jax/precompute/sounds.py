@@ -101,7 +101,7 @@ def _encode_part(
     if isinstance(condition, Latent):
       raise UserError(f"condition {name!r} is the latent of a first frame, which sound lacks")
   values = given(conditions)
-  identity = identity | {"data": data.identity()} | condition_section.identity(values)
+  identity = identity | {"data": data.identity()} | condition_section.identity(conditions)
   here = data.source == "folder" and os.path.isdir(data.path)
   content = (
     functools.partial(folders.content, data.path, kind="sound", given=tuple(values))
@@ -110,7 +110,7 @@ def _encode_part(
   metadata = finished(folder, identity, content=content)
   if metadata:
     return metadata
-  check_sources(values, _scans(data), where=where)
+  check_sources(conditions, _scans(data), where=where)
   _log.info("%s: encoding the sound, once", folder)
   records = functools.partial(
     _records, codec=codec, captions=captions(), vision=vision, values=values

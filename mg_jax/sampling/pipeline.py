@@ -25,10 +25,17 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, row_multiple, use_mesh
 from mg_jax.core.pixels import from_uint8, to_uint8
 from mg_jax.core.rng import stream
-from mg_jax.core.sharding import batch_sharding, replicated
+from mg_jax.core.sharding import split
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import Condition, Latent, View, check_known, latent_name
+from mg_jax.data.conditions import (
+  Condition,
+  Latent,
+  View,
+  check_known,
+  given_name,
+  latent_name,
+)
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.conditioning import KNOWN
@@ -76,9 +83,12 @@ class TextToVideo:
   _compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
   def __post_init__(self):
-    # Clips times branches of guidance divide over the devices that share a batch.
-    least = row_multiple(self.mesh, len(self._branches(self.settings)))
-    self.batch = -(-self.batch // least) * least
+    self.batch = self._rows(self.settings)
+
+  def _rows(self, settings: Settings) -> int:
+    """Clips of a call: those times branches of guidance divide over the devices of a batch."""
+    least = row_multiple(self.mesh, len(self._branches(settings)))
+    return -(-self.batch // least) * least
 
   def __call__(
     self,
@@ -114,8 +124,9 @@ class TextToVideo:
       if not 0 <= seed <= prompt_rules.MAX_SEED:
         raise UserError(f"seed {seed} is not within 0..{prompt_rules.MAX_SEED}.")
     clips = []
-    for i in range(0, len(prompts), self.batch):
-      part = slice(i, i + self.batch)
+    rows = self._rows(settings)
+    for i in range(0, len(prompts), rows):
+      part = slice(i, i + rows)
       latents = self._latents(prompts[part], seeds[part], settings, given=given[part])
       clips.append(self.decode(latents, settings)[: len(prompts[part])])
     shape = (0, settings.frames, settings.height, settings.width, 3)
@@ -232,14 +243,16 @@ class TextToVideo:
 
   def _record(self, values: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Values as a record holds them: of a first frame its latent."""
-    record, size = dict(values), (settings.height, settings.width)
-    for name in [name for name in values if isinstance(self.conditions[name], Latent)]:
-      frame = record.pop(name)
-      if frame.shape != (*size, 3):
+    record, size = {}, (settings.height, settings.width)
+    for name, value in values.items():
+      if not isinstance(self.conditions[name], Latent):
+        record[given_name(name)] = value
+        continue
+      if value.shape != (*size, 3):
         raise UserError(
-          f"the first frame is {frame.shape[0]}x{frame.shape[1]}; fit it to {size[0]}x{size[1]}"
+          f"the first frame is {value.shape[0]}x{value.shape[1]}; fit it to {size[0]}x{size[1]}"
         )
-      record[latent_name(name)] = self.encode(frame[None, None])[0]
+      record[latent_name(name)] = self.encode(value[None, None])[0]
     return record
 
   def encode(self, video: np.ndarray) -> np.ndarray:
@@ -265,8 +278,9 @@ class TextToVideo:
       held: normalised latents (1, k, h, w, C) that every clip begins with.
       turn: number of the window, whose noise is its own.
     """
-    padding = self.batch - len(texts)
-    given = [*given, *[{}] * (self.batch - len(given))]
+    rows = self._rows(settings)
+    padding = rows - len(texts)
+    given = [*given, *[{}] * (rows - len(given))]
     cond = self._conditions([*texts, *[""] * padding], given, settings)
     known = None
     if held is not None:
@@ -275,7 +289,7 @@ class TextToVideo:
       latent[:, : held.shape[1]], mask[:, : held.shape[1]] = held, True
       known = Known(jnp.asarray(latent), jnp.asarray(mask))
     run = self._sampler(settings, held=held is not None)
-    batch = self._placed((cond, np.array([*seeds, *[0] * padding], np.uint32)))
+    batch = split((cond, np.array([*seeds, *[0] * padding], np.uint32)), self.mesh)
     with use_mesh(self.mesh):
       return run(
         self.params, self.text.params, *batch, np.uint32(turn), self._weights(settings),
@@ -364,25 +378,16 @@ class TextToVideo:
 
   def _check_shapes(self, run: Any, settings: Settings) -> None:
     try:
-      cond = self._conditions([""] * self.batch, [{}] * self.batch, settings)
+      rows = self._rows(settings)
+      cond = self._conditions([""] * rows, [{}] * rows, settings)
       jax.eval_shape(
-        run, self.params, self.text.params, cond, np.zeros((self.batch,), np.uint32), np.uint32(0),
+        run, self.params, self.text.params, cond, np.zeros(rows, np.uint32), np.uint32(0),
         self._weights(settings), settings.times().astype(np.float32), None,
       )  # fmt: skip
     except UserError as e:
       raise UserError(
         f"the model cannot make {settings.frames} frames of {settings.height}x{settings.width}: {e}"
       ) from e
-
-  def _placed(self, batch: PyTree) -> PyTree:
-    """A batch that every process knows whole, split over the mesh."""
-    if self.mesh is None:
-      return batch
-    divides = self.batch % batch_axes(self.mesh) == 0
-    place = batch_sharding(self.mesh) if divides else replicated(self.mesh)
-    return jax.tree.map(
-      lambda a: jax.make_array_from_callback(a.shape, place, lambda index: a[index]), batch
-    )
 
 
 def _check_finite(finite: np.ndarray) -> None:

@@ -22,7 +22,13 @@ from mg_jax.core.mesh import row_multiple, use_mesh
 from mg_jax.core.rng import stream
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import Condition, View, check_known, nearest_frames
+from mg_jax.data.conditions import (
+  Condition,
+  View,
+  check_known,
+  given_name,
+  nearest_frames,
+)
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
 from mg_jax.models.codecs.chunking import ChunkedCodec
@@ -246,6 +252,7 @@ class Soundtrack:
         "each, or one for all."
       )
     check_known(request.given, self.conditions)
+    given = {given_name(name): value for name, value in request.given.items()}
     view, found = View((window, 1, 1)), []
     for j, start in enumerate(starts_J.tolist()):
       caption = request.captions[j % len(request.captions)]
@@ -255,7 +262,7 @@ class Soundtrack:
         # As for text to video, no words are no tokens: the null that guidance contrasts with.
         cond[name] = {"ids": ids, "mask": mask & bool(caption)}
       for name, condition in self.conditions.items():
-        cond[name] = condition.row(name, dict(request.given), view)
+        cond[name] = condition.row(name, given, view)
       cond = jax.tree.map(lambda a: np.asarray(a)[None], cond)
       with use_mesh(self.mesh):
         found.append(self._encode(self.params, self.text.params, cond))

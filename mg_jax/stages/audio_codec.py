@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import sound_recipe
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.wave_critics import WaveCritics
@@ -16,6 +15,7 @@ from mg_jax.stages.base import (
   build_section,
   check_dtypes,
   check_model,
+  held_out_batches,
   nothing_to_encode,
   section,
 )
@@ -54,13 +54,9 @@ class AudioCodec:
     objective = self.objective(config, data)
     check_model(objective, self.abstract_batch(config, data)[0])
     parts = [part.data for part in data.parts.values()]
-    sources = [sound_recipe.open_source(part, "validation") for part in parts]
     row = sound_recipe.WaveRow(data.samples("validation"), shift=False)
-
-    def batches():
-      for source in sources:
-        yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
-
+    shown = [(row, sound_recipe.open_source(part, "validation")) for part in parts]
+    batches = held_out_batches(shown, evals)
     hooks = codec_hooks(objective, batches, config, evals, workdir, mesh)
     if evals.previews:
       show = sound_previews.SoundReconstructions(objective, batches, workdir, evals.previews)

@@ -5,7 +5,7 @@ Training, plans and precomputation ask the object; a run is loaded by `inference
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,7 +16,9 @@ from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import DTYPES
-from mg_jax.data.pipeline import Feed
+from mg_jax.data.pipeline import Feed, evaluation_batches
+from mg_jax.data.schema import Source
+from mg_jax.data.transforms import Transform
 from mg_jax.objectives.base import Batch, Objective
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.loop import Hook
@@ -105,6 +107,16 @@ def section(config: Mapping[str, Any], name: str) -> Any:
 def build_section(cls, config: Mapping[str, Any], name: str, *, prefix: str = "", **extra: Any):
   """The dataclass that a section holds the fields of, see `core.config.build`."""
   return configs.build(cls, section(config, name), where=prefix + name, **extra)
+
+
+def held_out_batches(shown: Sequence[tuple[Transform, Source]], evals: EvalConfig) -> Batches:
+  """What starts a pass over held-out records, each source with the transform of its rows."""
+
+  def batches():
+    for row, source in shown:
+      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
+
+  return batches
 
 
 def evaluation(

@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mg_jax.data.pipeline import evaluation_batches
+from mg_jax.core.errors import UserError
 from mg_jax.data.sources import recipe
 from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.text.readers import TextConfig
@@ -20,6 +20,7 @@ from mg_jax.stages.base import (
   build_section,
   check_model,
   evaluation,
+  held_out_batches,
   nothing_to_encode,
   section,
 )
@@ -43,6 +44,12 @@ class ContrastiveStage:
     text = section(config, "text")
     length = build_section(TextConfig, text, "text", prefix="text.").length
     rows, shape = data.global_batch, jax.ShapeDtypeStruct
+    for name, part in data.parts.items():
+      if (part.data.height, part.data.width) != (data.height, data.width):
+        raise UserError(
+          f"data.mixture.{name} has images of {part.data.height}x{part.data.width}, but those of "
+          f"data are {data.height}x{data.width}; give all entries one size"
+        )
     batch = {
       "image": shape((rows, data.height, data.width, 3), jnp.uint8),
       "text": {"ids": shape((rows, length), jnp.int32), "mask": shape((rows, length), jnp.bool_)},
@@ -62,8 +69,7 @@ class ContrastiveStage:
 
     def batches(captions):
       of_kind = dataclasses.replace(row, captions=captions)
-      for source in held_out:
-        yield from evaluation_batches(source, of_kind, batch=evals.batch, limit=evals.limit)
+      return held_out_batches([(of_kind, source) for source in held_out], evals)()
 
     hooks = [evaluation(objective, functools.partial(batches, data.captions), evals, mesh)]
     # Of a mix, each kind of caption is judged alone.

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
 from mg_jax.data.condition_section import fixed
-from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.transforms import LatentRow
@@ -33,6 +32,7 @@ from mg_jax.stages.base import (
   build_section,
   check_model,
   evaluation,
+  held_out_batches,
   section,
 )
 from mg_jax.stages.live_text import live_text
@@ -90,11 +90,7 @@ class SoundtrackStage:
         pathlib.Path(folder) / name, "validation"
       ).values()
     ]
-
-    def batches():
-      for row, source in shown:
-        yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
-
+    batches = held_out_batches(shown, evals)
     preprocess = live_text(text, mesh)
     hooks = (evaluation(objective, batches, evals, mesh, preprocess),)
     feed = soundtracks.soundtrack_feed(data, folder, rows, rate=metadata["rate"])

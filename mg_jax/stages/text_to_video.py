@@ -13,7 +13,6 @@ from mg_jax.core.mesh import use_mesh
 from mg_jax.data.condition_section import fixed
 from mg_jax.data.conditions import Condition
 from mg_jax.data.media.files import Kind
-from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
 from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.mixture import groups, held_out
@@ -33,6 +32,7 @@ from mg_jax.stages.base import (
   build_section,
   check_model,
   evaluation,
+  held_out_batches,
   section,
 )
 from mg_jax.stages.live_text import live_text
@@ -88,11 +88,7 @@ class TextToVideoStage:
         pathlib.Path(latents) / name, "validation", kind, limit=data.bad_limit
       ).values()
     ]
-
-    def batches():
-      for row, source in shown:
-        yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
-
+    batches = held_out_batches(shown, evals)
     preprocess = live_text(text, mesh)
     hooks = [evaluation(objective, batches, evals, mesh, preprocess)]
     if evals.previews:
@@ -127,7 +123,7 @@ def trained_autoencoder(config: Mapping[str, Any], workdir: str) -> tuple[Role, 
     )
   origin = config["autoencoder"]
   step = pinned_step(latents_folder(config, workdir), origin)
-  tae = load_role(origin, "autoencoder", step=step)
+  tae = load_role(origin, "autoencoder", step=step, stage="autoencoding")
   return tae, build_section(TAE, tae.config, "model")
 
 

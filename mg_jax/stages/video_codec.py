@@ -7,7 +7,6 @@ import math
 import jax
 import jax.numpy as jnp
 
-from mg_jax.data.pipeline import evaluation_batches
 from mg_jax.data.sources import recipe
 from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.mixture import groups, held_out
@@ -27,6 +26,7 @@ from mg_jax.stages.base import (
   check_dtypes,
   check_model,
   evaluation,
+  held_out_batches,
   nothing_to_encode,
   section,
 )
@@ -85,12 +85,7 @@ def held_out_clips(data: DataConfig, evals: EvalConfig) -> Batches:
     for name, kind in held_out(data).items()
     for source in recipe.open_sources(data.parts[name].data, "validation", kind).values()
   ]
-
-  def batches():
-    for row, source in shown:
-      yield from evaluation_batches(source, row, batch=evals.batch, limit=evals.limit)
-
-  return batches
+  return held_out_batches(shown, evals)
 
 
 def codec_hooks(objective, batches: Batches, config, evals, workdir, mesh) -> list[Hook]:

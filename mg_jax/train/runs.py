@@ -34,6 +34,7 @@ def load_role(
   role: str,
   *,
   step: int | None = None,
+  stage: str = "",
   place: Callable[[dict[str, Any]], PyTree] | None = None,
   dtype: Any = None,
 ) -> Role:
@@ -43,6 +44,7 @@ def load_role(
     workdir: of the run, or a folder of converted weights.
     role: "model", "autoencoder", ...
     step: defaults to the newest.
+    stage: that the run has to be of; any by default.
     place: the run's config -> shapes with shardings, straight to which the parameters are read; by
       default they go to the first device.
     dtype: as for `load_params`.
@@ -51,11 +53,14 @@ def load_role(
     UserError: if the run, step or role does not exist, or the checkpoint is damaged.
   """
   if published.is_converted(workdir):
-    return _converted(workdir, role, step, dtype)
+    found = _converted(workdir, role, step, dtype)
+    _check_stage(workdir, found.config, stage)
+    return found
   reader = Checkpointer(workdir, read_only=True)
   try:
     step = reader.pick(step)
     meta = reader.meta(step)
+    _check_stage(workdir, meta["config"], stage)
     averaged = any(path.startswith(f"ema/{role}/") for path in reader.leaves(step))
   finally:
     reader.close()
@@ -65,8 +70,13 @@ def load_role(
   return Role(params, meta["config"], step, meta["sha256"])
 
 
+def _check_stage(workdir: str | os.PathLike[str], config: dict[str, Any], stage: str) -> None:
+  if stage and config.get("stage", stage) != stage:
+    raise UserError(f"{workdir} is a run of {config['stage']}; give one of {stage}")
+
+
 # Kind of converted weights -> the stage and the role that would have trained them.
-_TRAINED = {
+TRAINED = {
   "autoencoder": ("autoencoding", "autoencoder"), "dacvae": ("wave_autoencoding", "autoencoder"),
   "clip": ("contrastive", "model"),
 }  # fmt: skip
@@ -74,7 +84,7 @@ _TRAINED = {
 
 def _converted(folder: str | os.PathLike[str], role: str, step: int | None, dtype: Any) -> Role:
   config = _converted_config(folder)
-  if _TRAINED[published.described(folder)["kind"]][1] != role:
+  if TRAINED[published.described(folder)["kind"]][1] != role:
     raise UserError(f"{folder} has converted weights of no {role}; give a run that trained one")
   if step:
     raise UserError(f"{folder} has converted weights, which have no step {step}; leave it out")
@@ -85,11 +95,11 @@ def _converted(folder: str | os.PathLike[str], role: str, step: int | None, dtyp
 def _converted_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
   """What a run with these weights would say of them."""
   found = published.described(folder)
-  if found["kind"] not in _TRAINED:
+  if found["kind"] not in TRAINED:
     raise UserError(
       f"{folder} has converted weights of a {found['kind']}; give the workdir of a run"
     )
-  return {"stage": _TRAINED[found["kind"]][0], "model": found["model"]}
+  return {"stage": TRAINED[found["kind"]][0], "model": found["model"]}
 
 
 def load_params(

@@ -28,6 +28,7 @@ from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.growth import inflate, interpolate, pad_input
 from mg_jax.train.integrity import describe
 from mg_jax.train.kernels import as_in
+from mg_jax.train.runs import TRAINED
 
 _log = logging.getLogger(__name__)
 Grow = Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
@@ -43,7 +44,8 @@ class Origin:
     step: defaults to its newest.
     ema: its averaged weights rather than the latest ones.
     into: where converted weights belong, as the beginning of a path: the role, such as
-      "autoencoder", and what else stands before the paths of their module.
+      "autoencoder", and what else precedes the paths of their module. By default the role that
+      would have trained them: "autoencoder", or "model" for a CLIP.
     roles: (role of the origin, role to fill) pairs; one may fill several, and those that are not
       named are left out. Without any, every role fills the one of its name.
     rename: (pattern, replacement) pairs applied to source paths; the first that matches counts.
@@ -216,8 +218,9 @@ def _run(config: Origin) -> Iterator[tuple[str, Mapping[str, jax.ShapeDtypeStruc
 
 @contextlib.contextmanager
 def _published(config: Origin) -> Iterator[tuple[str, Mapping[str, jax.ShapeDtypeStruct], _Read]]:
-  prefix = f"{config.into}/" if config.into else ""
-  file = published.open_converted(config.workdir)[-1]
+  described, _, file = published.open_converted(config.workdir)
+  into = config.into or TRAINED.get(described["kind"], ("", ""))[1]
+  prefix = f"{into}/" if into else ""
   saved = {prefix + p: jax.ShapeDtypeStruct(e.shape, e.dtype) for p, e in file.entries.items()}
   yield config.workdir, saved, lambda wanted: {p: file.read(p.removeprefix(prefix)) for p in wanted}
 

@@ -1,6 +1,9 @@
 """The config's section of conditions: what it builds, and what it must agree on."""
 
+import dataclasses
+
 import numpy as np
+import PIL.Image
 import pytest
 
 from mg_jax.core.errors import UserError
@@ -15,7 +18,7 @@ from mg_jax.data.condition_section import (
   routes,
   stored,
 )
-from mg_jax.data.conditions import ClassId, Constant, Image, Latent, Mask
+from mg_jax.data.conditions import ClassId, Constant, Default, Image, Latent, Mask
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources.folder import Index, Piece
 from mg_jax.data.text.captions import Caption
@@ -35,11 +38,11 @@ def test_a_config_builds_conditions_and_their_routes():
     "mask": {"kind": "mask", "route": {"kind": "clean"}},
   }  # fmt: skip
   assert build(section) == {
-    "task": Constant(ClassId(4), 2), "first": Latent(2), "face": Image(2), "mask": Mask()
+    "task": Default(ClassId(4), 2), "first": Latent(2), "face": Image(2), "mask": Mask()
   }  # fmt: skip
   assert routes(section) == {name: entry["route"] for name, entry in section.items()}
   assert encoders(section) == {"face": {"kind": "vision", "size": 2, "width": 8}}
-  assert given(build(section)).keys() == {"face", "mask"}, "a constant needs no value"
+  assert given(build(section)).keys() == {"face", "mask", "task"}
   assert build({}) == routes({}) == encoders({}) == {}
 
 
@@ -73,6 +76,21 @@ def test_a_route_for_another_number_of_classes_is_refused(listed):
   fields = {"kind": "class_id", "classes": 4, "route": [route] if listed else route}
   with pytest.raises(UserError, match="conditions.x has 4 classes, but its route takes 3"):
     routes({"x": fields})
+
+
+@pytest.mark.parametrize("name", ["fps", "index", "latent", "camera"])
+def test_names_of_batches_and_captions_are_rejected(name):
+  with pytest.raises(UserError, match=f"conditions.{name}: batches and captions have a {name}"):
+    build({name: {"kind": "mask", "route": {"kind": "clean"}}})
+
+
+def test_repeated_images_are_a_list(tmp_path):
+  for name in ("a", "b"):
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+  entries = [f"face={tmp_path}/a.png", f"face={tmp_path}/b.png"]
+  assert parse(entries, {"face": Image(2, count=2)})["face"].shape == (2, 2, 2, 3)
+  with pytest.raises(UserError, match="has 2 images; config conditions.face.count is 1"):
+    parse(entries, {"face": Image(2)})
 
 
 def test_a_route_for_other_channels_is_refused():
@@ -118,6 +136,13 @@ def test_a_condition_has_values_or_a_constant():
   ]
   check_sources(found, [Index("clips", "video", tuple(pieces))], where="data")
   check_sources(fixed(found, {"task": None}, where="x"), [], where="data")
+  check_sources({"task": Default(ClassId(4))}, [], where="data")
+  wrong = dataclasses.replace(pieces[0], caption=Caption("a", given={"task": 4}))
+  with pytest.raises(UserError, match="a.mp4@0.000: condition 'task' has class 4"):
+    check_sources(found, [Index("clips", "video", (wrong, *pieces))], where="data")
+  nothing = dataclasses.replace(pieces[0], caption=Caption("a", given={"task": None}))
+  with pytest.raises(UserError, match="'task' has no source"):
+    check_sources(found, [Index("clips", "video", (nothing,))], where="data")
   with pytest.raises(UserError, match="condition 'task' has no source in data.mixture.b; give"):
     check_sources(found, [Index("clips", "video", tuple(pieces[:1]))], where="data.mixture.b")
 
@@ -125,10 +150,16 @@ def test_a_condition_has_values_or_a_constant():
 def test_values_of_samples_and_of_a_command_line():
   found = {"task": ClassId(4), "first": Latent(2)}
   video = np.zeros((1, 8, 8, 3), np.uint8)
-  for values, expected in (({"task": "2", "look": 3}, {"task": 2}), ({"task": None}, {}), ({}, {})):
+  held = {"given/task": 2}
+  for values, expected in (({"task": "2", "look": 3}, held), ({"task": None}, {}), ({}, {})):
     sample = Sample(video, 1, 8.0, "a", "a.mp4", given=values)
     assert stored(given(found), sample) == expected
-  assert identity(given(found)) == {"conditions": {"task": {"classes": 4}}} and identity({}) == {}
+    by_default = given(fixed(found, {}, where="x") | {"task": Default(ClassId(4), 1)})
+    assert stored(by_default, sample) == expected, "a default hides no value"
+  assert identity(found) == {"conditions": {"task": {"classes": 4}}} and identity({}) == {}
+  assert identity(fixed(found, {"task": 1}, where="x")) == {"conditions": {}}
+  with pytest.raises(UserError, match="a.mp4: condition 'task' has class 9; classes are 0..3"):
+    stored(given(found), Sample(video, 1, 8.0, "a", "a.mp4", given={"task": 9}))
   assert parse(["task=3"], found) == {"task": 3} and parse([], found) == {}
   for entry in ("task", "first=a.png", "look=2"):
     with pytest.raises(UserError, match=f"--condition={entry} is not NAME=VALUE .*there are task"):

@@ -14,6 +14,7 @@ from mg_jax.data.conditions import (
   ClassId,
   Condition,
   Constant,
+  Default,
   Frames,
   Image,
   Latent,
@@ -46,10 +47,10 @@ def _record(grid):
     "text/features/0": np.ones((2, 3), np.float32),
     "image": np.arange(1, 8, dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 3), np.uint8),
     "features": np.arange(1, 8, dtype=np.float16)[:, None] * np.ones(3, np.float16),
-    "face": np.full((2, 2, 2, 3), 9, np.uint8),
+    "given/face": np.full((2, 2, 2, 3), 9, np.uint8),
     "latent/first": np.full((1, h, w, 2), 3, np.float32),
-    "task": 2,
-    "mask": np.ones((t, h, w), bool),
+    "given/task": 2,
+    "given/mask": np.ones((t, h, w), bool),
   }
 
 
@@ -126,13 +127,13 @@ def test_pictures_are_as_many_as_there_are_and_fit(count):
   pictures = np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None] * np.ones(
     (2, 2, 3), np.uint8
   )
-  row = ALL["face"].row("face", {"face": pictures}, _view())
+  row = ALL["face"].row("face", {"given/face": pictures}, _view())
   kept = min(count, 3)
   assert row["mask"].tolist() == [k < kept for k in range(3)]
   np.testing.assert_array_equal(row["image"][:kept], pictures[:kept])
   assert not row["image"][kept:].any()
   if count == 1:  # one alone needs no axis of its own
-    alone = ALL["face"].row("face", {"face": pictures[0]}, _view())
+    alone = ALL["face"].row("face", {"given/face": pictures[0]}, _view())
     jax.tree.map(np.testing.assert_array_equal, alone, row)
 
 
@@ -159,24 +160,27 @@ def test_a_latent_that_does_not_fit_is_refused(shape):
 
 
 def test_a_class_of_a_record_comes_before_the_constant_and_its_null_is_one_past_the_last():
-  constant = Constant(ClassId(classes=4), 1)
-  assert constant.row("task", {}, _view()) == 1
-  assert constant.row("task", {"task": 0}, _view()) == 0
+  default, constant = (kind(ClassId(classes=4), 1) for kind in (Default, Constant))
+  record = {"given/task": 0}
+  assert default.row("task", {}, _view()) == constant.row("task", {}, _view()) == 1
+  assert default.row("task", record, _view()) == 0 and constant.row("task", record, _view()) == 1
+  assert Default(ClassId(4)).row("task", record, _view()) == 0
+  assert Default(ClassId(4)).row("task", {}, _view()) == 4
   assert constant.null(GRID) == ALL["task"].row("task", {}, _view()) == 4
 
 
 @pytest.mark.parametrize("found", [-1, 4])
 def test_a_class_out_of_range_is_refused(found):
   with pytest.raises(UserError, match=f"'task' has class {found}; classes are 0..3"):
-    ALL["task"].row("task", {"task": found}, _view())
+    ALL["task"].row("task", {"given/task": found}, _view())
 
 
 def test_masks_and_pictures_of_another_size_are_refused():
   with pytest.raises(UserError, match=r"'mask' has a mask of \(3, 2, 5\).*is of \(3, 2, 4\)"):
-    ALL["mask"].row("mask", {"mask": np.ones((3, 2, 5), bool)}, _view())
+    ALL["mask"].row("mask", {"given/mask": np.ones((3, 2, 5), bool)}, _view())
   for shape in ((2, 4, 3), (2, 4, 4, 3), (2, 2, 1)):
     with pytest.raises(UserError, match="'face' has a picture of .*conditions.face.size is 2"):
-      ALL["face"].row("face", {"face": np.zeros(shape, np.uint8)}, _view())
+      ALL["face"].row("face", {"given/face": np.zeros(shape, np.uint8)}, _view())
 
 
 @pytest.mark.parametrize("name", ["text", "first", "task", "mask"])
@@ -200,6 +204,8 @@ def test_values_of_caption_files_and_requests_are_read(tmp_path):
 @pytest.mark.parametrize("name, value, words", [
   ("task", "red", "'task' is 'red'; give the number of a class"),
   ("task", 1.5, "'task' is 1.5; give the number"),
+  ("task", float("inf"), "'task' is inf; give the number"),
+  ("task", ["1", "2"], "give the number of a class"),
   ("task", True, "'task' is True; give the number"),
   ("task", 4, "classes are 0..3"),
   ("face", 3, "'face' is 3; give an image file, or a list"),

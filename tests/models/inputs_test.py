@@ -54,8 +54,8 @@ def _record(grid, channels):
     "captions": ["a star"],
   }, {
     "latent": {"latent/new": rng.normal(size=(1, *grid[1:], channels)).astype(np.float32)},
-    "class_id": {"new": 1}, "mask": {"new": mask},
-    "image": {"new": rng.integers(0, 256, (1, 8, 8, 3), np.uint8)},
+    "class_id": {"given/new": 1}, "mask": {"given/new": mask},
+    "image": {"given/new": rng.integers(0, 256, (1, 8, 8, 3), np.uint8)},
   }  # fmt: skip
 
 

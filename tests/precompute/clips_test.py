@@ -340,8 +340,8 @@ def test_values_of_conditions_are_stored_with_the_clips_that_have_them(tmp_path)
   conditions = {"style": ClassId(5), "face": Image(8), "mask": Constant(Mask())}
   _run(data, tmp_path / "latents", conditions=conditions)
   first, second = latent_sources(tmp_path / "latents", "train", "video")["4x16x16"]
-  assert first["style"] == 3 and first["face"].shape == (1, 8, 8, 3)
-  assert "style" not in second and "face" not in second
+  assert first["given/style"] == 3 and first["given/face"].shape == (1, 8, 8, 3)
+  assert not any(name.startswith("given/") for name in second)
   _captioned(tmp_path / "clips", style=4, face="face.png")
   with pytest.raises(UserError, match="encoded with another clips"):
     _run(data, tmp_path / "latents", conditions=conditions)
@@ -367,12 +367,16 @@ def test_entries_of_a_mixture_share_statistics_and_each_has_its_conditions(data,
     latent_sources(tmp_path / "latents" / name, "train", "video")["4x16x16"][0]
     for name in ("own", "toy")
   )
-  assert own["style"] == 3 and "latent/first" in own
-  assert "style" not in toy and "latent/first" not in toy, "rows have the constants"
+  assert own["given/style"] == 3 and "latent/first" in own
+  assert "given/style" not in toy and "latent/first" not in toy, "rows have the constants"
   assert _run(data, tmp_path / "latents", conditions=conditions) == metadata
   without = {name: entry for name, entry in data.mixture.items() if name == "own"}
   with pytest.raises(UserError, match="encoded with another mixture; remove it"):
     _run(dataclasses.replace(data, mixture=without), tmp_path / "latents", conditions=conditions)
+  more = data.mixture | {"more": data.mixture["toy"]}
+  with pytest.raises(UserError, match="encoded with another mixture"):
+    _run(dataclasses.replace(data, mixture=more), tmp_path / "latents", conditions=conditions)
+  assert not (tmp_path / "latents" / "more").exists(), "refused before anything is encoded"
   lacking = data.mixture | {"toy": {}}
   with pytest.raises(UserError, match="'style' has no source in data.mixture.toy"):
     _run(dataclasses.replace(data, mixture=lacking), tmp_path / "other", conditions=conditions)

@@ -203,7 +203,7 @@ def test_values_of_conditions_are_stored(coder, tmp_path):
   with pytest.raises(UserError, match="'first' is the latent of a first frame, which sound lacks"):
     run(first=Latent(3))
   metadata = run(style=ClassId(2))
-  assert record_sources(tmp_path / "latents", "train")["sound"][0]["style"] == 1
+  assert record_sources(tmp_path / "latents", "train")["sound"][0]["given/style"] == 1
   assert metadata["conditions"] == {"style": {"classes": 2}}
   with pytest.raises(UserError, match="encoded with another conditions"):
     run(style=ClassId(3))

@@ -252,8 +252,12 @@ def test_converted_weights_grow_and_leftovers_are_told(image):
   kernel = warm_start(target, grown)["autoencoder"]["decoder_in"]["spatial"]["kernel"]
   np.testing.assert_array_equal(kernel[:, :, :2], params["decoder_in"]["spatial"]["kernel"])
   assert not np.any(kernel[:, :, 2])
-  with pytest.raises(UserError, match=" decoder_blocks_0_0/conv1/spatial/bias: .* not in this"):
-    warm_start(target, _inflation(workdir=origins["weights"], into=""))
+  with pytest.raises(UserError, match=" other/decoder_blocks_0_0/conv1.* not in this"):
+    warm_start(target, _inflation(workdir=origins["weights"], into="other"))
+  # By default they belong to the role that trains them.
+  by_kind = dataclasses.replace(grown, into="")
+  kernel = warm_start(target, by_kind)["autoencoder"]["decoder_in"]["spatial"]["kernel"]
+  np.testing.assert_array_equal(kernel[:, :, :2], params["decoder_in"]["spatial"]["kernel"])
 
 
 def test_an_origin_that_is_none_is_told(image, tmp_path):

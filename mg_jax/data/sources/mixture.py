@@ -70,7 +70,7 @@ class SourceConfig:
     """
     if not self.mixture:
       return {"": Part(self)}
-    return {name: _part(self, name, dict(entry)) for name, entry in sorted(self.mixture.items())}
+    return {name: _part(self, name, entry) for name, entry in sorted(self.mixture.items())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +88,18 @@ class Part:
   constants: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _part(config: SourceConfig, name: str, fields: dict[str, Any]) -> Part:
+def _part(config: SourceConfig, name: str, entry: Mapping[str, Any]) -> Part:
   where = f"data.mixture.{name}"
+  if not isinstance(entry, Mapping):
+    raise UserError(f"{where} is {entry!r}; give the fields in which it differs from data")
+  fields = dict(entry)
   if not re.fullmatch(r"[a-z0-9_]+", name) or name in ("train", "validation"):
     raise UserError(
       f"{where}: an entry is named by lower-case letters, digits and _, and neither train nor "
       "validation"
     )
   weight, constants = fields.pop("weight", 1), fields.pop("constants", {})
-  if not isinstance(weight, int) or weight < 1:
+  if not isinstance(weight, int) or isinstance(weight, bool) or weight < 1:
     raise UserError(f"{where}.weight is {weight!r}; give a whole number from 1")
   if not isinstance(constants, Mapping):
     raise UserError(f"{where}.constants is {constants!r}; give values by condition")
@@ -105,7 +108,12 @@ def _part(config: SourceConfig, name: str, fields: dict[str, Any]) -> Part:
       raise UserError(f"{where} sets {field}, which all entries share; set data.{field}")
   base = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
   del base["mixture"]
-  return Part(configs.build(type(config), base | fields, where=where), weight, constants)
+  try:
+    return Part(configs.build(type(config), base | fields, where=where), weight, constants)
+  except UserError as error:
+    if where in str(error):
+      raise
+    raise UserError(f"{where}: {error}") from error
 
 
 def groups(config: SourceConfig) -> list[tuple[str, Kind, Fraction]]:

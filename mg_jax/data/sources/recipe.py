@@ -52,7 +52,7 @@ def indices(config: DataConfig, kinds: Iterable[Kind] | None = None) -> list[Ind
   unique = {}
   for name, kind, _ in read:
     if index := _scan(config.parts[name].data, kind):
-      unique[id(index)] = index
+      unique[index.folder, index.kind] = index
   return list(unique.values())
 
 
@@ -63,7 +63,7 @@ def _scan(config: DataConfig, kind: Kind) -> Index | None:
   return None if config.source == "toy" else scan(config, "video")
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def scan(config: DataConfig, kind: Kind) -> Index:
   """Scans the folder of clips or of still images of a config.
 

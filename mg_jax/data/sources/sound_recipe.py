@@ -104,7 +104,7 @@ def open_source(config: SoundConfig, split: Split) -> Source:
   return PieceSource(scan(config, split), read, split, limit=config.bad_limit)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def scan(config: SoundConfig, split: Split) -> Index:
   """Scans the sounds of a config for pieces of the chunk length of a split."""
   if config.source == "toy":

@@ -139,7 +139,7 @@ def toy_recipe(config: SoundtrackConfig) -> toy.ToyRecipe:
   )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def scan(config: SoundtrackConfig) -> Index:
   """Probes the files of a folder (not of its subfolders) and cuts them into pieces, in order.
 

@@ -226,7 +226,9 @@ def described(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def is_converted(folder: str | os.PathLike[str]) -> bool:
   """Whether a folder has converted weights, rather than a run."""
-  return any((pathlib.Path(folder) / name).is_file() for name in (CONFIG, WEIGHTS))
+  folder = pathlib.Path(folder)
+  run = (folder / "checkpoints").is_dir()
+  return (folder / WEIGHTS).is_file() or ((folder / CONFIG).is_file() and not run)
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
