@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data import condition_section
-from mg_jax.data.conditions import Condition, Frames, Text
+from mg_jax.data.conditions import Condition, Frames
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
+from mg_jax.data.text.condition import Text
 from mg_jax.data.text.readers import TextConfig
 from mg_jax.models import conditioning
 from mg_jax.models.encoders.streams import Streams, open_streams

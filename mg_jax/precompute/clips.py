@@ -29,12 +29,13 @@ from mg_jax.core.pixels import from_uint8
 from mg_jax.core.tree import fingerprint
 from mg_jax.data import condition_section
 from mg_jax.data.condition_section import check_sources, given, stored
-from mg_jax.data.conditions import Condition, Given, Latent, cached_name, latent_name
+from mg_jax.data.conditions import Condition, Given, Latent, latent_name
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.folder import REPORT, Index, content, write_report
 from mg_jax.data.sources.mixture import held_out
 from mg_jax.data.sources.recipe import indices, open_sources
+from mg_jax.data.text.condition import cached_name
 from mg_jax.data.text.readers import blank
 from mg_jax.data.transforms import VideoRow, prompt_tags
 from mg_jax.models.codecs.tae import TAE

@@ -28,14 +28,7 @@ from mg_jax.core.rng import stream
 from mg_jax.core.sharding import split
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import (
-  Condition,
-  Latent,
-  View,
-  check_known,
-  given_name,
-  latent_name,
-)
+from mg_jax.data.conditions import Condition, Latent, View, check_known, given_name, latent_name
 from mg_jax.data.transforms import prompt_tags
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.conditioning import KNOWN

@@ -22,13 +22,7 @@ from mg_jax.core.mesh import row_multiple, use_mesh
 from mg_jax.core.rng import stream
 from mg_jax.core.tree import whole
 from mg_jax.core.typing import Array, PyTree
-from mg_jax.data.conditions import (
-  Condition,
-  View,
-  check_known,
-  given_name,
-  nearest_frames,
-)
+from mg_jax.data.conditions import Condition, View, check_known, given_name, nearest_frames
 from mg_jax.losses import flow
 from mg_jax.models import conditioning
 from mg_jax.models.codecs.chunking import ChunkedCodec

@@ -19,9 +19,9 @@ from mg_jax.data.conditions import (
   Image,
   Latent,
   Mask,
-  Text,
   View,
 )
+from mg_jax.data.text.condition import Text
 from mg_jax.data.text.prompts import decode_bytes
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.conditions import Text
 from mg_jax.data.schema import Sample
 from mg_jax.data.text import prompts as text
+from mg_jax.data.text.condition import Text
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow, VideoRow

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.conditions import Text
 from mg_jax.data.media.video import write_video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import mixture, recipe
 from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.folder import write_report
+from mg_jax.data.text.condition import Text
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import FrameRow, LatentRow

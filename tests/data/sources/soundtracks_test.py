@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.conditions import Frames, Text, nearest_frames
+from mg_jax.data.conditions import Frames, nearest_frames
 from mg_jax.data.media import audio, muxing, video
 from mg_jax.data.records import RecordWriter
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.folder import content
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.data.sources.toy import ToySource
+from mg_jax.data.text.condition import Text
 from mg_jax.data.text.readers import Reader, TextConfig
 from mg_jax.data.text.tokenizers import open_tokenizer
 from mg_jax.data.transforms import LatentRow
