@@ -39,6 +39,7 @@ elif ! oldest=$(find_python 11 11); then
   echo "== compat: skipped, no Python 3.11 was found"
 else
   make_venv .venv-py311 "$oldest"
+  export JAX_DISABLE_MOST_OPTIMIZATIONS=0 # here programs are those of runs
   lane compat .venv-py311 -n 2 --dist loadfile -m smoke
 fi
 
