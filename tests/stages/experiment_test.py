@@ -280,7 +280,7 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
     ("model.vision.patch", 5, "patch"),
     ("model.text.heads", 3, "width 16 is not divisible by 3 heads"),
     ("objective.max_scale", 0.0, "max_scale is 0.0"),
-    ("train.warm_start.required", True, "workdir=DIR, or converted weights"),
+    ("train.warm_start.required", True, "workdir=DIR, or a folder of converted weights"),
   ],
 )
 def test_a_clip_that_cannot_be_is_refused(path, value, words, tmp_path):
