@@ -31,11 +31,14 @@ _COUNT = flags.DEFINE_integer("count", 64, "Number of held-out prompts.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts instead of held-out ones.")
 _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the prompts.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
-_GUIDANCE = flags.DEFINE_string("guidance", None, "As for generate.py.")
+_GUIDANCE = flags.DEFINE_string(
+  "guidance", None, "Scale of guidance by the conditions, 1 for none; or of each, as in "
+  "first:1.5,text:7.5."
+)
 _STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
 _MESH = flags.DEFINE_list(
   "mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which sampling is spread; "
-  "default: one device, or data for several processes."
+  "default: one device, or all of them on the data axis with --distributed."
 )
 _DTYPE = flags.DEFINE_string(
   "dtype", None, "Type of the generator's weights, such as bfloat16; default: as saved."
@@ -60,14 +63,11 @@ def main(argv: list[str]) -> dict | None:
   # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.core import distributed, mesh
   from mg_jax.evaluation.evaluate import evaluate
-  from mg_jax.sampling import guidance
 
   if _DISTRIBUTED.value:
     distributed.initialize(trains=False)
   folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
-  if "guidance" in changes:
-    changes["guidance"] = guidance.read(changes["guidance"])
   table, result = evaluate(
     _WORKDIR.value, folder, measure=_MEASURE.value, condition=_CONDITION.value, count=_COUNT.value,
     world=_WORLD.value, texts=_PROMPTS.value, seed=_SEED.value,

@@ -38,7 +38,8 @@ _FLAGS = (
   flags.DEFINE_bool("image", False, "Generate images: one frame, saved as PNG."),
   flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024."),
   flags.DEFINE_list("mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which "
-                    "sampling is spread; default: one device, or data for several processes."),
+                    "sampling is spread; default: one device, or all of them on the data axis with "
+                    "--distributed."),
   flags.DEFINE_string("dtype", None, "Type of the generator's weights, such as bfloat16; default: "
                       "as saved."),
   flags.DEFINE_bool("distributed", False, "Join the other processes of this command."),

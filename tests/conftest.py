@@ -21,8 +21,8 @@ _CACHE.chmod(0o700)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Tests compile for longer than they compute. Without LLVM's optimizations a training step takes
-# half the time to compile, and the initialisation of its parameters a tenth; 0 is as runs are.
+# Tests compile for longer than they compute: LLVM's optimizations cost more than they save. 0
+# compiles as runs do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jaxtyping  # noqa: E402

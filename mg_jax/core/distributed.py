@@ -70,16 +70,14 @@ def on_main(task: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
   """
   if not jax.distributed.is_initialized():
     return task(*args, **kwargs)
-  outcome: dict[str, Any] = {}
-  failure = None
+  text, failure = "", None
   if is_main():
     try:
-      outcome["result"] = task(*args, **kwargs)
-      json.dumps(outcome)
+      text = json.dumps({"result": task(*args, **kwargs)})
     except Exception as e:
       failure = e
-      outcome = {"failure": str(e), "mistake": isinstance(e, UserError | OSError)}
-  outcome = json.loads(_broadcast(json.dumps(outcome)))
+      text = json.dumps({"failure": str(e), "mistake": isinstance(e, UserError | OSError)})
+  outcome = json.loads(_broadcast(text))
   if failure is not None:
     raise failure
   if "failure" in outcome:

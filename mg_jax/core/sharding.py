@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mg_jax.core.mesh import batch_axes
 from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import PyTree
 
@@ -199,8 +200,7 @@ def split(batch: PyTree, mesh: Mesh | None) -> PyTree:
   """A batch of host arrays that every process has whole, split over a mesh if its rows divide."""
   if mesh is None:
     return batch
-  ways = mesh.shape["data"] * mesh.shape["fsdp"]
-  divides = len(jax.tree.leaves(batch)[0]) % ways == 0
+  divides = len(jax.tree.leaves(batch)[0]) % batch_axes(mesh) == 0
   place = batch_sharding(mesh) if divides else replicated(mesh)
   return jax.tree.map(
     lambda a: jax.make_array_from_callback(a.shape, place, lambda index: a[index]), batch

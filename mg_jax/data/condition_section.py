@@ -24,15 +24,13 @@ from mg_jax.data.conditions import (
 )
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources.folder import Index
+from mg_jax.data.text import captions
 
 KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
 # Fields of an entry that are not those of its class.
 _ENTRY = ("kind", "route", "encoder", "constant")
 # Keys of batches and of caption files, which no condition can have as its name.
-_TAKEN = (
-  "latent", "index", "length", "fps", "valid", "video", "file", "caption", "camera",
-  "sound_caption",
-)
+_TAKEN = (*captions.KEYS, "latent", "index", "length", "fps", "valid", "video")
 
 
 def build(section: Mapping[str, Any]) -> dict[str, Condition]:
@@ -90,7 +88,7 @@ def fixed(
 
 
 def _plain(condition: Condition) -> Condition:
-  return condition.condition if isinstance(condition, Constant | Default) else condition
+  return condition.condition if isinstance(condition, Constant) else condition
 
 
 def given(found: Mapping[str, Condition]) -> dict[str, Given]:

@@ -120,25 +120,16 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Default:
-  """A condition with a value for the records that have none.
-
-  Attributes:
-    condition: the condition.
-    value: as a record holds it; None for the null.
-  """
+class Default(Constant):
+  """A condition whose value is given, with a constant for the records that have none."""
 
   condition: Given
-  value: Any = None
 
   def row(self, name: str, record: Record, view: View) -> Any:
     key = given_name(name)
     if record.get(key) is None and self.value is not None:
       record = {**record, key: self.value}
     return self.condition.row(name, record, view)
-
-  def null(self, grid: Grid) -> Any:
-    return self.condition.null(grid)
 
   def read(self, name: str, value: Any, root: str = "") -> Any:
     return self.condition.read(name, value, root)

@@ -13,7 +13,7 @@ from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.evaluation import toy_context, toy_known, toy_sound, toy_video
 from mg_jax.inference.load import load_text_to_video
 from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
-from mg_jax.sampling import prompts
+from mg_jax.sampling import guidance, prompts
 from mg_jax.train.runs import saved_config, stage_of
 
 _log = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ def evaluate(
   if (measure in _SOUND) != sound:
     kind = "sound" if sound else "video"
     raise UserError(f"--measure={measure} is not for {workdir}, a model of {kind}; see --help")
+  if "guidance" in changes:
+    changes["guidance"] = guidance.read(changes["guidance"])
   how = {"count": count, "seed": seed, **changes}
   if sound:
     given = {} if measure == "seams" else {"condition": condition}

@@ -106,7 +106,7 @@ def pipeline(
   statistics = read_statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
   tae_folder = autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
   # The step that made the latents: the autoencoder's run may have gone on since.
-  step = None if published.is_converted(tae_folder) else statistics.get("step")
+  step = encoded_step(statistics, tae_folder)
   tae = load_role(tae_folder, "autoencoder", step=step, stage="autoencoding")
   expected = statistics.get("fingerprint")
   if expected and fingerprint(tae.params) != expected:
@@ -250,6 +250,11 @@ def read_statistics(path: epath.Path) -> dict[str, Any]:
   if mean.ndim != 1 or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0)).all():
     raise UserError(f"{path} has a mean or std that cannot be used; encode the data again")
   return metadata
+
+
+def encoded_step(statistics: Mapping[str, Any], folder: epath.Path) -> int | None:
+  """The step of the run in `folder` that encoded latents; None for converted weights."""
+  return None if published.is_converted(folder) else statistics.get("step")
 
 
 def check_encoders(folder: epath.Path, statistics: Mapping[str, Any], **found: Any) -> None:

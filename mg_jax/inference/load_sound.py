@@ -23,6 +23,7 @@ from mg_jax.inference.export import settle
 from mg_jax.inference.load import (
   autoencoder_folder,
   check_encoders,
+  encoded_step,
   load_codec,
   load_generator,
   read_statistics,
@@ -31,7 +32,6 @@ from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, soundtrack_conditions
-from mg_jax.models.weights import published
 from mg_jax.sampling.sound_request import SoundSettings
 from mg_jax.sampling.soundtrack import CONTEXT, Soundtrack
 from mg_jax.train.runs import saved_config
@@ -68,8 +68,7 @@ def load_soundtrack(
   statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
   codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
   # The step that made the latents: the codec's run may have gone on since.
-  pinned = None if published.is_converted(codec_folder) else statistics.get("step")
-  made = load_codec(codec_folder, step=pinned)
+  made = load_codec(codec_folder, step=encoded_step(statistics, codec_folder))
   if made.fingerprint != statistics.get("fingerprint"):
     raise UserError(
       f"the codec in {codec_folder} is not the one that made the latents of {folder}; give that "

@@ -111,14 +111,16 @@ def finish(
   folder: pathlib.Path, train: Iterable[pathlib.Path], metadata: dict[str, Any]
 ) -> dict:
   """Writes the manifest, with statistics of the latents in the folders of `train`; returns it."""
-  if jax.process_index() == 0:
+
+  def write() -> None:
     moments = Moments()
     for path in (path for folders in train for path in sorted(folders.iterdir())):
       moments.merge(RecordSource(path).moments("latent"))
     std = np.maximum(moments.std, 1e-6)
-    metadata = metadata | {"mean": moments.mean.tolist(), "std": std.tolist()}
-    atomic.write_json(folder / MANIFEST, {"metadata": metadata})
-  _barrier(f"latents {folder}")
+    statistics = {"mean": moments.mean.tolist(), "std": std.tolist()}
+    atomic.write_json(folder / MANIFEST, {"metadata": metadata | statistics})
+
+  on_main(write)
   return _metadata(folder / MANIFEST)
 
 

@@ -16,9 +16,12 @@ from mg_jax.core import rng
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import DTYPES
+from mg_jax.data.condition_section import fixed
+from mg_jax.data.conditions import Condition
 from mg_jax.data.pipeline import Feed, evaluation_batches
 from mg_jax.data.schema import Source
-from mg_jax.data.transforms import Transform
+from mg_jax.data.sources.mixture import SourceConfig
+from mg_jax.data.transforms import LatentRow, Transform
 from mg_jax.objectives.base import Batch, Objective
 from mg_jax.train.evals import Evaluator
 from mg_jax.train.loop import Hook
@@ -107,6 +110,26 @@ def section(config: Mapping[str, Any], name: str) -> Any:
 def build_section(cls, config: Mapping[str, Any], name: str, *, prefix: str = "", **extra: Any):
   """The dataclass that a section holds the fields of, see `core.config.build`."""
   return configs.build(cls, section(config, name), where=prefix + name, **extra)
+
+
+def latent_rows(
+  data: SourceConfig, found: Mapping[str, Condition], metadata: Mapping[str, Any], **fields: Any
+) -> dict[str, LatentRow]:
+  """The transform of every entry of a mixture, with its constants.
+
+  Args:
+    data: of the config.
+    found: the conditions, by name.
+    metadata: of the manifest of the latents, which normalises them.
+    **fields: further ones of `LatentRow`.
+  """
+  mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+  return {
+    name: LatentRow(
+      fixed(found, part.constants, where=f"data.mixture.{name}.constants"), mean, std, **fields
+    )
+    for name, part in data.parts.items()
+  }
 
 
 def held_out_batches(shown: Sequence[tuple[Transform, Source]], evals: EvalConfig) -> Batches:

@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from mg_jax.core.errors import UserError
-from mg_jax.data.condition_section import fixed
 from mg_jax.data.sources import soundtracks
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
-from mg_jax.data.transforms import LatentRow
 from mg_jax.inference.export import settle
 from mg_jax.inference.load import load_codec
 from mg_jax.models.codecs.chunking import ChunkedCodec
@@ -33,6 +31,7 @@ from mg_jax.stages.base import (
   check_model,
   evaluation,
   held_out_batches,
+  latent_rows,
   section,
 )
 from mg_jax.stages.live_text import live_text
@@ -76,13 +75,7 @@ class SoundtrackStage:
       conditions=soundtrack_conditions(config, data, rate=rate), workdir=workdir,
     )  # fmt: skip
     found = soundtrack_conditions(config, data, rate=metadata["rate"], text=text)
-    rows = {
-      name: LatentRow(
-        fixed(found, part.constants, where=f"data.mixture.{name}.constants"), latents=latents,
-        mean=tuple(metadata["mean"]), std=tuple(metadata["std"]),
-      )
-      for name, part in data.parts.items()
-    }  # fmt: skip
+    rows = latent_rows(data, found, metadata, latents=latents)
     shown = [
       (dataclasses.replace(row, shift=False), source)
       for name, row in rows.items()

@@ -10,13 +10,11 @@ from jax.sharding import Mesh
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import use_mesh
-from mg_jax.data.condition_section import fixed
 from mg_jax.data.conditions import Condition
 from mg_jax.data.media.files import Kind
 from mg_jax.data.sources import recipe
 from mg_jax.data.sources.clip_config import DataConfig
 from mg_jax.data.sources.mixture import groups, held_out
-from mg_jax.data.transforms import LatentRow
 from mg_jax.inference.export import settle
 from mg_jax.models import patches
 from mg_jax.models.codecs.tae import TAE
@@ -33,6 +31,7 @@ from mg_jax.stages.base import (
   check_model,
   evaluation,
   held_out_batches,
+  latent_rows,
   section,
 )
 from mg_jax.stages.live_text import live_text
@@ -74,13 +73,7 @@ class TextToVideoStage:
       objective, autoencoder, data, conditions, build_section(Settings, config, "sampling"), mesh
     )
     latents, metadata = _encode(config, workdir, data, evals, text, conditions, tae, autoencoder)
-    rows = {
-      name: LatentRow(
-        fixed(conditions, part.constants, where=f"data.mixture.{name}.constants"),
-        mean=tuple(metadata["mean"]), std=tuple(metadata["std"]), camera=data.camera_tags,
-      )
-      for name, part in data.parts.items()
-    }  # fmt: skip
+    rows = latent_rows(data, conditions, metadata, camera=data.camera_tags)
     shown = [
       (rows[name], source)
       for name, kind in held_out(data).items()

@@ -91,21 +91,22 @@ _ENCODE = textwrap.dedent("""
   jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=10)
   from mg_jax.data.sources.clip_config import DataConfig
   from mg_jax.models.encoders.streams import Streams
-  from mg_jax.precompute import clips as encode
+  from mg_jax.precompute import latents
+  from mg_jax.precompute.clips import encode
 
   class Mean:
     def apply(self, variables, video, method):
       return video.mean((2, 3), keepdims=True) * variables["params"], None
 
-  written, write = [], encode.RecordWriter.write_shard
+  written, write = [], latents.RecordWriter.write_shard
   def counted(self, shard, records):
     written.append(f"{self.folder.parts[-3]} {shard}")
     return write(self, shard, records)
-  encode.RecordWriter.write_shard, encode.SHARD = counted, 2
+  latents.RecordWriter.write_shard, latents.SHARD = counted, 2
   size = {"frames": 2, "height": 16, "width": 16}
   data = DataConfig(clips=7, held_out=3, cache=str(root / f"toy{rank}"), **size)
   options = {"origin": "tae", "step": 1, "batch": 2, "text": Streams({})}
-  metadata = encode.encode(data, Mean(), jnp.float32(2), root / "latents", **options)
+  metadata = encode(data, Mean(), jnp.float32(2), root / "latents", **options)
   print(json.dumps([written, metadata]))
 """)
 

@@ -22,7 +22,7 @@ from mg_jax.data.text import prompts as text
 _log = logging.getLogger(__name__)
 FILE = "captions.jsonl"
 _SHOWN = 3  # names in a message
-_KEYS = ("file", "caption", "camera", "sound_caption")
+KEYS = ("file", "caption", "camera", "sound_caption")  # of a row; others are values of conditions
 
 
 class Caption(NamedTuple):
@@ -151,7 +151,7 @@ def _row(line: str) -> tuple[str, Caption] | None:
   if not isinstance(row, dict):
     return None
   values = row.get("file"), row.get("caption"), row.get("camera", ""), row.get("sound_caption", "")
-  given = {key: value for key, value in row.items() if key not in _KEYS}
+  given = {key: value for key, value in row.items() if key not in KEYS}
   if not all(isinstance(value, str) for value in values):
     return None
   file, caption, camera, sound = values
