@@ -67,7 +67,7 @@ class Checkpointer:
     keep_every: int = 0,
     read_only: bool = False,
   ):
-    """Opens a workdir; unless read-only, removes what an interrupted save has left behind.
+    """Opens a workdir; unless read-only, what an interrupted save left is gone by the next save.
 
     Args:
       workdir: folder of the run.
