@@ -4,13 +4,15 @@ python launch/convert.py --from=CHECKPOINT --to=weights/t5 --kind=t5 --dtype=bfl
 python launch/convert.py --from=OWNER/NAME --to=weights/dacvae --kind=dacvae
 python launch/convert.py --from=GENERATOR/text_encoder_2 --to=weights/t5 --kind=t5
 python launch/convert.py --from=runs/clip --to=weights/toy_clip --kind=run
+python launch/convert.py --from=runs/t2v --to=weights/toy_t5 --kind=encoder
 
 t5: the encoder of T5 1.0 and 1.1, FLAN-T5, UL2, ByT5, mT5 and UMT5, in the layout of transformers.
 clip: CLIP and MetaCLIP, or a single tower, in the layout of transformers or of open_clip.
 autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as in SD3.5 and FLUX, with
 any widths. dacvae: Meta's DACVAE. Relatives that compute something else are rejected by name.
 The files of a tokenizer are copied too, from the checkpoint's folder or `tokenizer` next to it.
-run: the autoencoder, codec or CLIP of a run, or the text encoder of a generator.
+run: what a run trained, an autoencoder, codec, CLIP or generator; the folder stands for the run
+wherever weights are named. encoder: the text encoder that a generator's run trained.
 """
 
 import pathlib
@@ -30,8 +32,8 @@ _FROM = flags.DEFINE_string(
 )
 _TO = flags.DEFINE_string("to", None, "Folder to create.")
 _KIND = flags.DEFINE_enum(
-  "kind", None, ["t5", "clip", "autoencoder", "dacvae", "run"],
-  "Family of the model, or run: the workdir of a training; see above.",
+  "kind", None, ["t5", "clip", "autoencoder", "dacvae", "run", "encoder"],
+  "Family of the model, or run or encoder for what a run trained; see above.",
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16", "float16"], "Dtype of the weights."
@@ -52,12 +54,13 @@ def main(argv: list[str]) -> dict | None:
   from mg_jax.train import profile
 
   start = time.monotonic()
-  if _KIND.value == "run":
+  if _KIND.value in ("run", "encoder"):
     if _WEIGHT_NORM.value:
       raise UserError("--weight_norm is for published codecs; a run keeps what it trained with")
     from mg_jax.inference import export
 
-    written = export.export(_FROM.value, _TO.value, dtype=_DTYPE.value)
+    write = export.export if _KIND.value == "run" else export.export_encoder
+    written = write(_FROM.value, _TO.value, dtype=_DTYPE.value)
   else:
     from mg_jax.models.weights import hub, published
 
@@ -66,7 +69,8 @@ def main(argv: list[str]) -> dict | None:
       source, _TO.value, _KIND.value, dtype=_DTYPE.value, weight_norm=_WEIGHT_NORM.value
     )
   measured = {"seconds": time.monotonic() - start, "peak_gib": profile.memory_gib()}
-  print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {written['model']}")
+  what = written.get("model") or f"step {written['step']} of {written['run']['stage']}"
+  print(f"{_TO.value}: {written['kind']} in {written['dtype']}, {what}")
   return measured
 
 

@@ -1,7 +1,7 @@
 """Trees of arrays as flat tables of slash-separated paths."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,18 @@ def flatten_paths(tree, *, is_leaf: Callable[[Any], bool] | None = None) -> dict
   """{"a/b/c": leaf} for every leaf of a tree."""
   flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
   return {"/".join(map(_part, path)): leaf for path, leaf in flat}
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a/b": x} as {"a": {"b": x}}."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
 
 
 def map_paths(fn: Callable[[str, Any], Any], tree):

@@ -7,7 +7,6 @@ Settings; "text", its streams; "latents", a folder, by default `<workdir>/latent
 autoencoder that made them. Where a run names another, a folder of converted weights will do too.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +24,6 @@ from mg_jax.core.sharding import placed, replicate, unbox
 from mg_jax.core.tree import fingerprint, flatten_paths
 from mg_jax.core.typing import DTYPES, PyTree
 from mg_jax.data import condition_section
-from mg_jax.data.records import MANIFEST
 from mg_jax.inference.export import settle
 from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.codecs.dacvae import DACVAE
@@ -34,11 +32,11 @@ from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, open_conditions
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 from mg_jax.sampling.pipeline import TextToVideo
 from mg_jax.sampling.settings import Settings
-from mg_jax.train.runs import Role, load_role
-from mg_jax.train.workdir import latents_folder, resolve
+from mg_jax.train.runs import Role, latent_statistics, load_role
+from mg_jax.train.workdir import beside, resolve
 
 
 def load_text_to_video(
@@ -102,9 +100,9 @@ def pipeline(
   Raises:
     UserError: as `load_text_to_video`.
   """
-  folder, config = resolve(workdir), settle(config)
-  statistics = read_statistics(epath.Path(latents_folder(config, folder)) / MANIFEST)
-  tae_folder = autoencoder_folder(folder, autoencoder or _entry(config, "autoencoder", folder))
+  folder, config = resolve(workdir), settle(config, workdir)
+  statistics = latent_statistics(config, folder)
+  tae_folder = beside(folder, autoencoder or _entry(config, "autoencoder", folder))
   # The step that made the latents: the autoencoder's run may have gone on since.
   step = encoded_step(statistics, tae_folder)
   tae = load_role(tae_folder, "autoencoder", step=step, stage="autoencoding")
@@ -240,21 +238,9 @@ def _load_model(
   return model, role.params
 
 
-def read_statistics(path: epath.Path) -> dict[str, Any]:
-  """What a manifest of latents says. Raises UserError without usable statistics."""
-  try:
-    metadata = json.loads(path.read_text())["metadata"]
-    mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))
-  except (OSError, ValueError, KeyError, TypeError) as e:
-    raise UserError(f"{path} holds no latent statistics ({e!r}); encode the data again") from e
-  if mean.ndim != 1 or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0)).all():
-    raise UserError(f"{path} has a mean or std that cannot be used; encode the data again")
-  return metadata
-
-
 def encoded_step(statistics: Mapping[str, Any], folder: epath.Path) -> int | None:
   """The step of the run in `folder` that encoded latents; None for converted weights."""
-  return None if published.is_converted(folder) else statistics.get("step")
+  return None if converted.is_converted(folder) else statistics.get("step")
 
 
 def check_encoders(folder: epath.Path, statistics: Mapping[str, Any], **found: Any) -> None:
@@ -274,13 +260,6 @@ def check_encoders(folder: epath.Path, statistics: Mapping[str, Any], **found: A
         f"the {name} encoder of {folder} is not the one that it was trained with; give that one, "
         "or encode and train again"
       )
-
-
-def autoencoder_folder(folder: epath.Path, named: str | os.PathLike[str]) -> epath.Path:
-  """The run that a run in `folder` names, which may have moved along with it."""
-  path = resolve(named)
-  moved = folder.parent / path.name
-  return moved if moved.exists() and not path.exists() else path
 
 
 def _entry(config: Mapping[str, Any], key: str, folder: epath.Path) -> Any:

@@ -11,22 +11,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data import condition_section
-from mg_jax.data.records import MANIFEST
 from mg_jax.data.sources.soundtracks import SoundtrackConfig
 from mg_jax.inference.export import settle
 from mg_jax.inference.load import (
-  autoencoder_folder,
   check_encoders,
   encoded_step,
   load_codec,
   load_generator,
-  read_statistics,
 )
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.vision import FrozenVision
@@ -34,8 +30,8 @@ from mg_jax.models.generator import from_config
 from mg_jax.models.inputs import abstract_latents, soundtrack_conditions
 from mg_jax.sampling.sound_request import SoundSettings
 from mg_jax.sampling.soundtrack import CONTEXT, Soundtrack
-from mg_jax.train.runs import saved_config
-from mg_jax.train.workdir import latents_folder, resolve
+from mg_jax.train.runs import latent_statistics, saved_config
+from mg_jax.train.workdir import beside, resolve
 
 
 def load_soundtrack(
@@ -64,9 +60,9 @@ def load_soundtrack(
   run = load_generator(
     folder, _inputs, stage="soundtrack", step=step, mesh=mesh, dtype=dtype
   )
-  config = settle(run.config)
-  statistics = read_statistics(epath.Path(latents_folder(run.config, folder)) / MANIFEST)
-  codec_folder = autoencoder_folder(folder, codec or run.config["codec"])
+  config = settle(run.config, folder)
+  statistics = latent_statistics(config, folder)
+  codec_folder = beside(folder, codec or config["codec"])
   # The step that made the latents: the codec's run may have gone on since.
   made = load_codec(codec_folder, step=encoded_step(statistics, codec_folder))
   if made.fingerprint != statistics.get("fingerprint"):

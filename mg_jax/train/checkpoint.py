@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from mg_jax.core.errors import UserError, first_line, refusal
-from mg_jax.core.tree import flatten_paths, map_paths
+from mg_jax.core.tree import flatten_paths, map_paths, nest
 from mg_jax.core.typing import PyTree
 from mg_jax.train import integrity
 from mg_jax.train.damage import DamagedError, find_leaf
@@ -354,15 +354,3 @@ class Checkpointer:
 def _digest(meta: Mapping[str, Any]) -> str:
   rest = {key: value for key, value in meta.items() if key != "sha256"}
   return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """{"a/b": x} as {"a": {"b": x}}."""
-  tree: dict[str, Any] = {}
-  for path, leaf in leaves.items():
-    *parents, name = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[name] = leaf
-  return tree

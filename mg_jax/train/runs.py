@@ -1,22 +1,26 @@
 """Trained weights by reference: the parameters of a role of a run, its config and stage.
 
-A reference is the workdir of a run or a folder of converted weights (`models.weights.published`),
-which counts as a run at step 0 with one role.
+A reference is the workdir of a run, a folder of converted weights (`models.weights.converted`) or
+a name of the cast (`core.shipped`); weights that no run trained count as one at step 0.
 """
 
 import dataclasses
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
 
 from mg_jax.core.errors import UserError
-from mg_jax.core.tree import flatten_paths
+from mg_jax.core.tree import flatten_paths, nest
 from mg_jax.core.typing import PyTree
-from mg_jax.models.weights import published
-from mg_jax.train.checkpoint import Checkpointer, nest
-from mg_jax.train.workdir import resolve
+from mg_jax.data.records import MANIFEST
+from mg_jax.models.weights import converted
+from mg_jax.train.checkpoint import Checkpointer
+from mg_jax.train.workdir import latents_folder, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ def load_role(
   """The parameters of a role, averaged if the run kept an average, and what they come from.
 
   Args:
-    workdir: of the run, or a folder of converted weights.
+    workdir: of the run, or any other reference.
     role: "model", "autoencoder", ...
     step: defaults to the newest.
     stage: that the run has to be of; any by default.
@@ -52,10 +56,8 @@ def load_role(
   Raises:
     UserError: if the run, step or role does not exist, or the checkpoint is damaged.
   """
-  if published.is_converted(workdir):
-    found = _converted(workdir, role, step, dtype)
-    _check_stage(workdir, found.config, stage)
-    return found
+  if converted.is_converted(workdir):
+    return _converted(workdir, role, step, stage, place, dtype)
   reader = Checkpointer(workdir, read_only=True)
   try:
     step = reader.pick(step)
@@ -82,24 +84,31 @@ TRAINED = {
 }  # fmt: skip
 
 
-def _converted(folder: str | os.PathLike[str], role: str, step: int | None, dtype: Any) -> Role:
-  config = _converted_config(folder)
-  if TRAINED[published.described(folder)["kind"]][1] != role:
+def _converted(folder, role, step, stage, place, dtype) -> Role:
+  """As `load_role`, of a folder of converted weights."""
+  found = _described(folder)
+  _check_stage(folder, found["run"], stage)
+  if found["role"] != role:
     raise UserError(f"{folder} has converted weights of no {role}; give a run that trained one")
-  if step:
+  if step and step != found["step"]:
     raise UserError(f"{folder} has converted weights, which have no step {step}; leave it out")
-  _, params = published.load(folder, dtype=dtype)
-  return Role(params, config, 0, published.digest(folder))
+  target = place(found["run"]) if place else None
+  params = converted.load_params(folder, dtype=dtype, target=target)
+  return Role(params, found["run"], found["step"], found["sha256"])
 
 
-def _converted_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-  """What a run with these weights would say of them."""
-  found = published.described(folder)
+def _described(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """What a folder of converted weights says of itself, with the "run", its config, "role" and
+  "step" of the run that it is, or that would have trained it."""
+  found = converted.described(folder)
+  if found["kind"] == converted.RUN:
+    return found
   if found["kind"] not in TRAINED:
     raise UserError(
       f"{folder} has converted weights of a {found['kind']}; give the workdir of a run"
     )
-  return {"stage": TRAINED[found["kind"]][0], "model": found["model"]}
+  stage, role = TRAINED[found["kind"]]
+  return {**found, "run": {"stage": stage, "model": found["model"]}, "role": role, "step": 0}
 
 
 def load_params(
@@ -149,8 +158,8 @@ def load_params(
 
 def pick_step(workdir: str | os.PathLike[str], step: int | None = None) -> int:
   """A step of a run, by default the newest. Raises UserError as `load_role`."""
-  if published.is_converted(workdir):
-    return 0
+  if converted.is_converted(workdir):
+    return _described(workdir)["step"]
   reader = Checkpointer(resolve(workdir), read_only=True)
   try:
     return reader.pick(step)
@@ -167,10 +176,29 @@ def saved_config(
   workdir: str | os.PathLike[str], *, step: int | None = None
 ) -> dict[str, Any]:
   """The config of a run. Raises UserError as `load_role`."""
-  if published.is_converted(workdir):
-    return _converted_config(workdir)
+  if converted.is_converted(workdir):
+    return _described(workdir)["run"]
   reader = Checkpointer(resolve(workdir), read_only=True)
   try:
     return reader.meta(reader.pick(step))["config"]
   finally:
     reader.close()
+
+
+def latent_statistics(
+  config: Mapping[str, Any], workdir: str | os.PathLike[str]
+) -> dict[str, Any]:
+  """What the manifest of the latents says that a run in `workdir` learned from.
+
+  Raises:
+    UserError: without a usable "mean" and "std".
+  """
+  path = epath.Path(latents_folder(config, workdir)) / MANIFEST
+  try:
+    metadata = json.loads(path.read_text())["metadata"]
+    mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise UserError(f"{path} holds no latent statistics ({e!r}); encode the data again") from e
+  if mean.ndim != 1 or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0)).all():
+    raise UserError(f"{path} has a mean or std that cannot be used; encode the data again")
+  return metadata

@@ -23,7 +23,7 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths, map_paths
 from mg_jax.core.typing import PyTree
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.growth import inflate, interpolate, pad_input
 from mg_jax.train.integrity import describe
@@ -178,7 +178,7 @@ def fill(
 
 @contextlib.contextmanager
 def _open(config: Origin, target: Mapping[str, Any]) -> Iterator[_Source]:
-  opened = _published if published.is_converted(config.workdir) else _run
+  opened = _published if converted.is_converted(config.workdir) else _run
   with opened(config) as (label, saved, read):
     if config.roles:
       saved, read = _cast(config, label, saved, read)
@@ -218,8 +218,9 @@ def _run(config: Origin) -> Iterator[tuple[str, Mapping[str, jax.ShapeDtypeStruc
 
 @contextlib.contextmanager
 def _published(config: Origin) -> Iterator[tuple[str, Mapping[str, jax.ShapeDtypeStruct], _Read]]:
-  described, _, file = published.open_converted(config.workdir)
-  into = config.into or TRAINED.get(described["kind"], ("", ""))[1]
+  described, file = converted.open_weights(config.workdir)
+  trained = described.get("role") or TRAINED.get(described["kind"], ("", ""))[1]
+  into = config.into or trained
   prefix = f"{into}/" if into else ""
   saved = {prefix + p: jax.ShapeDtypeStruct(e.shape, e.dtype) for p, e in file.entries.items()}
   yield config.workdir, saved, lambda wanted: {p: file.read(p.removeprefix(prefix)) for p in wanted}

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from mg_jax.core import shipped
 from mg_jax.core.errors import UserError, first_line, refusal
 from mg_jax.data import atomic
 from mg_jax.train.remote import SCHEMES
@@ -24,11 +25,12 @@ LATENTS = "latents"
 
 
 def resolve(workdir: str | os.PathLike) -> epath.Path:
-  """The workdir as an absolute path, local or remote (`gs://...`)."""
+  """A workdir, or a name of the cast, as an absolute path, local or remote (`gs://...`)."""
   text = os.fspath(workdir)
   if not text:
     raise UserError("no workdir given; name a folder for this run")
   if "://" not in text:
+    text = shipped.locate(text)
     return epath.Path(os.path.abspath(os.path.expanduser(text)))
   try:
     return epath.Path(text)
@@ -41,12 +43,21 @@ def latents_folder(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -
   return config.get("latents") or os.path.join(workdir, LATENTS)
 
 
+def beside(workdir: str | os.PathLike[str], named: str | os.PathLike[str]) -> epath.Path:
+  """The folder that a run in `workdir` names, or the one that has moved along with it."""
+  path = resolve(named)
+  moved = resolve(workdir).parent / path.name
+  return moved if moved.exists() and not path.exists() else path
+
+
 def prepare(workdir: str | os.PathLike) -> epath.Path:
   """Creates the folder if its parent exists, and checks that it can be written.
 
   Raises:
     UserError: if the parent is missing or the folder cannot be written.
   """
+  if shipped.is_shipped(workdir):
+    raise UserError(f"{workdir} is kept for shipped weights; choose another workdir")
   path = resolve(workdir)
   if jax.process_index() == 0:
     if not is_remote(path) and not path.parent.is_dir():

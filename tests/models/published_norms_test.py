@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mg_jax.core.errors import UserError
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 from tests.models.weights import published_test
 
 # Fixtures: a folder and its arrays.
@@ -18,8 +18,8 @@ def test_a_codec_keeps_its_norms_on_demand(codec, tmp_path):
   published.convert(folder, tmp_path / "folded", "dacvae")
   written = published.convert(folder, tmp_path / "kept", "dacvae", weight_norm=True)
   assert written["model"]["weight_norm"] is True
-  model, params = published.load(tmp_path / "kept")
-  assert model == published.module(tmp_path / "folded").clone(weight_norm=True)
+  model, params = converted.load(tmp_path / "kept")
+  assert model == converted.module(tmp_path / "folded").clone(weight_norm=True)
   up, down = params["decoder_levels_0"]["resample"], params["encoder_levels_1"]["resample"]
   for ours, theirs in ((up, "decoder.model.1.block.1"), (down, "encoder.block.2.block.4")):
     np.testing.assert_array_equal(ours["scale"].ravel(), arrays[f"{theirs}.weight_g"].ravel())
@@ -29,7 +29,7 @@ def test_a_codec_keeps_its_norms_on_demand(codec, tmp_path):
     params["posterior"]["direction"][0], arrays["quantizer.in_proj.weight_v"][:, :, 0].T
   )
   wave = np.random.default_rng(1).uniform(-1, 1, (1, 24)).astype(np.float32)
-  folded, plain = published.load(tmp_path / "folded")
+  folded, plain = converted.load(tmp_path / "folded")
   for a, b in zip(
     jax.jit(model.apply)({"params": params}, wave), jax.jit(folded.apply)({"params": plain}, wave),
     strict=True,
@@ -48,7 +48,7 @@ def test_both_spellings_of_weight_norm_are_read(codec, tmp_path):
   assert "quantizer.in_proj.parametrizations.weight.original0" in renamed
   save(folder / "model.safetensors", renamed)
   published.convert(folder, tmp_path / "again", "dacvae")
-  first, second = ((tmp_path / n / published.WEIGHTS).read_bytes() for n in ("ours", "again"))
+  first, second = ((tmp_path / n / converted.WEIGHTS).read_bytes() for n in ("ours", "again"))
   assert first == second
 
 

@@ -15,7 +15,7 @@ from mg_jax.core.tree import count_params
 from mg_jax.models import zoo
 from mg_jax.models.codecs.inflate import inflate
 from mg_jax.models.codecs.tae import TAE
-from mg_jax.models.weights import layouts_autoencoder, published
+from mg_jax.models.weights import converted, layouts_autoencoder, published
 from mg_jax.models.weights.kinds import Config
 
 torch = pytest.importorskip("torch")
@@ -99,7 +99,7 @@ def pair(tmp_path_factory):
     published.convert(folder / "theirs", folder / "ours", "autoencoder")
     described = json.loads((folder / "ours" / "config.json").read_text())
     assert (described["scaling"], described["shift"]) == (1.5305, 0.0609)
-    return theirs, *published.load(folder / "ours"), fields["size"]
+    return theirs, *converted.load(folder / "ours"), fields["size"]
 
   return make
 
@@ -193,7 +193,7 @@ def test_torch_files_give_the_same_and_run_nothing(tmp_path, capsys):
   file = folder / "diffusion_pytorch_model.bin"
   torch.save(model.state_dict(), file)
   published.convert(folder, tmp_path / "again", "autoencoder")
-  weights = [(tmp_path / name / published.WEIGHTS).read_bytes() for name in ("ours", "again")]
+  weights = [(tmp_path / name / converted.WEIGHTS).read_bytes() for name in ("ours", "again")]
   assert weights[0] == weights[1]
   torch.save({"encoder.conv_in.weight": Malice()}, file)
   with pytest.raises(UserError, match="refused"):

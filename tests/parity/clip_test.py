@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mg_jax.models.encoders.clip import unit
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 from mg_jax.models.weights.kinds import Config
 from mg_jax.models.weights.layouts import KINDS
 
@@ -75,7 +75,7 @@ def test_tokens_pooled_and_logits_match(name, dtype, limit, tmp_path):
   theirs = reference(text, vision, both)
   theirs.save_pretrained(tmp_path / "theirs")
   published.convert(tmp_path / "theirs", tmp_path / "ours", "clip")
-  ours, params = published.load(tmp_path / "ours", dtype=dtype)
+  ours, params = converted.load(tmp_path / "ours", dtype=dtype)
   params = {"params": params}
   rng = np.random.default_rng(0)
   image = rng.standard_normal((2, vision["size"], vision["size"], 3)).astype(np.float32)
@@ -123,7 +123,7 @@ def test_one_tower_matches(tower, projects, tmp_path):
   theirs = reference(text, vision, both, f"CLIP{tower}Model{suffix}")
   theirs.save_pretrained(tmp_path / "theirs")
   published.convert(tmp_path / "theirs", tmp_path / "ours", "clip")
-  ours, params = published.load(tmp_path / "ours")
+  ours, params = converted.load(tmp_path / "ours")
   rng = np.random.default_rng(0)
   if tower == "Text":
     ids = rng.integers(0, text["vocab"] - 2, (2, text["length"])).astype(np.int32)

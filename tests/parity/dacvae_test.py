@@ -9,7 +9,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import tensors
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers.models.pe_audio")
@@ -111,7 +111,7 @@ def pair(tmp_path_factory):
     arrays["decoder.wm_model.msg_processor.msg_processor.weight"] = np.ones((2, 2), np.float32)
     write(folder / "theirs", config | {"latent_dim": hidden}, arrays)
     published.convert(folder / "theirs", folder / "ours", "dacvae", weight_norm=weight_norm)
-    return modules, *published.load(folder / "ours")
+    return modules, *converted.load(folder / "ours")
 
   return make
 
@@ -171,8 +171,8 @@ def test_a_file_with_its_own_config_gives_the_same_and_runs_nothing(pair, tmp_pa
   metadata = {"kwargs": config | {"latent_dim": hidden}}
   torch.save({"state_dict": table, "metadata": metadata}, file)
   published.convert(file.parent, tmp_path / "again", "dacvae")
-  weights = [(tmp_path / name / published.WEIGHTS).read_bytes() for name in ("ours", "again")]
-  assert weights[0] == weights[1] and published.module(tmp_path / "again") == model
+  weights = [(tmp_path / name / converted.WEIGHTS).read_bytes() for name in ("ours", "again")]
+  assert weights[0] == weights[1] and converted.module(tmp_path / "again") == model
   torch.save({"state_dict": table, "metadata": {"kwargs": Malice()}}, file)
   with pytest.raises(UserError, match="refused"):
     published.convert(file.parent, tmp_path / "none", "dacvae")

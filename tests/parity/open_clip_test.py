@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mg_jax.models.encoders.clip import MEAN, STD, unit
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -163,7 +163,7 @@ def test_features_match(maker, name, tmp_path):
   (tmp_path / "open_clip_config.json").write_text(described)
   torch.save(theirs.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
   published.convert(tmp_path, tmp_path / "ours", "clip")
-  ours, params = published.load(tmp_path / "ours")
+  ours, params = converted.load(tmp_path / "ours")
   (ids, mask), image = texts(config), images(config)
   variables = {"params": params}
   written = ours.apply(variables, jnp.asarray(ids), jnp.asarray(mask), method="encode_text")

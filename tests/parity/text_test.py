@@ -8,7 +8,7 @@ import pytest
 
 from mg_jax.core.errors import UserError
 from mg_jax.models.encoders.t5 import relative_buckets
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 from mg_jax.models.weights.kinds import Config
 from mg_jax.models.weights.layouts import KINDS
 
@@ -75,7 +75,7 @@ def test_features_match(kind, dtype, limit, tmp_path):
   model = reference(fields)
   model.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
   published.convert(tmp_path / "theirs", tmp_path / "ours", "t5")
-  ours, params = published.load(tmp_path / "ours", dtype=dtype)
+  ours, params = converted.load(tmp_path / "ours", dtype=dtype)
   rng = np.random.default_rng(0)
   ids = rng.integers(2, fields["vocab"], (3, 37)).astype(np.int32)
   mask = np.arange(37)[None] < np.array([37, 20, 1])[:, None]
@@ -99,7 +99,7 @@ def test_torch_files_give_the_same_and_run_nothing(tmp_path, capsys):
   file = tmp_path / "theirs" / "pytorch_model.bin"
   torch.save(model.state_dict(), file)
   published.convert(tmp_path / "theirs", tmp_path / "again", "t5")
-  weights = [(tmp_path / name / published.WEIGHTS).read_bytes() for name in ("ours", "again")]
+  weights = [(tmp_path / name / converted.WEIGHTS).read_bytes() for name in ("ours", "again")]
   assert weights[0] == weights[1]
   for content in ({"shared.weight": Malice()}, {"shared.weight": 3}, [1]):
     torch.save(content, file)
@@ -129,7 +129,7 @@ def test_torch_files_hold_parameters_and_narrow_types(tmp_path):
     table = {key: change(t) for key, t in model.state_dict().items()}
     torch.save(table, file)
     published.convert(theirs, tmp_path / name, "t5")
-    embed = published.load(tmp_path / name)[1]["embed"]
+    embed = converted.load(tmp_path / name)[1]["embed"]
     np.testing.assert_array_equal(embed, table["shared.weight"].detach().float().numpy())
   table = model.state_dict()
   for name, message in (("sparse", "no.* table of plain tensors"), ("cut", "is truncated or")):

@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 
 from mg_jax.data.text import tokenizers
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -114,7 +114,7 @@ def test_features_of_a_text_match(t5, tmp_path):
   model.save_pretrained(tmp_path / "theirs")
   (tmp_path / "theirs" / "spiece.model").write_bytes((t5 / "spiece.model").read_bytes())
   published.convert(tmp_path / "theirs", tmp_path / "ours", "t5")
-  encoder, params = published.load(tmp_path / "ours")
+  encoder, params = converted.load(tmp_path / "ours")
 
   # The tokenizer travels with the weights.
   ours = tokenizers.open_tokenizer("sentencepiece", tmp_path / "ours")

@@ -19,7 +19,7 @@ from mg_jax.evaluation.reconstruct_sound import reconstruct_sound
 from mg_jax.inference import load
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.clip import CLIP
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 from mg_jax.objectives.base import Objective
 from mg_jax.objectives.contrastive import Contrastive
 from mg_jax.stages import experiment, soundtrack
@@ -128,11 +128,11 @@ def test_an_autoencoder_trains_from_published_weights(tmp_path):
   folder = tmp_path / "weights"
   folder.mkdir()
   tensors.write(
-    folder / published.WEIGHTS, {path: (x.shape, x.dtype) for path, x in flat.items()},
+    folder / converted.WEIGHTS, {path: (x.shape, x.dtype) for path, x in flat.items()},
     [(path, [x]) for path, x in flat.items()],
   )  # fmt: skip
-  described = {"format": published.FORMAT, "kind": "autoencoder", "dtype": "float32"}
-  (folder / published.CONFIG).write_text(json.dumps(described | {"model": image}))
+  described = {"format": converted.FORMAT, "kind": "autoencoder", "dtype": "float32"}
+  (folder / converted.CONFIG).write_text(json.dumps(described | {"model": image}))
   config["train"].update(steps=1)
   config["train"]["warm_start"]["weights"] = str(folder)
   config["optim"].update(lr=1e-9, weight_decay=0.0)  # so that the start can be seen at the end

@@ -146,7 +146,7 @@ def test_a_stopped_export_of_weights_is_not_there(tmp_path, number):
       yield "a", [np.zeros(4, np.float32)]
       stop_here()
     described = {{"dtype": "float32"}}
-    published._write("{tmp_path}/weights", described, {{"a": (4,), "b": (4,)}}, parts(), ())
+    published._write("{tmp_path}/weights", described, {{"a": (4,), "b": (4,)}}, parts(), {{}})
   """
   code, err, _ = _signalled(_command(body, tmp_path / "ready"), number, tmp_path / "ready")
   assert code == (143 if number == signal.SIGTERM else -number), err

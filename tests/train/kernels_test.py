@@ -9,7 +9,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import flatten_paths
 from mg_jax.models.codecs.dacvae import DACVAE
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.kernels import as_in
 from mg_jax.train.warmstart import WarmStartConfig, warm_start
@@ -58,7 +58,7 @@ def test_a_folder_fills_a_model_of_either_form(source, target, tmp_path):
   config = WarmStartConfig(workdir=str(tmp_path / "codec"), into="autoencoder")
   filled = warm_start({"autoencoder": params_of(target, 2)}, config)["autoencoder"]
   np.testing.assert_allclose(latent_of(target, filled), latent_of(source, params), rtol=1e-5)
-  model, loaded = published.load(tmp_path / "codec")
+  model, loaded = converted.load(tmp_path / "codec")
   assert model == source.clone(dtype="float32")
   np.testing.assert_array_equal(latent_of(model, loaded), latent_of(source, params))
 

@@ -12,7 +12,7 @@ from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.tree import flatten_paths
 from mg_jax.data import tensors
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.loop import TrainConfig
 from mg_jax.train.warmstart import Origin, WarmStartConfig, fill, warm_start
@@ -69,12 +69,12 @@ def test_a_run_and_converted_weights_are_origins_alike(video, tmp_path, monkeypa
   weights = {"dense": np.arange(3.0, dtype=np.float32)}
   (tmp_path / "clip").mkdir()
   tensors.write(
-    tmp_path / "clip" / published.WEIGHTS,
+    tmp_path / "clip" / converted.WEIGHTS,
     {p: (x.shape, x.dtype) for p, x in weights.items()}, [(p, [x]) for p, x in weights.items()],
   )  # fmt: skip
-  (tmp_path / "clip" / published.CONFIG).write_text(json.dumps({}))
-  file = tensors.TensorFile(tmp_path / "clip" / published.WEIGHTS)
-  monkeypatch.setattr(published, "open_converted", lambda folder: ({}, {}, file))
+  (tmp_path / "clip" / converted.CONFIG).write_text(json.dumps({}))
+  file = tensors.TensorFile(tmp_path / "clip" / converted.WEIGHTS)
+  monkeypatch.setattr(converted, "open_weights", lambda folder: ({"kind": ""}, file))
   clip = Origin(
     workdir=str(tmp_path / "clip"), into="tower/vision", roles=(("tower", "face"), ("tower", "id"))
   )

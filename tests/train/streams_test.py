@@ -15,7 +15,7 @@ from mg_jax.core.sharding import unbox
 from mg_jax.data.sources.recipe import latent_sources
 from mg_jax.inference.load import load_text_to_video
 from mg_jax.models.encoders.t5 import T5Encoder
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 from mg_jax.stages import experiment
 from mg_jax.train.writer import FILE as METRICS
 
@@ -98,7 +98,7 @@ def test_data_encoded_ahead_is_what_training_reads(root, tmp_path, monkeypatch):
   folder, clips = experiment.encode_data(config, str(tmp_path / "encoding"))
   assert folder == str(tmp_path / "shared") and clips == {"train": 6, "validation": 3}
   loaded = []
-  load = published.load
+  load = converted.load
   monkeypatch.setattr(published, "load", lambda *a, **kw: loaded.append(a) or load(*a, **kw))
   experiment.run(config, str(tmp_path / "run"))
   assert not loaded, "training with cached features loads no encoder"

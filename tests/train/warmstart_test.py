@@ -16,7 +16,7 @@ from mg_jax.core.sharding import unbox
 from mg_jax.core.tree import flatten_paths
 from mg_jax.data import tensors
 from mg_jax.models.codecs.tae import TAE
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.growth import inflate, interpolate, pad_input
 from mg_jax.train.loop import TrainConfig
@@ -193,12 +193,12 @@ def image(tmp_path):
     path.mkdir()
   flat = flatten_paths(params)
   tensors.write(
-    folder / published.WEIGHTS, {p: (x.shape, np.dtype(np.float32)) for p, x in flat.items()},
+    folder / converted.WEIGHTS, {p: (x.shape, np.dtype(np.float32)) for p, x in flat.items()},
     [(p, [np.asarray(x)]) for p, x in flat.items()],
   )  # fmt: skip
-  described = {"format": published.FORMAT, "kind": "autoencoder", "dtype": "float32"}
+  described = {"format": converted.FORMAT, "kind": "autoencoder", "dtype": "float32"}
   described["model"] = SMALL | {"temporal": False}
-  (folder / published.CONFIG).write_text(json.dumps(described))
+  (folder / converted.CONFIG).write_text(json.dumps(described))
   saver = Checkpointer(workdir, name="image")
   saver.save(1, {"ema": {"autoencoder": params}}, data=None)
   saver.close()
@@ -263,7 +263,7 @@ def test_converted_weights_grow_and_leftovers_are_told(image):
 def test_an_origin_that_is_none_is_told(image, tmp_path):
   origins = image[1]
   target = {"autoencoder": _params(1)}
-  (tmp_path / "weights" / published.WEIGHTS).unlink()
+  (tmp_path / "weights" / converted.WEIGHTS).unlink()
   with pytest.raises(UserError, match="cannot be read"):
     warm_start(target, _inflation(workdir=origins["weights"]))
   assert not WarmStartConfig().origins

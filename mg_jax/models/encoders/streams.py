@@ -1,6 +1,6 @@
 """The text streams of a generator: tokenization, and frozen encoders for some [MG 3.1.4].
 
-A frozen encoder is a folder of converted weights (`models.weights.published`): of a T5 the features
+A frozen encoder is a folder of converted weights (`models.weights.converted`): of a T5 the features
 of the last layer are used, of a CLIP or its text tower alone the tokens of that tower. Prompt ->
 ids and mask (B, S) -> features (B, S, E). Streams without a folder have encoders that are trained
 with the generator.
@@ -20,7 +20,7 @@ from mg_jax.data.text.readers import Reader, TextConfig, open_reader, open_reade
 from mg_jax.data.text.tokenizers import check_vocabulary
 from mg_jax.models.encoders.clip import CLIP, TextTower
 from mg_jax.models.encoders.t5 import T5Encoder
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Streams:
     """Determines the cached features: weights, tokenizer, length, and the part that is read."""
     return {
       name: {
-        "encoder": published.digest(self.readers[name].config.encoder),
+        "encoder": converted.digest(self.readers[name].config.encoder),
         "tokenizer": self.readers[name].config.tokenizer,
         "length": self.readers[name].config.length,
         "reads": self.readers[name].config.reads,
@@ -62,7 +62,7 @@ class Streams:
   def load(self, mesh: Mesh | None = None, *, names: tuple[str, ...] | None = None) -> "Streams":
     """A copy with the weights of the frozen encoders, or of `names` only, loaded."""
     names = self.frozen if names is None else names
-    loaded = {name: published.load(self.readers[name].config.encoder, mesh=mesh) for name in names}
+    loaded = {name: converted.load(self.readers[name].config.encoder, mesh=mesh) for name in names}
     return dataclasses.replace(
       self,
       encoders={name: module for name, (module, _) in loaded.items()},
@@ -123,7 +123,7 @@ def open_streams(
     if name in trained:
       encoder = configs.build(T5Encoder, trained[name], where=f"model.encoders.{name}", parent=None)
     else:
-      encoder = published.module(config.encoder)
+      encoder = converted.module(config.encoder)
     tower = encoder.text if isinstance(encoder, CLIP) else encoder
     if not isinstance(tower, T5Encoder | TextTower):
       raise UserError(

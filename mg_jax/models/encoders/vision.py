@@ -1,7 +1,7 @@
 """A frozen vision tower: features of frames for a generator of sound or for metrics [MG 6.2].
 
 The paper's is that of a long-prompt MetaCLIP H/14: one vector per frame. It is loaded from a folder
-of converted weights of a CLIP, or of its vision tower alone (`models.weights.published`). Vectors
+of converted weights of a CLIP, or of its vision tower alone (`models.weights.converted`). Vectors
 are L2-normalised, as CLIP compares embeddings by their angle.
 
 frames uint8 (T, H, W, 3) -> features float16 (T, E)
@@ -16,7 +16,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.models.encoders.clip import CLIP, VisionTower, normalise, unit
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted
 
 _BATCH = 32  # images per call
 
@@ -31,7 +31,7 @@ class FrozenVision:
 
   def __init__(self, folder: str | os.PathLike[str]):
     """Raises UserError if the folder has no CLIP or vision tower."""
-    model = published.module(folder)
+    model = converted.module(folder)
     tower = model.vision if isinstance(model, CLIP) else model
     if not isinstance(tower, VisionTower):
       raise UserError(f"{folder} has no CLIP or vision tower; convert one")
@@ -40,7 +40,7 @@ class FrozenVision:
 
   def identity(self) -> str:
     """Digest of the weights."""
-    return published.digest(self._folder)
+    return converted.digest(self._folder)
 
   def __call__(self, frames: np.ndarray) -> np.ndarray:
     """L2-normalised features of frames of its size."""
@@ -55,7 +55,7 @@ class FrozenVision:
 
   @functools.cached_property
   def _run(self):
-    model, params = published.load(self._folder)
+    model, params = converted.load(self._folder)
     method = "encode_image" if isinstance(model, CLIP) else None
 
     def encode(params, frames):

@@ -1,12 +1,10 @@
-"""Conversion of published weights: from a Hugging Face checkpoint folder to one of ours; loading.
+"""Conversion of published weights: from a Hugging Face checkpoint folder to one of ours.
 
 `convert` maps every array of a T5 encoder, a CLIP, an image autoencoder or an audio codec into our
 parameter tree (`models.weights.layouts`), one array at a time, in constant memory. What it cannot
 map and may change the result, an array or a config value, is rejected by name
-(`models.weights.kinds`). `save` writes our own parameters into such a folder. `load` returns module
-and parameters. A folder has `weights.safetensors`, whose names are the paths of our parameters, and
-`config.json` with the fields of the module and, for an image autoencoder, the published `scaling`
-and `shift` of its latents.
+(`models.weights.kinds`). `save` writes our own parameters into such a folder, `save_run` those of a
+whole run; `converted` reads it.
 """
 
 import hashlib
@@ -19,26 +17,22 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
-from mg_jax.core import config as configs
+from mg_jax.core import shipped
 from mg_jax.core.errors import UserError
-from mg_jax.core.sharding import state_shardings, unbox
-from mg_jax.core.tree import flatten_paths, map_paths
+from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.data import atomic, tensors
-from mg_jax.models.weights.hub import CONFIG, Checkpoint, read_json, tokenizer_files
+from mg_jax.models.weights.converted import FORMAT, RUN, WEIGHTS, shapes_of
+from mg_jax.models.weights.hub import CONFIG, Checkpoint, tokenizer_files
 from mg_jax.models.weights.kinds import Config, Kind, Layout, Place
 from mg_jax.models.weights.layouts import KINDS
 
 _log = logging.getLogger(__name__)
-FORMAT = "mg_jax weights 2"
-WEIGHTS = "weights.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
 IMPORTED = tuple(name for name, kind in KINDS.items() if kind.read)
 
@@ -88,11 +82,12 @@ def convert(
     raise UserError(
       f"{config.where} is not a config of kind {kind} ({reason}); give a folder of that kind"
     ) from e
-  shapes = _shapes(KINDS[layout.kind], layout.fields)
+  shapes = shapes_of(KINDS[layout.kind], layout.fields)
   _compare(checkpoint, layout, shapes)
   config = {"format": FORMAT, "kind": layout.kind, "dtype": dtype, "model": layout.fields}
   parts = _parts(checkpoint, layout.places, shapes, dtype)
-  return _write(target, config | layout.facts, shapes, parts, tokenizer_files(source))
+  files = {path.name: path.read_bytes() for path in tokenizer_files(source)}
+  return _write(target, config | layout.facts, shapes, parts, files)
 
 
 def save(
@@ -119,27 +114,66 @@ def save(
       `dtype`, or `target` exists.
   """
   family, fields = _family(target, kind, dtype), _without_dtype(fields)
-  shapes, leaves = _shapes(family, fields), flatten_paths(params)
+  shapes, leaves = shapes_of(family, fields), flatten_paths(params)
   if {path: leaf.shape for path, leaf in leaves.items()} != shapes:
     raise UserError(f"the parameters for {target} are not those of the {kind} its fields describe")
 
-  def parts():
-    for path in shapes:
-      yield path, [_cast(np.asarray(jax.device_get(leaves[path])), dtype, f"{target}: {path}")]
-
   config = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
-  return _write(target, config, shapes, parts(), ())
+  return _write(target, config, shapes, _own_parts(target, leaves, dtype), {})
+
+
+def save_run(
+  target: str | os.PathLike[str],
+  config: Mapping[str, Any],
+  role: str,
+  params: PyTree,
+  *,
+  step: int,
+  files: Mapping[str, bytes],
+  dtype: str = "float32",
+) -> dict[str, Any]:
+  """Writes a role of a run as a folder that `params` reads; returns the config written.
+
+  Args:
+    target: a new folder, written atomically.
+    config: of the run, plain values.
+    role: "model", ...
+    params: of this role, unboxed.
+    step: that they are of.
+    files: name -> content of files that the run needs besides.
+    dtype: of the weights written.
+
+  Raises:
+    UserError: as `save`.
+  """
+  _check_new(target, dtype)
+  leaves = flatten_paths(params)
+  shapes = {path: leaf.shape for path, leaf in leaves.items()}
+  about = {"format": FORMAT, "kind": RUN, "dtype": dtype, "role": role, "step": step}
+  parts = _own_parts(target, leaves, dtype)
+  return _write(target, about | {"run": dict(config)}, shapes, parts, files)
+
+
+def _own_parts(
+  target: str | os.PathLike[str], leaves: Mapping[str, Any], dtype: str
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+  for path, leaf in leaves.items():
+    yield path, [_cast(np.asarray(jax.device_get(leaf)), dtype, f"{target}: {path}")]
 
 
 def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
   """The family of a kind; checks kind, dtype and that `target` is new."""
   if kind not in KINDS:
     raise UserError(f"unknown kind of model {kind!r}; known are {', '.join(KINDS)}")
+  _check_new(target, dtype)
+  return KINDS[kind]
+
+
+def _check_new(target: str | os.PathLike[str], dtype: str) -> None:
   if dtype not in DTYPES:
     raise UserError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
-  if pathlib.Path(target).exists():
+  if os.fspath(target).startswith(shipped.PREFIX) or pathlib.Path(target).exists():
     raise UserError(f"{target} exists already; name a new folder")
-  return KINDS[kind]
 
 
 def _write(
@@ -147,9 +181,9 @@ def _write(
   config: dict[str, Any],
   shapes: Mapping[str, tuple],
   parts: Iterable[tuple[str, Iterable[np.ndarray]]],
-  files: Iterable[pathlib.Path],
+  files: Mapping[str, bytes],
 ) -> dict[str, Any]:
-  """Writes a folder with its config, its weights, and copies of `files`."""
+  """Writes a folder with its config, its weights, and `files`: name -> content."""
   target = pathlib.Path(target)
   partial = target.with_name(f"{atomic.PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
   try:
@@ -159,8 +193,9 @@ def _write(
     tensors.write(partial / WEIGHTS, sizes, parts)
     config = config | {"sha256": _sha256(partial / WEIGHTS)}
     atomic.write_json(partial / CONFIG, config)
-    for path in files:
-      shutil.copyfile(path, partial / path.name)
+    for name, content in files.items():
+      (partial / name).parent.mkdir(exist_ok=True)
+      (partial / name).write_bytes(content)
     os.rename(partial, target)
   except OSError as e:
     raise UserError(f"{target} cannot be written ({e.strerror}); choose another place") from e
@@ -169,110 +204,15 @@ def _write(
   return config
 
 
-def open_converted(
-  folder: str | os.PathLike[str],
-) -> tuple[dict[str, Any], PyTree, tensors.TensorFile]:
-  """The config of a converted folder, the boxed shapes of its parameters, and their file.
-
-  Raises:
-    UserError: if the folder was not converted here or is damaged.
-  """
-  folder = pathlib.Path(folder)
-  config = described(folder)
-  boxed = _abstract(KINDS[config["kind"]], config["model"], boxed=True)
-  file = tensors.TensorFile(folder / WEIGHTS)
-  shapes = {path: leaf.shape for path, leaf in flatten_paths(unbox(boxed)).items()}
-  if {path: entry.shape for path, entry in file.entries.items()} != shapes:
-    raise UserError(f"{folder / WEIGHTS} does not match its config; convert again")
-  return config, boxed, file
-
-
-def load(
-  folder: str | os.PathLike[str], *, dtype: str | None = None, mesh: Mesh | None = None
-) -> tuple[nn.Module, PyTree]:
-  """Module and parameters of a converted folder; activations have the dtype of the weights.
-
-  Args:
-    folder: written by `convert` or `save`.
-    dtype: of weights and activations, by default that of the folder.
-    mesh: shards the parameters over its devices by their logical axes.
-
-  Raises:
-    UserError: if the folder was not converted here or is damaged.
-  """
-  config, boxed, file = open_converted(folder)
-  dtype = dtype or config["dtype"]
-  shardings = flatten_paths(state_shardings(boxed, mesh)) if mesh else {}
-
-  def place(path, _):
-    return jax.device_put(file.read(path).astype(jnp.dtype(dtype)), shardings.get(path))
-
-  module = _build(KINDS[config["kind"]], config["model"], dtype)
-  return module, map_paths(place, unbox(boxed))
-
-
-def described(folder: str | os.PathLike[str]) -> dict[str, Any]:
-  """The config of a converted folder: kind, dtype, the fields of its "model", "sha256".
-
-  Raises:
-    UserError: if the folder was not converted here.
-  """
-  folder = pathlib.Path(folder)
-  found = read_json(folder / CONFIG)
-  if found.get("format") != FORMAT or found.get("kind") not in KINDS:
-    raise UserError(f"{folder} has no converted weights; create it with launch/convert.py")
-  return found
-
-
-def is_converted(folder: str | os.PathLike[str]) -> bool:
-  """Whether a folder has converted weights, rather than a run."""
-  folder = pathlib.Path(folder)
-  run = (folder / "checkpoints").is_dir()
-  return (folder / WEIGHTS).is_file() or ((folder / CONFIG).is_file() and not run)
-
-
-def digest(folder: str | os.PathLike[str]) -> str:
-  """Digest of converted weights, without loading them."""
-  return described(folder)["sha256"]
-
-
 def _sha256(path: pathlib.Path) -> str:
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def module(folder: str | os.PathLike[str]) -> nn.Module:
-  """The module of a converted folder, without its weights."""
-  found = described(folder)
-  return _build(KINDS[found["kind"]], found["model"], found["dtype"])
-
-
-def _build(family: Kind, fields: Mapping[str, Any], dtype: str) -> nn.Module:
-  towers = {k: v | {"dtype": dtype} for k, v in fields.items() if isinstance(v, Mapping)}
-  return configs.build(family.module, {**fields, **(towers or {"dtype": dtype})})
 
 
 def _without_dtype(fields: Mapping[str, Any]) -> dict[str, Any]:
   return {
     k: _without_dtype(v) if isinstance(v, Mapping) else v for k, v in fields.items() if k != "dtype"
   }
-
-
-def _shapes(family: Kind, fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  return {path: leaf.shape for path, leaf in flatten_paths(_abstract(family, fields)).items()}
-
-
-def _abstract(family: Kind, fields: Mapping[str, Any], *, boxed: bool = False) -> PyTree:
-  """Shapes of the parameters."""
-  model = _build(family, fields, "float32")
-  try:
-    params = jax.eval_shape(model.init, jax.random.key(0), *family.inputs(fields))["params"]
-  except (ArithmeticError, TypeError, ValueError) as e:
-    reason = next(iter(str(e).splitlines()), "")[:160]
-    raise UserError(
-      f"the config is invalid ({type(e).__name__}: {reason}); give one with consistent sizes"
-    ) from e
-  return params if boxed else unbox(params)
 
 
 def _compare(checkpoint: Checkpoint, layout: Layout, shapes: Mapping[str, tuple]) -> None:

@@ -11,7 +11,7 @@ from mg_jax.models import conditioning
 from mg_jax.models.encoders.clip import CLIP, TextTower, VisionTower
 from mg_jax.models.encoders.streams import open_streams
 from mg_jax.models.encoders.t5 import T5Encoder
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 
 T5 = {"vocab": 384, "width": 8, "layers": 1, "heads": 2, "head_dim": 4, "mlp_dim": 8}
 TEXT = {
@@ -70,7 +70,7 @@ def test_frozen_streams_become_features_and_the_trained_one_stays_ids(streams):
   np.testing.assert_array_equal(out["own"]["ids"], tokens["own"]["ids"])
   np.testing.assert_array_equal(out["ul2"]["mask"], tokens["ul2"]["mask"])
   np.testing.assert_array_equal(out["latent"], np.ones(2))
-  t5, params = published.load(streams.readers["ul2"].config.encoder)
+  t5, params = converted.load(streams.readers["ul2"].config.encoder)
   want = t5.apply({"params": params}, tokens["ul2"]["ids"], tokens["ul2"]["mask"])
   np.testing.assert_allclose(out["ul2"]["features"], want, atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_identity_is_that_of_cached_streams_and_changes_with_weights_and_reading
 ):
   identity = streams.identity()
   assert set(identity) == {"ul2"} and identity["ul2"]["length"] == 10
-  module, params = published.load(folders["t5"])
+  module, params = converted.load(folders["t5"])
   changed = jax.tree.map(lambda x: x + 1e-3, params)
   published.save(tmp_path / "other", "t5", T5, changed)
   routes = _routes(ul2=8)

@@ -11,7 +11,7 @@ from mg_jax.core.sharding import unbox
 from mg_jax.models.encoders.clip import CLIP, normalise
 from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.encoders.vision import FrozenVision
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 
 TOWER = {"width": 8, "layers": 1, "heads": 2, "mlp_dim": 8, "projection": 6}
 FIELDS = {"text": TOWER | {"vocab": 300, "end": 1}, "vision": TOWER | {"size": 8, "patch": 4}}
@@ -41,7 +41,7 @@ def test_features_are_those_of_the_tower_at_unit_length(tmp_path):
   np.testing.assert_allclose(found, wanted, atol=1e-3)
   np.testing.assert_array_equal(vision(frames[40:41]), found[40:41])
   assert vision(frames[:0]).shape == (0, 6)
-  assert vision.identity() == published.digest(tmp_path / "clip")
+  assert vision.identity() == converted.digest(tmp_path / "clip")
 
 
 def test_a_folder_without_a_tower_is_told(tmp_path):

@@ -16,7 +16,7 @@ from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.clip import CLIP, MEAN, STD, TextTower, VisionTower
 from mg_jax.models.encoders.t5 import T5Encoder
 from mg_jax.models.encoders.vision import FrozenVision
-from mg_jax.models.weights import published
+from mg_jax.models.weights import converted, published
 from mg_jax.models.weights.kinds import Config
 from mg_jax.models.weights.layouts import KINDS
 
@@ -54,7 +54,7 @@ AUTOENCODER = {
 def arrays_of(kind, config, names=()):
   """Random arrays under the published names of a layout, in the published shapes."""
   layout = KINDS[kind].read(Config(config, "config"), names)
-  shapes, out = published._shapes(KINDS[layout.kind], layout.fields), {}
+  shapes, out = converted.shapes_of(KINDS[layout.kind], layout.fields), {}
   rng = np.random.default_rng(0)
   for path, place in layout.places.items():
     shape = shapes[path][1:] if place.stacked else shapes[path]
@@ -89,7 +89,7 @@ def test_every_layer_of_a_umt5_keeps_its_own_table(tmp_path):
   tables = [name for name in arrays if "relative_attention_bias" in name]
   assert len(tables) == 2
   published.convert(write(tmp_path / "umt5", config, arrays), tmp_path / "ours", "t5")
-  model, params = published.load(tmp_path / "ours")
+  model, params = converted.load(tmp_path / "ours")
   assert not model.shared_bias
   for i, name in enumerate(tables):
     np.testing.assert_array_equal(params["layers"]["position_bias"][i], arrays[name])
@@ -121,7 +121,7 @@ def test_a_tied_embedding_is_read_under_any_of_its_names(tmp_path, name):
   arrays = arrays_of("t5", T5)
   embedding = arrays.pop("shared.weight")
   published.convert(write(tmp_path / "a", T5, arrays | {name: embedding}), tmp_path / "ours", "t5")
-  np.testing.assert_array_equal(published.load(tmp_path / "ours")[1]["embed"], embedding)
+  np.testing.assert_array_equal(converted.load(tmp_path / "ours")[1]["embed"], embedding)
 
 
 def test_copies_of_the_embedding_must_be_copies(tmp_path):
@@ -138,11 +138,11 @@ def test_copies_of_the_embedding_must_be_copies(tmp_path):
 def test_a_field_that_changes_the_features_is_read(tmp_path):
   folder = write(tmp_path / "a", T5 | {"layer_norm_epsilon": 0.5}, arrays_of("t5", T5))
   published.convert(folder, tmp_path / "ours", "t5")
-  assert published.module(tmp_path / "ours").norm_eps == 0.5
+  assert converted.module(tmp_path / "ours").norm_eps == 0.5
   config = BOTH | {"text_config": TEXT | {"layer_norm_eps": 0.25}}
   folder = write(tmp_path / "b", config, arrays_of("clip", config))
   published.convert(folder, tmp_path / "clip", "clip")
-  assert published.module(tmp_path / "clip").text.norm_eps == 0.25
+  assert converted.module(tmp_path / "clip").text.norm_eps == 0.25
 
 
 REFUSED = [
@@ -227,8 +227,8 @@ def test_one_tower_alone_is_read(tmp_path, tower, prefix, projects):
   if not prefix:
     parts = {name.removeprefix(start): a for name, a in parts.items()}
   written = published.convert(write(tmp_path / "one", config, parts), tmp_path / "ours", "clip")
-  model, params = published.load(tmp_path / "ours")
-  both, all_params = published.load(tmp_path / "clip")
+  model, params = converted.load(tmp_path / "ours")
+  both, all_params = converted.load(tmp_path / "clip")
   assert whole["kind"] == "clip" and written["kind"] == f"clip_{tower}"
   ids, image = jnp.array([[3, 5, 19]]), jnp.ones((1, 16, 16, 3)) * 0.1
   if tower == "text":
@@ -276,7 +276,7 @@ def test_a_clip_in_the_layout_of_open_clip_is_read(tmp_path, custom):
   published.convert(
     write(tmp_path / "a", OPEN_CLIP, arrays | buffers, *place), tmp_path / "ours", "clip"
   )
-  model, params = published.load(tmp_path / "ours")
+  model, params = converted.load(tmp_path / "ours")
   tower = {"activation": "quick_gelu", "projection": 8, "dtype": "float32"}
   assert model == CLIP(
     text=TextTower(vocab=20, length=9, width=16, layers=2, heads=2, mlp_dim=64, end=19, **tower),
@@ -289,7 +289,7 @@ def test_a_clip_in_the_layout_of_open_clip_is_read(tmp_path, custom):
   trained = {f"module.{name}": a for name, a in arrays.items()}
   sizes = {k: v for k, v in OPEN_CLIP["model_cfg"].items() if k != "quick_gelu"}
   published.convert(write(tmp_path / "b", sizes, trained, *place), tmp_path / "again", "clip")
-  other, same = published.load(tmp_path / "again")
+  other, same = converted.load(tmp_path / "again")
   assert other.text.activation == other.vision.activation == "gelu"
   jax.tree.map(np.testing.assert_array_equal, params, same)
   # Without its own config.
@@ -319,7 +319,7 @@ def test_an_autoencoder_of_any_widths_is_read(tmp_path):
   arrays = arrays_of("autoencoder", AUTOENCODER)
   assert arrays["encoder.down_blocks.1.resnets.0.conv_shortcut.weight"].shape == (12, 8, 1, 1)
   published.convert(write(tmp_path / "a", AUTOENCODER, arrays), tmp_path / "ours", "autoencoder")
-  model = published.module(tmp_path / "ours")
+  model = converted.module(tmp_path / "ours")
   assert model == TAE(
     channels=4, multipliers=(2, 3), blocks=1, latent=4, groups=4, temporal=False, dtype="float32"
   )
@@ -334,7 +334,7 @@ def test_weights_of_any_floating_point_type_are_read(tmp_path, name, dtype):
   folder = write(tmp_path / "a", T5, arrays)
   assert name.encode() in (folder / "model.safetensors").read_bytes()[:400]
   published.convert(folder, tmp_path / "ours", "t5")
-  embed = published.load(tmp_path / "ours")[1]["embed"]
+  embed = converted.load(tmp_path / "ours")[1]["embed"]
   np.testing.assert_array_equal(embed, arrays["shared.weight"].astype(np.float32))
 
 

@@ -17,7 +17,7 @@ from mg_jax.data import tensors
 from mg_jax.models.codecs.dacvae import DACVAE
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.encoders.t5 import T5Encoder
-from mg_jax.models.weights import hub, published
+from mg_jax.models.weights import converted, hub, published
 from mg_jax.models.weights.kinds import Config
 from mg_jax.models.weights.layouts import KINDS
 
@@ -48,7 +48,7 @@ AUTOENCODER = {
 def _arrays(kind, config):
   """Random arrays under the published names, in the published shapes."""
   layout = KINDS[kind].read(Config(config, "config"), ())
-  fields, shapes = layout.fields, published._shapes(KINDS[kind], layout.fields)
+  fields, shapes = layout.fields, converted.shapes_of(KINDS[kind], layout.fields)
   rng, out = np.random.default_rng(0), {}
   for path, place in layout.places.items():
     shape = shapes[path][1:] if place.stacked else shapes[path]
@@ -86,7 +86,7 @@ def test_every_array_finds_its_place(t5, tmp_path):
   folder, arrays = t5
   published.convert(folder, tmp_path / "ours", "t5")
   assert (tmp_path / "ours" / "spiece.model").read_bytes() == b"words"
-  model, params = published.load(tmp_path / "ours")
+  model, params = converted.load(tmp_path / "ours")
   assert model == T5Encoder(
     vocab=20, width=16, layers=2, heads=2, head_dim=8, mlp_dim=24, dtype="float32"
   )
@@ -104,11 +104,11 @@ def test_both_towers_of_a_clip_load(tmp_path):
   (folder / "config.json").write_text(json.dumps(CLIP))
   _save(folder / "model.safetensors", arrays)
   published.convert(folder, tmp_path / "ours", "clip", dtype="bfloat16")
-  model, params = published.load(tmp_path / "ours", dtype="float32")
+  model, params = converted.load(tmp_path / "ours", dtype="float32")
   assert (model.text.end, model.text.projection, model.vision.patch) == (19, 8, 8)
   image, ids = jnp.zeros((1, 16, 16, 3)), jnp.array([[3, 19]])
   assert model.apply({"params": params}, image, ids, ids > 0).shape == (1, 1)
-  assert published.load(tmp_path / "ours")[1]["vision"]["class"].dtype == jnp.bfloat16
+  assert converted.load(tmp_path / "ours")[1]["vision"]["class"].dtype == jnp.bfloat16
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_an_autoencoder_loads_and_keeps_its_scale_as_a_fact(autoencoder, tmp_pat
   described = published.convert(folder, tmp_path / "ours", "autoencoder")
   assert json.loads((tmp_path / "ours" / "config.json").read_text()) == described
   assert (described["scaling"], described["shift"]) == (0.3611, 0.1159)
-  model, params = published.load(tmp_path / "ours")
+  model, params = converted.load(tmp_path / "ours")
   assert model == TAE(
     channels=8, multipliers=(1, 2), blocks=1, latent=4, groups=4, temporal=False, dtype="float32"
   )
@@ -145,7 +145,7 @@ def test_an_autoencoder_loads_and_keeps_its_scale_as_a_fact(autoencoder, tmp_pat
   (folder / "config.json").write_text(json.dumps(config | {"shift_factor": None}))
   facts = published.convert(folder, other, "autoencoder")
   assert (facts["scaling"], facts["shift"]) == (0.18215, 0.0)
-  np.testing.assert_array_equal(encode(published.load(other)[1]), encode(params))
+  np.testing.assert_array_equal(encode(converted.load(other)[1]), encode(params))
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ def test_a_folder_inside_a_repository_is_fetched_alone(autoencoder, monkeypatch)
 def test_weights_spread_over_a_mesh(t5, tmp_path):
   published.convert(t5[0], tmp_path / "ours", "t5")
   mesh = make_mesh((1, 4, 1, 2))
-  _, params = published.load(tmp_path / "ours", mesh=mesh)
+  _, params = converted.load(tmp_path / "ours", mesh=mesh)
   kernel = params["layers"]["up"]["kernel"]
   assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 4, 12)}
-  one = published.load(tmp_path / "ours")[1]
+  one = converted.load(tmp_path / "ours")[1]
   jax.tree.map(np.testing.assert_array_equal, params, one)
 
 
@@ -337,7 +337,7 @@ def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
   with pytest.raises(UserError, match="exists already"):
     published.convert(t5[0], t5[0], "t5")
   with pytest.raises(UserError, match="no converted weights"):
-    published.load(t5[0])
+    converted.load(t5[0])
   with pytest.raises(UserError, match="no such folder"):
     published.convert(tmp_path / "none", tmp_path / "ours", "t5")
   with pytest.raises(UserError, match="OWNER/NAME"):
@@ -347,7 +347,7 @@ def test_folders_that_are_in_the_way_or_not_ours(t5, tmp_path):
   described["model"]["width"] = 32
   (tmp_path / "ours" / "config.json").write_text(json.dumps(described))
   with pytest.raises(UserError, match="does not match its config"):
-    published.load(tmp_path / "ours")
+    converted.load(tmp_path / "ours")
 
 
 def _trained(awaken, dtype="bfloat16"):
@@ -356,7 +356,7 @@ def _trained(awaken, dtype="bfloat16"):
   text, vision = {"vocab": 20, "length": 9, "end": 1}, {"size": 16, "patch": 8}
   fields = {"text": tower | text, "vision": tower | vision}
   family = KINDS["clip"]
-  return fields, awaken(published._abstract(family, fields))
+  return fields, awaken(converted._abstract(family, fields))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("bfloat16", 2**-8)])
@@ -365,7 +365,7 @@ def test_what_is_saved_loads_as_it_was(awaken, tmp_path, dtype, tolerance):
   written = published.save(tmp_path / "ours", "clip", fields, params, dtype=dtype)
   assert json.loads((tmp_path / "ours" / "config.json").read_text()) == written
   assert written["dtype"] == dtype and "dtype" not in written["model"]["text"]
-  model, loaded = published.load(tmp_path / "ours")
+  model, loaded = converted.load(tmp_path / "ours")
   assert (model.text.end, model.vision.size, model.text.dtype) == (1, 16, dtype)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(np.float32(b), a, rtol=tolerance), params, loaded
@@ -374,7 +374,7 @@ def test_what_is_saved_loads_as_it_was(awaken, tmp_path, dtype, tolerance):
 
 def test_converted_weights_survive_saving_again(t5, tmp_path):
   written = published.convert(t5[0], tmp_path / "ours", "t5")
-  params = published.load(tmp_path / "ours")[1]
+  params = converted.load(tmp_path / "ours")[1]
   assert published.save(tmp_path / "again", "t5", written["model"], params) == written
   for name in ("weights.safetensors", "config.json"):
     assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
@@ -408,7 +408,7 @@ CODEC = {
 def _codec_shapes(config):
   """Names and shapes of a published codec of these fields, as far as ours needs them."""
   layout = KINDS["dacvae"].read(Config(config, "config"), ())
-  ours = published._shapes(KINDS["dacvae"], layout.fields)
+  ours = converted.shapes_of(KINDS["dacvae"], layout.fields)
   shapes = {}
   for path, place in layout.places.items():
     (name,) = place.names
@@ -447,7 +447,7 @@ def test_a_codec_loads_with_its_norms_folded_in(codec, tmp_path, caplog):
     published.convert(folder, tmp_path / "ours", "dacvae")
   assert "ignored as not needed: 1 arrays, first decoder.model.1.block.11.bias" in caplog.messages
   assert not [r for r in caplog.records if r.levelno > logging.INFO]
-  model, params = published.load(tmp_path / "ours")
+  model, params = converted.load(tmp_path / "ours")
   assert model == DACVAE(
     channels=2, rates=(2, 4), hidden=6, decoder_channels=8, latent=3, dtype="float32"
   )
@@ -457,7 +457,7 @@ def test_a_codec_loads_with_its_norms_folded_in(codec, tmp_path, caplog):
   wanted = direction[3, 1, 4 + 2] / norm[3] * arrays["decoder.model.1.block.1.weight_g"][3, 0, 0]
   # Tap 6 of a kernel of two strides of 4 is the third of the second.
   np.testing.assert_allclose(kernel[3, 1, 2, 1], wanted, rtol=1e-6)
-  out = published.load(tmp_path / "ours")[0].apply({"params": params}, jnp.ones((1, 9)))[0]
+  out = converted.load(tmp_path / "ours")[0].apply({"params": params}, jnp.ones((1, 9)))[0]
   assert np.isfinite(out).all()
 
 
