@@ -5,7 +5,7 @@ python launch/bench.py --suites=tae_encode,tae_decode --figure=bench.json
 Suites: dit_block_forward, dit_block_step, tae_encode, tae_decode, tae_step, text_t5,
 text_clip, dacvae_encode, dacvae_decode, sampling; and with --size=large product,
 layer_5b_16k, layer_5b_73k, layer_30b_16k, layer_30b_73k, for GPUs (gpu.py). Both sides alternate,
-each in its own process; peers need `pip install mg_jax[parity]`, here or for the Python of
+each in its own process; peers need `pip install -e .[parity]`, here or for the Python of
 --peer_python.
 """
 

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> dict:
       settings["data"]["seed"] = {"sft_a": 1, "sft_b": 2}.get(run, 0)
     settings["data"].update(clips=_CLIPS.value, cache=str(folder / "data"))
     steps = _STEPS.value * phase
-    settings["train"].update(steps=steps, compile_cache=str(folder / "compiled"))
+    settings["train"].update(steps=steps)
     settings["eval"].update(every=steps, previews=0)
     links.append(chain.Link(run, settings, after))
   switches = chain.run(links, folder, mean=("sft_a", "sft_b"))

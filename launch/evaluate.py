@@ -61,12 +61,12 @@ def main(argv: list[str]) -> dict | None:
   if not _WORKDIR.value or _COUNT.value < 1:
     raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
   # Imported late: --help and mistakes should not wait for a backend.
-  from mg_jax.core import distributed, mesh
+  from mg_jax.core import distributed, mesh, shipped
   from mg_jax.evaluation.evaluate import evaluate
 
   if _DISTRIBUTED.value:
     distributed.initialize(trains=False)
-  folder = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
+  folder = pathlib.Path(_OUT.value or shipped.results(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
   table, result = evaluate(
     _WORKDIR.value, folder, measure=_MEASURE.value, condition=_CONDITION.value, count=_COUNT.value,

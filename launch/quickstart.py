@@ -50,7 +50,6 @@ def main(argv: list[str]) -> Callable[[], dict] | None:
   for name, (settings, share) in shares.items():
     settings.data.world = _WORLD.value
     settings.data.cache = str(workdir / "data")
-    settings.train.compile_cache = str(workdir / "compiled")
     settings.train.steps = STEPS
     settings.train.max_seconds = 60 * _MINUTES.value * share
     if experiment.run(settings, str(workdir / name)).status == "interrupted":

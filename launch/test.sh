@@ -7,7 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/_venv.sh
 
 export JAX_PLATFORMS=cpu
-export MG_COMPILE_CACHE=${MG_COMPILE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mg_jax/xla}
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def _torch():
-  return pytest.importorskip("torch", reason="needs pip install mg_jax[parity]")
+  return pytest.importorskip("torch", reason="needs pip install -e .[parity]")
 
 
 def _perturbed(params, seed=0):
@@ -293,7 +293,7 @@ def test_peers_without_their_libraries_are_not_asked():
   side = _Side([], {"mg_jax": 1.0})
   options = {"size": "tiny", "runs": 1, "log": lambda line: None}
   (rows,) = driver.run(driver.choose(["tae_encode"]), side, side, **options)
-  assert {row.note for row in rows[1:]} == {"not installed: pip install mg_jax[parity]"}
+  assert {row.note for row in rows[1:]} == {"not installed: pip install -e .[parity]"}
   assert {name for do, name in side.log if do != "drop"} == {"mg_jax"}
   widths = {row.name: row.widths for row in rows}
   assert widths["mg_jax"] == widths["torch eager"] == "8-16-16"

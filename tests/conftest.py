@@ -8,19 +8,14 @@ import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mg_jax.core import compile_cache
+
 _DEVICES = "--xla_force_host_platform_device_count=8"
-_CACHE = Path(os.environ.get("MG_COMPILE_CACHE", "~/.cache/mg_jax/xla")).expanduser()
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
-# The cache holds native code that is loaded and run, so nobody else may write to it.
-_CACHE.mkdir(parents=True, exist_ok=True)
-_CACHE.chmod(0o700)
-# As environment variables these also reach the processes that tests start.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+compile_cache.enable()  # as environment variables, which also reach the processes that tests start
 # Tests compile for longer than they compute: LLVM's optimizations cost more than they save. 0
 # compiles as runs do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

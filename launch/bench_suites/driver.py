@@ -21,7 +21,7 @@ from launch.bench_suites.suites import PUBLISHED, SAME_WORK, SUITES, Suite, widt
 from mg_jax.core.errors import UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_MISSING = "not installed: pip install mg_jax[parity]"
+_MISSING = "not installed: pip install -e .[parity]"
 SAMPLE_SECONDS = 0.05
 OURS = "mg_jax"
 

@@ -8,12 +8,12 @@ import hashlib
 import logging
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from mg_jax.core import shipped
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import parse_mesh
 from mg_jax.data.condition_section import parse
@@ -87,7 +87,7 @@ def generate(
   for notice in notices:
     _log.warning("%s", notice)
   folder, planned = outputs.place(
-    out or pathlib.Path(workdir) / "generated", planned, settings, overwrite=overwrite
+    out or shipped.results(workdir) / "generated", planned, settings, overwrite=overwrite
   )
   how: dict[str, Any] = {}
   if first_frame or condition:

@@ -26,7 +26,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from mg_jax.core import background, termination
+from mg_jax.core import background, compile_cache, termination
 from mg_jax.core.errors import UserError, refusal
 
 _CONFIG = "config"  # the flag --config=FILE[:ARG], with overrides --config.SECTION.FIELD=VALUE
@@ -252,6 +252,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
     return main(argv)
 
   try:
+    compile_cache.enable()
     with termination.on_sigterm(_terminate):
       app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:

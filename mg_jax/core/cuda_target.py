@@ -33,7 +33,7 @@ dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
 device_description_str: "{name}"
 """
 
-_INSTALL = "compiling for a GPU needs its compiler: pip install mg_jax[aot-cuda]"
+_INSTALL = "compiling for a GPU needs its compiler: pip install -e .[aot-cuda]"
 _CUDNN = (
   "fused attention for a GPU needs cuDNN: pip install "
   "nvidia-cudnn-cu13, part of mg_jax[aot-cuda]"

@@ -14,7 +14,7 @@ def pyplot() -> Any:
   try:
     import matplotlib
   except ImportError as e:
-    raise UserError("the plot needs matplotlib: pip install mg_jax[plot]") from e
+    raise UserError("the plot needs matplotlib: pip install -e .[plot]") from e
   matplotlib.use("Agg")
   from matplotlib import pyplot
 

@@ -45,6 +45,13 @@ def locate(reference: str | os.PathLike[str]) -> str:
   return os.fspath(FOLDER / text.rstrip("/").removeprefix(PREFIX))
 
 
+def results(reference: str | os.PathLike[str]) -> pathlib.Path:
+  """The folder for what is made with weights: that of the run, or `runs/cast/NAME`."""
+  if not is_shipped(reference):
+    return pathlib.Path(reference)
+  return pathlib.Path("runs", "cast", pathlib.Path(locate(reference)).name)
+
+
 def verify(file: pathlib.Path, sha256: str) -> None:
   """Checks a file of the cast. Raises UserError if it is missing or not the one shipped."""
   if not file.is_file():

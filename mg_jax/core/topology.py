@@ -1,6 +1,6 @@
 """Compile-only device topologies: a named TPU topology, or hosts of GPUs.
 
-The TPU compiler comes with `libtpu` (`pip install mg_jax[aot]`) and needs no TPU, the GPU compiler
+The TPU compiler comes with `libtpu` (`pip install -e .[aot]`) and needs no TPU, the GPU compiler
 with jax's CUDA plugin (`mg_jax[aot-cuda]`) and needs no GPU. Programs compiled for these devices
 cannot run, but show whether they fit and what they communicate.
 """
@@ -107,7 +107,7 @@ def tpu_devices(name: str, *, slices: int = 1) -> Sequence[jax.Device]:
   try:
     import libtpu  # noqa: F401
   except ImportError as e:
-    raise UserError("compiling for a TPU needs its compiler: pip install mg_jax[aot]") from e
+    raise UserError("compiling for a TPU needs its compiler: pip install -e .[aot]") from e
   from jax.experimental import topologies
 
   # Without these the library queries a metadata server, which only a TPU host has.

@@ -27,7 +27,7 @@ from mg_jax.train.checkpoint import Checkpointer, Restored
 from mg_jax.train.feed import BatchIterator, Feed
 from mg_jax.train.interrupt import Interrupt
 from mg_jax.train.optim import OptimConfig, build_optimizers
-from mg_jax.train.profile import Meter, enable_compile_cache
+from mg_jax.train.profile import Meter
 from mg_jax.train.report import Reporter
 from mg_jax.train.state import TrainState, abstract_state, create_state, replicate
 from mg_jax.train.step import StepConfig, build_step
@@ -46,8 +46,9 @@ class TrainConfig(StepConfig):
     phase: part of a recipe whose batch, learning rate and mesh change on the way. `steps` count
       from the first phase on, and a later one goes on from the state of the one before.
     seed: of initialisation and of every random draw of the steps.
-    max_seconds: wall-clock budget over all restarts, 0 for none. Schedules then follow whichever
-      of steps and time is further, and the run saves and ends when it is used up.
+    max_seconds: wall-clock budget over all restarts, 0 for none: steps, evaluations and saving
+      count, starting and compiling the step do not. Schedules then follow whichever of steps and
+      time is further, and the run saves and ends when it is used up.
     checkpoint_every: steps between checkpoints; there is always one at the end.
     keep: latest checkpoints kept, besides those at multiples of `keep_every` (0 for none).
     log_every: steps between lines of metrics.
@@ -55,7 +56,6 @@ class TrainConfig(StepConfig):
     watchdog_seconds: a step after the first that takes longer dumps all stacks and ends the
       process; 0 for none. It has to leave time to compile where batches change their shape.
     restore_fallback: go on from an older checkpoint when the newest is damaged, of `resume` too.
-    compile_cache: folder of compiled programs, "" to leave the setting as it is.
     tensorboard: also write TensorBoard events.
     resume: workdir of another run to take the whole state from.
     warm_start: runs and converted weights to take parameters from. Those of frozen roles are read
@@ -73,7 +73,6 @@ class TrainConfig(StepConfig):
   max_skipped: int = 10
   watchdog_seconds: float = 0.0
   restore_fallback: bool = False
-  compile_cache: str = ""
   tensorboard: bool = False
   resume: str = ""
   warm_start: WarmStartConfig = WarmStartConfig()
@@ -145,11 +144,8 @@ def train(
     UserError: when the workdir cannot be used, a checkpoint does not fit or is damaged, the data
       end early, or too many steps in a row are bad.
   """
-  begin = time.monotonic()
   folder = prepare(workdir)
   with locked(folder), contextlib.ExitStack() as stack:
-    if config.compile_cache:
-      enable_compile_cache(config.compile_cache)
     saver = Checkpointer(
       folder, name=config.experiment, keep=config.keep, keep_every=config.keep_every
     )
@@ -169,7 +165,7 @@ def train(
     )
     run = _Run(
       config, mesh, saver, feed, writer, hooks, dict(description or {}), interrupt, start.frozen,
-      begin=begin, earlier=start.elapsed,
+      earlier=start.elapsed,
     )
     step = build_step(objective, optimizers, config, mesh, state=start.state)
     try:
@@ -267,7 +263,7 @@ class _Run:
   description: dict[str, Any]
   interrupt: Interrupt
   frozen: dict[str, Any]
-  begin: float = 0.0
+  begin: float | None = None
   earlier: float = 0.0
   shared: float = 0.0
   reason: str = ""
@@ -312,8 +308,15 @@ class _Run:
         except StopIteration as e:
           raise UserError(f"the data end at step {step} of {config.steps}; repeat them") from e
         clock = self._clock()
+        if step == first:
+          self.writer.say("compiling the training step")
+          begun = time.monotonic()
         with jax.transfer_guard("disallow"):
           state, metrics = step_fn(state, batch, key, clock)
+        if step == first:
+          self.begin = time.monotonic()
+          meter.start(step, feed.wait)
+          self.writer.say(f"compiled after {self.begin - begun:.0f} s")
         step += 1
         drain()
         pending = (jax.tree.leaves(batch)[0].shape[0], step, metrics, feed.host)
@@ -323,8 +326,8 @@ class _Run:
     return Result(state, step, status, self.elapsed())
 
   def elapsed(self) -> float:
-    """Seconds of the run, earlier parts included."""
-    return self.earlier + time.monotonic() - self.begin
+    """Seconds of the run since its first step was compiled, earlier parts included."""
+    return self.earlier + (time.monotonic() - self.begin if self.begin is not None else 0.0)
 
   def sentence(self, result: Result, folder) -> str:
     """The last line of a run."""

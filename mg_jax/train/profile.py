@@ -6,17 +6,14 @@ Peaks are the dense bf16 numbers of the vendors; the peak of a CPU is measured w
 
 import dataclasses
 import functools
-import os
 import resource
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from mg_jax.core.chips import TERA, find_chip
-from mg_jax.core.errors import UserError
 
 
 def peak_flops(device: jax.Device | None = None) -> float | None:
@@ -98,25 +95,3 @@ class Meter:
     self.start(step, wait)
     mfu = utilisation(self._flops, seconds / steps, self._devices) if self._flops else None
     return Rates(steps / seconds, samples / seconds, waited, mfu)
-
-
-def enable_compile_cache(folder: str | os.PathLike) -> Path:
-  """Keeps compiled programs in a folder across runs.
-
-  The folder holds native code that is loaded and run, so only its owner may have access.
-
-  Raises:
-    UserError: if it belongs to another user or cannot be created.
-  """
-  path = Path(folder).expanduser().absolute()
-  try:
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.stat().st_uid != os.getuid():
-      raise UserError(f"compile cache {path} belongs to another user; choose a folder of your own")
-    path.chmod(0o700)
-  except OSError as e:
-    raise UserError(f"compile cache {path} cannot be created ({e.strerror}); choose another") from e
-  jax.config.update("jax_compilation_cache_dir", str(path))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  return path

@@ -50,7 +50,7 @@ class MetricWriter:
       try:
         from tensorboardX import SummaryWriter
       except ImportError as e:
-        raise UserError("TensorBoard output needs tensorboardX: pip install 'mg_jax[log]'") from e
+        raise UserError("TensorBoard output needs tensorboardX: pip install -e .[log]") from e
       self._board = SummaryWriter(os.fspath(folder / "tensorboard"))
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ def test_hosts_that_are_none_are_told(change, words):
 @pytest.mark.parametrize(
   "module, words",
   [
-    ("jax_plugins.xla_cuda13", "for a GPU needs its compiler: pip install mg_jax.aot-cuda"),
+    ("jax_plugins.xla_cuda13", "for a GPU needs its compiler: pip install -e ..aot-cuda"),
     ("nvidia.cudnn", "needs cuDNN: pip install nvidia-cudnn-cu13"),
   ],
 )

@@ -21,6 +21,12 @@ def test_a_name_of_the_cast_is_a_folder_of_the_package(cast):
   assert shipped.is_shipped("cast/codec") and shipped.is_shipped(cast / "codec")
 
 
+def test_results_never_go_to_the_package(cast):
+  for reference in ("cast/codec", "cast/codec/", cast / "codec"):
+    assert shipped.results(reference) == pathlib.Path("runs/cast/codec")
+  assert shipped.results("runs/codec") == pathlib.Path("runs/codec")
+
+
 @pytest.mark.parametrize("path", ["runs/cast/codec", "/cast/codec", "castle"])
 def test_anything_else_is_a_path(cast, path):
   assert shipped.locate(path) == path

@@ -45,7 +45,7 @@ def test_a_run_has_ends(run, tmp_path):
 
 
 def test_the_picture_has_a_panel_for_each_metric(run, tmp_path):
-  pytest.importorskip("matplotlib", reason="needs pip install mg_jax[plot]")
+  pytest.importorskip("matplotlib", reason="needs pip install -e .[plot]")
   from matplotlib import image
 
   curves.plot([run], ["model/loss"], tmp_path / "one.png")
@@ -56,7 +56,7 @@ def test_the_picture_has_a_panel_for_each_metric(run, tmp_path):
 
 
 def test_the_numbers_are_kept_with_the_config_that_made_them(run, tmp_path, monkeypatch):
-  pytest.importorskip("matplotlib", reason="needs pip install mg_jax[plot]")
+  pytest.importorskip("matplotlib", reason="needs pip install -e .[plot]")
   out = tmp_path / "two.png"
   curves.plot([run], ["model/loss", "eval/psnr"], out)
   kept = json.loads(out.with_suffix(".json").read_text())["values"][str(run)]

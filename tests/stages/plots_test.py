@@ -29,5 +29,5 @@ def test_a_missing_matplotlib_is_told(monkeypatch):
     return real(name, *args, **kwargs)
 
   monkeypatch.setattr(builtins, "__import__", without)
-  with pytest.raises(UserError, match=r"pip install mg_jax\[plot\]"):
+  with pytest.raises(UserError, match=r"pip install -e \.\[plot\]"):
     plots.pyplot()

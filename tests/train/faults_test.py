@@ -17,7 +17,6 @@ from mg_jax.data import pipeline
 from mg_jax.train.checkpoint import Checkpointer
 from mg_jax.train.loop import Hook, TrainConfig, train
 from mg_jax.train.optim import OptimConfig
-from mg_jax.train.profile import enable_compile_cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "faults.md"
@@ -107,7 +106,7 @@ def test_another_clock_and_zone_at_the_restart_change_nothing(toy, tmp_path, mon
 def test_a_damaged_compile_cache_compiles_again(tmp_path, damage):
   before = jax.config.jax_compilation_cache_dir
   try:
-    enable_compile_cache(tmp_path)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     _reset_cache()
     want = _compute()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -219,6 +220,14 @@ def test_the_time_budget_ends_the_run_and_its_schedule(toy, tmp_path):
   assert rates[-1] < 0.02 * _OPTIM.lr, "the cosine has come to its end"
   again = _train(toy, tmp_path, config, Slow())
   assert (again.status, again.step) == ("out of time", result.step)
+
+
+def test_starting_and_compiling_use_up_no_budget(toy, tmp_path, capfd):
+  config = dataclasses.replace(_CONFIG, steps=100, max_seconds=1e-3)
+  result = _train(toy, tmp_path, config)
+  assert result.status == "out of time" and 1 <= result.step < 100
+  printed = "".join(capfd.readouterr())
+  assert re.search(r"compiling the training step\ncompiled after \d+ s\n", printed), printed
 
 
 def test_hooks_come_at_their_cadence_and_at_the_end(toy, tmp_path):

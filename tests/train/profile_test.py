@@ -1,13 +1,11 @@
 """Rates, utilisation and the compile cache."""
 
-import stat
 import time
 from types import SimpleNamespace
 
 import jax
 import pytest
 
-from mg_jax.core.errors import UserError
 from mg_jax.train import profile
 
 
@@ -50,20 +48,3 @@ def test_the_peak_of_a_cpu_is_measured_and_shared_by_its_devices():
 
 def test_memory_is_told():
   assert 0.05 < profile.memory_gib() < 1000
-
-
-def test_the_compile_cache_is_private(tmp_path):
-  names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
-           "jax_persistent_cache_min_entry_size_bytes")  # fmt: skip
-  before = {name: getattr(jax.config, name) for name in names}
-  try:
-    (tmp_path / "cache").mkdir(mode=0o777)
-    path = profile.enable_compile_cache(tmp_path / "cache")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    assert jax.config.jax_compilation_cache_dir == str(path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be created"):
-      profile.enable_compile_cache(tmp_path / "file/cache")
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)

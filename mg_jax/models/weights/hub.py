@@ -62,7 +62,7 @@ def fetch(name: str) -> pathlib.Path:
     import huggingface_hub
   except ImportError as e:
     raise UserError(
-      f"{name} is not a local folder, and fetching it needs: pip install mg_jax[import]"
+      f"{name} is not a local folder, and fetching it needs: pip install -e .[import]"
     ) from e
   try:
     repository, inside = match[1], match[2].lstrip("/")
@@ -232,7 +232,7 @@ def open_arrays(
   try:
     import torch
   except ImportError as e:
-    raise UserError(f"{path.name} needs torch to be read: pip install mg_jax[import]") from e
+    raise UserError(f"{path.name} needs torch to be read: pip install -e .[import]") from e
   try:
     table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
   except Exception as e:  # torch raises many classes on an invalid file
