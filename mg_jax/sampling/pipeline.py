@@ -85,17 +85,17 @@ class TextToVideo:
 
   def __call__(
     self,
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None = None,
     given: Sequence[Mapping[str, Any]] = (),
     **changes: Any,
   ) -> np.ndarray:
     """Generates one clip per prompt.
 
     Args:
-      prompts: any texts; an empty one gives an unconditional clip, a huge one is cut.
-      seeds: one per prompt, 0..2**32-1.
+      prompts: a text or several; an empty one gives an unconditional clip, a huge one is cut.
+      seeds: one per prompt, 0..2**32-1; by default 0, 1, 2, ...
       given: for each prompt, values of conditions by name: of a first frame (`first_frame`) uint8
         (height, width, 3), of others as `Given.read` returns them; empty for none.
       **changes: fields of `Settings` to use instead of `self.settings`.
@@ -107,6 +107,8 @@ class TextToVideo:
       UserError: on settings the model cannot do, and when it produces values that are not finite.
     """
     settings = self.resolve(**changes)
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    seeds = range(len(prompts)) if seeds is None else seeds
     given = list(given) or [{}] * len(prompts)
     for name, values in (("seeds", seeds), ("groups of conditions", given)):
       if len(prompts) != len(values):

@@ -143,8 +143,11 @@ def load_params(
     else:
       wanted = {prefix + path: leaf for path, leaf in flatten_paths(target).items()}
     if not wanted:
-      kinds = sorted({"/".join(p.split("/")[:2]) for p in saved if p.startswith(("params", "ema"))})
-      raise UserError(f"no {prefix[:-1]} in {reader.folder}; there are {', '.join(kinds)}")
+      roles = sorted({path.split("/")[1] for path in saved if path.startswith(("params/", "ema/"))})
+      raise UserError(
+        f"the run in {workdir} has no {prefix[:-1]}: it trained {', '.join(roles) or 'nothing'}; "
+        f"give one that trained a {role}"
+      )
     leaves = reader.read(wanted, step)
   finally:
     reader.close()

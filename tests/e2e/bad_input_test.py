@@ -238,7 +238,7 @@ def test_a_workdir_of_another_experiment_or_network_is_left_alone(runs):
     ("", "config autoencoder is empty; train one first"),
     ("nothing", "no checkpoints in"),
     ("data", "no checkpoints in"),
-    ("t2v", "no params/autoencoder"),
+    ("t2v", "is a run of flow_matching; give one of autoencoding"),
   ],
 )
 def test_autoencoders_that_are_none(runs, tmp_path, autoencoder, words):
@@ -280,7 +280,8 @@ def test_clips_that_cannot_be_made(runs, arguments, words):
 @pytest.mark.slow
 def test_workdirs_that_do_not_generate(runs, tmp_path):
   _refused(_generate(runs, "--prompt=x", workdir="nothing"), "no checkpoints in")
-  _refused(_generate(runs, "--prompt=x", workdir="tae"), "no params/model")
+  of_another_stage = _generate(runs, "--prompt=x", workdir="tae")
+  _refused(of_another_stage, "is a run of autoencoding; give one of flow_matching")
   (tmp_path / "list.txt").write_bytes(b"a ball \xff\xfe")
   _refused(_generate(runs, f"--prompts={tmp_path / 'list.txt'}"), "is not UTF-8 text")
   done = _command("evaluate.py", f"--workdir={runs / 'nothing'}", "--count=1")

@@ -79,7 +79,7 @@ def test_runs_without_an_average_give_their_latest_weights(tmp_path, weights):
   assert newest.digest != first.digest
   compare = lambda a, b: np.testing.assert_allclose(a, b + 1, rtol=1e-5)  # noqa: E731
   jax.tree.map(compare, newest.params, first.params)
-  with pytest.raises(UserError, match="no params/critic"):
+  with pytest.raises(UserError, match="has no params/critic: it trained model; give one"):
     load_role(tmp_path / "run", "critic")
 
 
@@ -89,7 +89,7 @@ def test_what_is_missing_is_named(run):
     manifest.write_text(text)
     with pytest.raises(UserError, match="encode the data again"):
       load_text_to_video(run)
-  with pytest.raises(UserError, match="no params/model"):
+  with pytest.raises(UserError, match="is a run of autoencoding; give one of flow_matching"):
     load_text_to_video(run.parent / "tae")
   with pytest.raises(UserError, match="no checkpoints"):
     load_text_to_video(run.parent / "nothing")
@@ -101,7 +101,7 @@ def test_an_autoencoder_is_loaded_for_clips_of_any_length(run, weights):
   assert tiled.fingerprint == fingerprint(averaged)
   latent = tiled.encode(np.zeros((19, 16, 24, 3), np.uint8))
   assert latent.shape == (3, 2, 3, 4)
-  with pytest.raises(UserError, match="no params/autoencoder"):
+  with pytest.raises(UserError, match="is a run of flow_matching; give one of autoencoding"):
     load_autoencoder(run)
 
 

@@ -182,6 +182,13 @@ def test_impossible_settings_are_user_errors(change, message):
     _pipeline().resolve(**change)
 
 
+def test_one_text_and_no_seeds_will_do():
+  pipeline = _pipeline()
+  want = pipeline(["a", "b"], seeds=[0, 1])
+  np.testing.assert_array_equal(pipeline(["a", "b"]), want)
+  np.testing.assert_array_equal(pipeline("a"), want[:1])
+
+
 def test_seeds_must_fit_the_prompts():
   with pytest.raises(UserError, match="seeds"):
     _pipeline()(["a", "b"], seeds=[1])
