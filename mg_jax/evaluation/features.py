@@ -12,9 +12,9 @@ import os
 import pathlib
 
 import numpy as np
-from tqdm import tqdm
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.data import atomic
 from mg_jax.data.media import files as mediafiles
 from mg_jax.data.media import stills, video
@@ -49,7 +49,7 @@ def write_features(
   if target.suffix != ".npy":
     raise UserError(f"{target} cannot be written: features are saved as .npy")
   rows, held = [], []
-  for path in tqdm(paths, "features", leave=False, disable=None):
+  for path in track(paths, "features"):
     held.append(pictures(path, frames=frames, size=(tower.size, tower.size)))
     if sum(map(len, held)) >= _HELD:
       rows.append(tower(np.concatenate(held)))

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import audio
 from mg_jax.data.schema import Sample
@@ -70,7 +70,7 @@ def score_infill(
   samples, gap = held_out(data, rate=rate), round(gap_s * rate)
   rows = {name: SoundFidelity(rate=rate) for name in ("made", "silence", "repetition", "codec")}
   used = 0
-  for index, read in enumerate(tqdm(samples, "gaps", leave=False, disable=None)):
+  for index, read in enumerate(track(samples, "gaps")):
     if used == count:
       break
     sample = read()
@@ -139,7 +139,7 @@ def score_seams(
     raise UserError(f"{seconds:g} s are made in one window; give a longer sound")
   samples = held_out(data, rate=rate)
   at: dict[str, list[np.ndarray]] = {"seams": [], "elsewhere": [], "true": []}
-  for index, read in enumerate(tqdm(samples[:count], "sounds", leave=False, disable=None)):
+  for index, read in enumerate(track(samples[:count], "sounds")):
     sample, rng = read(), np.random.default_rng((seed, index))
     request = Request(seconds, captions=(sample.sound_caption,), seed=seed + index)
     wave = pipeline(request, **changes).wave

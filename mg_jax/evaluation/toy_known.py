@@ -12,10 +12,10 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media.images import contact_sheet
 from mg_jax.data.media.video import write_video
@@ -68,7 +68,7 @@ def score_known(
   source = toy.ToySource(recipe, "validation")
   samples = [source[i] for i in range(count)]
   clips = {name: [] for name in ("first_frame", "text", "reconstruction", "splice")}
-  for i in tqdm(range(0, count, pipeline.batch), "clips", leave=False, disable=None):
+  for i in track(range(0, count, pipeline.batch), "clips"):
     part = samples[i : i + pipeline.batch]
     texts, seeds = [s.caption for s in part], [seed + i + k for k in range(len(part))]
     given = [{pipeline.first_frame: s.video[0]} for s in part]
@@ -118,7 +118,7 @@ def _extension(
   """Clips continued from the frames of their first latent."""
   given = pipeline.autoencoder.factors[0]
   clips, rates = [], {"made": [], "reconstruction": [], "true": []}
-  for k, sample in enumerate(tqdm(samples, "extensions", leave=False, disable=None)):
+  for k, sample in enumerate(track(samples, "extensions")):
     clip = pipeline.extend(
       sample.video[:given], len(sample.video) - given, prompt=sample.caption, seed=seed + k,
       **changes,

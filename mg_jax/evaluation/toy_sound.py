@@ -14,10 +14,10 @@ import pathlib
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from mg_jax.core import distributed
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import muxing
 from mg_jax.data.schema import Sample
@@ -80,7 +80,7 @@ def score_sound(
   scenes = toy.ToySource(recipe, "validation")
   facts: list[dict[str, Any]] = []
   measurements: dict[str, list[Measured]] = {"made": [], "codec": [], "truth": []}
-  for index in tqdm(range(count), "sounds", leave=False, disable=None):
+  for index in track(range(count), "sounds"):
     sample = scenes[index]
     facts.append(sound_facts.sound_facts(scenes.scene(index)))
     request = request_of(sample, condition, rate=pipeline.rate, seed=seed + index)

@@ -9,9 +9,8 @@ import os
 import pathlib
 from typing import Any
 
-from tqdm import tqdm
-
 from mg_jax.core import distributed
+from mg_jax.core.progress import track
 from mg_jax.data.atomic import write_json
 from mg_jax.data.sources import toy
 from mg_jax.metrics.scores import Scores
@@ -57,7 +56,7 @@ def score(
   scores, clips = Scores(), []
   # Clips on disk are not reused: a clip is measured as generated, not as compressed.
   generated = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
-  for prompt, video in tqdm(generated, total=len(planned), desc="clips", leave=False, disable=None):
+  for prompt, video in track(generated, total=len(planned), what="clips"):
     wanted, measured = parse_prompt(prompt.text), oracles.measure(video)
     result = oracles.compare(measured, wanted)
     scores.add(result)

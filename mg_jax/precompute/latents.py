@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from mg_jax.core.distributed import on_main
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.data import atomic
 from mg_jax.data.condition_section import fixed
 from mg_jax.data.conditions import Condition
@@ -172,7 +172,7 @@ def write_records(
   )
   done = writer.finished_shards()
   name = f"latents {'/'.join(target.parts[-3:])}"
-  progress = tqdm(total=len(source), desc=name, leave=False, disable=None)
+  progress = track(total=len(source), what=name)
 
   def counted(part: Iterator[dict]) -> Iterator[dict]:
     for record in part:

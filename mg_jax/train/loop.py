@@ -377,8 +377,13 @@ class _Run:
 
   def _call_hooks(self, state: TrainState, step: int, hooks: Sequence[Hook]) -> None:
     for hook in hooks:
-      if metrics := hook.call(state, step):
+      self.writer.say(f"step {step}: {hook.name}")
+      begin = time.monotonic()
+      metrics = hook.call(state, step) or {}
+      if metrics:
         self.writer.write(step, metrics)
+      words = "".join(f" | {name} {float(value):.4g}" for name, value in metrics.items())
+      self.writer.say(f"step {step}: {hook.name} took {time.monotonic() - begin:.0f} s{words}")
 
   def _save(self, state: TrainState, step: int) -> None:
     self.saver.save(

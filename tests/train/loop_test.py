@@ -230,7 +230,7 @@ def test_starting_and_compiling_use_up_no_budget(toy, tmp_path, capfd):
   assert re.search(r"compiling the training step\ncompiled after \d+ s\n", printed), printed
 
 
-def test_hooks_come_at_their_cadence_and_at_the_end(toy, tmp_path):
+def test_hooks_come_at_their_cadence_and_at_the_end(toy, tmp_path, capfd):
   calls = []
 
   def look(state, step):
@@ -242,6 +242,8 @@ def test_hooks_come_at_their_cadence_and_at_the_end(toy, tmp_path):
   assert calls == [4, 6]
   written = {line["step"]: line["eval/x"] for line in read_metrics(tmp_path) if "eval/x" in line}
   assert written == {4: 2.0, 6: 3.0}
+  printed = "".join(capfd.readouterr())
+  assert "step 4: look\nstep 4: look took 0 s | eval/x 2\n" in printed
 
 
 def test_a_hook_may_see_the_run_before_its_first_step(toy, tmp_path):

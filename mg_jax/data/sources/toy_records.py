@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.data.media.audio import RATE
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources import toy
@@ -69,6 +70,7 @@ class ToyWorld(tfds.core.GeneratorBasedBuilder):
     for split in toy.SPLITS:
       # The parts share one stream, which TFDS reads in this order.
       stream = toy.examples(toy.ToySource(recipe, split), processes=self.processes)
+      stream = iter(track(stream, f"clips of {split}", total=recipe.size(split)))
       for name, count in _parts(recipe, split):
         generators[name] = enumerate(itertools.islice(stream, count))
     return generators

@@ -9,8 +9,7 @@ import json
 import os
 import pathlib
 
-from tqdm import tqdm
-
+from mg_jax.core.progress import track
 from mg_jax.data import atomic
 from mg_jax.data.schema import Split
 from mg_jax.data.sources.folder import Index, Piece
@@ -79,7 +78,7 @@ def _rendered(
       return str(target), lengths
   lengths = []
   with atomic.replacing(target) as partial, open(partial, "wb") as file:
-    for index in tqdm(range(first, first + count), "sounds", leave=False, disable=None):
+    for index in track(range(first, first + count), "sounds"):
       wave = waveform(config, seed, index, rate=rate)
       file.write(wave.tobytes())
       lengths.append(len(wave) if wave.any() else -len(wave))

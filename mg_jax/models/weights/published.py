@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from mg_jax.core import shipped
 from mg_jax.core.errors import UserError
+from mg_jax.core.progress import track
 from mg_jax.core.tree import flatten_paths
 from mg_jax.core.typing import PyTree
 from mg_jax.data import atomic, tensors
@@ -264,7 +264,7 @@ def _digest(checkpoint: Checkpoint, name: str) -> bytes:
 def _parts(
   checkpoint: Checkpoint, places: Mapping[str, Place], shapes: Mapping[str, tuple], dtype: str
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-  progress = tqdm(total=sum(len(p.names) for p in places.values()), leave=False, disable=None)
+  progress = track(what="arrays", total=sum(len(p.names) for p in places.values()))
 
   def arrays(place: Place) -> Iterator[np.ndarray]:
     for name in place.names:
