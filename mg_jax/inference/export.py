@@ -35,9 +35,10 @@ def export(
 ) -> dict[str, Any]:
   """Writes what a run trained as a folder of converted weights; returns the config written.
 
-  An autoencoder, a codec or a CLIP is written as an imported one would be; a generator with its
-  config and the statistics of its latents, so that the folder stands for the run where it is
-  sampled, evaluated or started from. What it names, such as its autoencoder, is still needed.
+  An autoencoder, a codec or a CLIP is written as an imported one would be, a generator with the
+  statistics of its latents. With the run's config beside it, the folder stands for the run where
+  that is sampled, evaluated or started from. What the config names, such as an autoencoder, is
+  still needed.
 
   Args:
     workdir: of the run; averaged weights are taken where it kept an average.
@@ -53,7 +54,8 @@ def export(
   if stage in _MODELS:
     role, kind = _MODELS[stage]
     run = load_role(folder, role, step=step)
-    return published.save(target, kind, run.config["model"], run.params, dtype=dtype)
+    facts = {"run": run.config, "step": run.step}
+    return published.save(target, kind, run.config["model"], run.params, facts=facts, dtype=dtype)
   if stage not in _GENERATORS:
     known = ", ".join([*_MODELS, *_GENERATORS])
     raise UserError(f"{folder} is a run of {stage}; give one of {known}")

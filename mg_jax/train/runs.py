@@ -108,7 +108,8 @@ def _described(folder: str | os.PathLike[str]) -> dict[str, Any]:
       f"{folder} has converted weights of a {found['kind']}; give the workdir of a run"
     )
   stage, role = TRAINED[found["kind"]]
-  return {**found, "run": {"stage": stage, "model": found["model"]}, "role": role, "step": 0}
+  unknown = {"run": {"stage": stage, "model": found["model"]}, "step": 0}
+  return {**unknown, **found, "role": role}
 
 
 def load_params(

@@ -84,11 +84,11 @@ def test_an_exported_autoencoder_stands_for_its_run(tmp_path, weights):
   ours, theirs = (load_autoencoder(tmp_path / name).encode(clip) for name in ("tae", "out"))
   np.testing.assert_allclose(ours, theirs, atol=1e-6)
   role = load_role(tmp_path / "out", "autoencoder")
-  assert role.step == 0 and role.config["stage"] == "autoencoding"
+  assert role.step == 3 and role.config == config
   with pytest.raises(UserError, match="out has converted weights of no model; give a run"):
     load_role(tmp_path / "out", "model")
-  with pytest.raises(UserError, match="which have no step 3; leave it out"):
-    load_role(tmp_path / "out", "autoencoder", step=3)
+  with pytest.raises(UserError, match="which have no step 2; leave it out"):
+    load_role(tmp_path / "out", "autoencoder", step=2)
 
 
 def test_an_exported_generator_stands_for_its_run(run, tmp_path):

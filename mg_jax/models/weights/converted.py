@@ -113,7 +113,8 @@ def load_params(
 def described(folder: str | os.PathLike[str]) -> dict[str, Any]:
   """The config of a converted folder: kind, dtype, the fields of its "model", "sha256".
 
-  One of kind RUN has "role", "step" and "run", the run's config, instead of "model".
+  One that a run trained has "run", its config, and "step"; one of kind RUN also has "role", and no
+  "model".
 
   Raises:
     UserError: if the folder was not converted here.

@@ -96,6 +96,7 @@ def save(
   fields: Mapping[str, Any],
   params: PyTree,
   *,
+  facts: Mapping[str, Any] | None = None,
   dtype: str = "float32",
 ) -> dict[str, Any]:
   """Writes our own parameters as a folder that `load` reads; returns the config written.
@@ -107,6 +108,7 @@ def save(
     kind: as in `convert`.
     fields: of the module, plain values; their dtype is replaced by that of the folder.
     params: unboxed.
+    facts: further entries of the config, plain values, such as the "run" that trained them.
     dtype: of the weights written.
 
   Raises:
@@ -118,7 +120,7 @@ def save(
   if {path: leaf.shape for path, leaf in leaves.items()} != shapes:
     raise UserError(f"the parameters for {target} are not those of the {kind} its fields describe")
 
-  config = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields}
+  config = {"format": FORMAT, "kind": kind, "dtype": dtype, "model": fields, **(facts or {})}
   return _write(target, config, shapes, _own_parts(target, leaves, dtype), {})
 
 
