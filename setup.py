@@ -65,6 +65,7 @@ setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=find_packages(include=["mg_jax", "mg_jax.*"]),
+  package_data={"mg_jax": ["cast/*/*", "cast/*/latents/*"]},
   install_requires=REQUIRES,
   extras_require=EXTRAS,
 )

@@ -54,7 +54,7 @@ def export(
   if stage in _MODELS:
     role, kind = _MODELS[stage]
     run = load_role(folder, role, step=step)
-    facts = {"run": run.config, "step": run.step}
+    facts = {"run": run.config, "step": run.step, "seconds": round(run.seconds)}
     return published.save(target, kind, run.config["model"], run.params, facts=facts, dtype=dtype)
   if stage not in _GENERATORS:
     known = ", ".join([*_MODELS, *_GENERATORS])
@@ -62,7 +62,8 @@ def export(
   run = load_role(folder, "model", step=step)
   statistics = json.dumps({"metadata": latent_statistics(run.config, folder)}, indent=1)
   return published.save_run(
-    target, {**run.config, "latents": ""}, "model", run.params, step=run.step, dtype=dtype,
+    target, {**run.config, "latents": ""}, "model", run.params, step=run.step,
+    seconds=round(run.seconds), dtype=dtype,
     files={f"{LATENTS}/{MANIFEST}": statistics.encode()},
   )  # fmt: skip
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from mg_jax.train.workdir import write_text
 from mg_jax.train.writer import MetricWriter
 
 BUNDLES = "bundles"
+PATIENCE = 30.0  # seconds without a line, after which a step between two lines of metrics is logged
 
 
 class Reporter:
@@ -40,7 +42,7 @@ class Reporter:
     self._folder, self._writer, self._meter = folder, writer, meter
     self._key = np.asarray(jax.random.key_data(key)).tolist()
     self._steps, self._every, self._max_skipped = steps, log_every, max_skipped
-    self._roles = every
+    self._roles, self._said = every, time.monotonic()
     tty = jax.process_index() == 0 and sys.stderr.isatty()
     self._bar = tqdm(total=steps, unit="step", file=sys.stderr) if tty else None
 
@@ -83,6 +85,10 @@ class Reporter:
         )
     if step % self._every == 0 or last:
       self._log(step, values, wait, seconds_left)
+      self._said = time.monotonic()
+    elif self._bar is None and time.monotonic() - self._said > PATIENCE:
+      self._writer.say(f"step {step}/{self._steps} | {_loss(values)}")
+      self._said = time.monotonic()
 
   def _log(self, step: int, values: dict[str, float], wait: float, seconds_left: float) -> None:
     rates = self._meter.read(step, wait)

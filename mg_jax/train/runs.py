@@ -25,12 +25,21 @@ from mg_jax.train.workdir import latents_folder, resolve
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-  """Parameters of one role, the config and step of their run, a digest of the checkpoint."""
+  """Parameters of one role, and the run that they are from.
+
+  Attributes:
+    params: unboxed.
+    config: of the run.
+    step: that they are of.
+    digest: of the checkpoint.
+    seconds: that the run had used.
+  """
 
   params: PyTree
   config: dict[str, Any]
   step: int
   digest: str
+  seconds: float = 0.0
 
 
 def load_role(
@@ -69,7 +78,7 @@ def load_role(
   # Pinned to one step: a running job may save another one in between.
   target = place(meta["config"]) if place else None
   params = load_params(workdir, role, ema=averaged, step=step, target=target, dtype=dtype)
-  return Role(params, meta["config"], step, meta["sha256"])
+  return Role(params, meta["config"], step, meta["sha256"], meta["elapsed"])
 
 
 def _check_stage(workdir: str | os.PathLike[str], config: dict[str, Any], stage: str) -> None:
@@ -94,12 +103,12 @@ def _converted(folder, role, step, stage, place, dtype) -> Role:
     raise UserError(f"{folder} has converted weights, which have no step {step}; leave it out")
   target = place(found["run"]) if place else None
   params = converted.load_params(folder, dtype=dtype, target=target)
-  return Role(params, found["run"], found["step"], found["sha256"])
+  return Role(params, found["run"], found["step"], found["sha256"], found["seconds"])
 
 
 def _described(folder: str | os.PathLike[str]) -> dict[str, Any]:
-  """What a folder of converted weights says of itself, with the "run", its config, "role" and
-  "step" of the run that it is, or that would have trained it."""
+  """What a folder of converted weights says of itself, with "run", the config, and "role", "step"
+  and "seconds" of the run that trained it, or could have."""
   found = converted.described(folder)
   if found["kind"] == converted.RUN:
     return found
@@ -108,7 +117,7 @@ def _described(folder: str | os.PathLike[str]) -> dict[str, Any]:
       f"{folder} has converted weights of a {found['kind']}; give the workdir of a run"
     )
   stage, role = TRAINED[found["kind"]]
-  unknown = {"run": {"stage": stage, "model": found["model"]}, "step": 0}
+  unknown = {"run": {"stage": stage, "model": found["model"]}, "step": 0, "seconds": 0}
   return {**unknown, **found, "role": role}
 
 

@@ -230,6 +230,19 @@ def test_starting_and_compiling_use_up_no_budget(toy, tmp_path, capfd):
   assert re.search(r"compiling the training step\ncompiled after \d+ s\n", printed), printed
 
 
+def test_slow_steps_are_logged_between_lines_of_metrics(toy, tmp_path, capfd, monkeypatch):
+  config = dataclasses.replace(_CONFIG, steps=6, log_every=4)
+  _train(toy, tmp_path / "fast", config)
+  monkeypatch.setattr("mg_jax.train.report.PATIENCE", 0.0)
+  quick = "".join(capfd.readouterr())
+  _train(toy, tmp_path / "slow", config)
+  slow = "".join(capfd.readouterr())
+  assert [n for n in range(1, 7) if f"step {n}/6 | " in quick] == [4, 6]
+  assert [n for n in range(1, 7) if f"step {n}/6 | " in slow] == [1, 2, 3, 4, 5, 6]
+  lines = [[line["step"] for line in read_metrics(tmp_path / n)] for n in ("fast", "slow")]
+  assert lines == [[4, 6], [4, 6]]
+
+
 def test_hooks_come_at_their_cadence_and_at_the_end(toy, tmp_path, capfd):
   calls = []
 

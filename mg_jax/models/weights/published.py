@@ -131,6 +131,7 @@ def save_run(
   params: PyTree,
   *,
   step: int,
+  seconds: float,
   files: Mapping[str, bytes],
   dtype: str = "float32",
 ) -> dict[str, Any]:
@@ -142,6 +143,7 @@ def save_run(
     role: "model", ...
     params: of this role, unboxed.
     step: that they are of.
+    seconds: that the run had used.
     files: name -> content of files that the run needs besides.
     dtype: of the weights written.
 
@@ -151,9 +153,9 @@ def save_run(
   _check_new(target, dtype)
   leaves = flatten_paths(params)
   shapes = {path: leaf.shape for path, leaf in leaves.items()}
-  about = {"format": FORMAT, "kind": RUN, "dtype": dtype, "role": role, "step": step}
-  parts = _own_parts(target, leaves, dtype)
-  return _write(target, about | {"run": dict(config)}, shapes, parts, files)
+  about = {"format": FORMAT, "kind": RUN, "dtype": dtype, "role": role}
+  about |= {"run": dict(config), "step": step, "seconds": seconds}
+  return _write(target, about, shapes, _own_parts(target, leaves, dtype), files)
 
 
 def _own_parts(
