@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.core.mesh import batch_axes, batch_share, make_mesh
+from mg_jax.data.condition_section import pinned
 from mg_jax.data.pipeline import stack
 from mg_jax.objectives.base import Objective
 from mg_jax.stages.base import (
@@ -53,6 +54,9 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
     UserError: on anything in the config, the data or the workdir that cannot be used.
   """
   config = configs.to_dict(config)
+  if "conditions" in config:
+    # The config that is saved keeps what the run trains with.
+    config["conditions"] = pinned(config["conditions"])
   settings = build_section(TrainConfig, config, "train")
   optim = optim_config(config)
   mesh = _mesh(config)
