@@ -356,14 +356,20 @@ class Soundtrack:
     """(N,) of candidates, the higher the better; a single one is not scored."""
     if len(latents) == 1:
       return jnp.zeros(1)
+    multiple = row_multiple(self.mesh, 2)
 
     def pair(x: Array, t: Array, window_R: Array, beside: sampler.Beside) -> tuple[Array, Array]:
+      count = len(x)
+      # Both branches of a row; the last one is repeated so that they divide over the devices.
+      x, window_R, beside = jax.tree.map(
+        lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], -count % multiple, axis=0)]),
+        (x, window_R, beside),
+      )
       cond = jax.tree.map(lambda a: a[first + window_R], cond_J) | beside
       branches = cfg.chain((tuple(cond), 0.5))
       cond = cfg.expand(cond, branches, keep_only=self._keep_only)
       v = self._apply(params, jnp.repeat(x, 2, axis=0), jnp.broadcast_to(t, 2 * len(x)), cond)
-      return v[::2], v[1::2]
-
+      return v[: 2 * count : 2], v[1 : 2 * count : 2]
     scores = self.scorer(pair, latents, beside=_context(known), windows=windows, seed=seed)
     return jnp.asarray(scores)
 
