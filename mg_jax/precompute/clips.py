@@ -130,7 +130,7 @@ def _encode_part(
   _log.info("%s: encoding the clips, once", folder)
   clips = dict.fromkeys(SPLITS, 0)
   # Images that are frames of clips are not counted again.
-  counted = list(data.kinds) if data.images else list(data.kinds)[:1]
+  counted = data.kinds if data.images else data.kinds[:1]
   for split, kind in itertools.product(SPLITS, data.kinds):
     for bucket, clip_source in open_sources(data, split, kind).items():
       clips[split] += len(clip_source) if kind in counted else 0
@@ -142,7 +142,7 @@ def _encode_part(
       write_records(clip_source, folder / split / kind / bucket, records, identity)
   found = {name: digest() for name, (_, digest) in digests.items()}
   origins = part.source | {"clips": clips} | found
-  return finish(folder, [folder / "train" / next(iter(data.kinds))], identity | origins)
+  return finish(folder, [folder / "train" / data.kinds[0]], identity | origins)
 
 
 def report_rejected(scans: Iterable[Index], workdir: str) -> None:
