@@ -160,12 +160,19 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
         }  # fmt: skip
     values[key] = value
     if not _accepts(kind, value):
-      named = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
-      raise UserError(f"config {where}.{key} is {value!r}, which does not fit {named}")
+      raise UserError(f"config {where}.{key} is {value!r}, which {_wanted(kind)}")
   try:
     return cls(**values, **extra)
   except TypeError as e:
     raise UserError(f"config {where}: {e}") from e
+
+
+def _wanted(annotation: Any) -> str:
+  """The end of a sentence about a value that an annotation does not accept."""
+  if typing.get_origin(annotation) is typing.Literal:
+    return f"is unknown; give one of {', '.join(map(repr, typing.get_args(annotation)))}"
+  plain = annotation.__name__ if type(annotation) is type else str(annotation)
+  return f"is not of type {plain.replace('typing.', '')}"
 
 
 def module_fields(cls: Callable, **overrides: Any) -> dict[str, Any]:
@@ -223,7 +230,6 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return listed(_plain(config))
 
 
-
 def settle_flags() -> None:
   """Lets libraries read absl's flags at their defaults if no command parses them (a notebook)."""
   if not flags.FLAGS.is_parsed():
@@ -238,7 +244,6 @@ def run(main: Callable[[list[str]], Any]) -> None:
   unfinished files; training saves a checkpoint instead. Anything else is a bug and shows its
   traceback. The project's own log is printed as plain lines; libraries only log errors.
   """
-
   held = background.Held()
 
   def guarded(argv: list[str]):
