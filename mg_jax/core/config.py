@@ -241,8 +241,9 @@ def run(main: Callable[[list[str]], Any]) -> None:
 
   Mistakes are UserErrors, any error on the command line, and OS errors caused by a path (a missing
   permission, a full disk). Ctrl-C exits with code 130, SIGTERM with 143, both after removing
-  unfinished files; training saves a checkpoint instead. Anything else is a bug and shows its
-  traceback. The project's own log is printed as plain lines; libraries only log errors.
+  unfinished files; training saves a checkpoint instead; a closed pipe, as by `head`, with 141. Any
+  other error is a bug and shows its traceback. The project's own log is printed as plain lines;
+  libraries only log errors.
   """
   held = background.Held()
 
@@ -257,7 +258,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
     return main(argv)
 
   try:
-    with termination.on_sigterm(_terminate):
+    with termination.on_sigterm(_terminate), termination.on_closed_output():
       app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:
     _leave(f"error: {e}", 2, held)

@@ -275,3 +275,34 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     assert words in err and len(err.splitlines()) == 1 and err.startswith("error: "), err
   ((code, out, _),) = _run(tmp_path, ["--help"])
   assert code == 0 and "USAGE" in out
+
+
+@pytest.mark.parametrize("arguments, words, code", [
+  (["--help"], 1, 141), (["--help"], 9999, 141), (["--rows=9"], 1, 141),
+  (["--rows=99999"], 1, 141), (["--fault"], 1, 2),
+])  # fmt: skip
+def test_a_closed_pipe_is_no_error(tmp_path, arguments, words, code):
+  main = tmp_path / "main.py"
+  main.write_text(
+    "import os\n"
+    "from absl import flags\n"
+    "from mg_jax.core import config\n"
+    "from mg_jax.core.errors import UserError\n"
+    "flags.DEFINE_integer('rows', 0, 'Rows. ' * int(os.environ['WORDS']))\n"
+    "flags.DEFINE_bool('fault', False, 'Whether to fail.')\n"
+    "def main(argv):\n"
+    "  if flags.FLAGS.fault:\n"
+    "    raise UserError('no rows')\n"
+    "  for row in range(flags.FLAGS.rows):\n"
+    "    print(row)\n"
+    "config.run(main)\n"
+  )
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    [sys.executable, main, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True,
+    timeout=60, env={**os.environ, "PYTHONPATH": str(_ROOT), "WORDS": str(words)},
+  )  # fmt: skip
+  os.close(writer)
+  assert done.returncode == code
+  assert done.stderr == ("error: no rows\n" if code == 2 else "")
