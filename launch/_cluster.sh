@@ -9,6 +9,12 @@ fail() {
   exit 2
 }
 
+# usage: prints the comment at the top of the launcher and exits.
+usage() {
+  sed -n -e 1d -e '/^#/!q' -e 's/^# \{0,1\}//p' "launch/${0##*/}"
+  exit 0
+}
+
 # parse ARGS...: sets option_KEY from --KEY=VALUE or --KEY (true), and the array `training` to the
 # arguments after --.
 parse() {
@@ -21,11 +27,12 @@ parse() {
         training=("$@")
         return 0
         ;;
+      --help) usage ;;
       --*)
         key=${1%%=*}
         key=option_${key#--}
         [[ $key =~ ^[a-z_]+$ && -n ${!key+known} ]] ||
-          fail "no option is named ${1%%=*}; see the top of $0"
+          fail "no option is named ${1%%=*}; see --help"
         case $1 in
           *=*) printf -v "$key" %s "${1#*=}" ;;
           *) printf -v "$key" true ;;
@@ -42,7 +49,7 @@ require() {
   local key
   for key in "$@"; do
     key=option_$key
-    [ -n "${!key}" ] || fail "--${key#option_} is missing; see the top of $0"
+    [ -n "${!key}" ] || fail "--${key#option_} is missing; see --help"
   done
 }
 

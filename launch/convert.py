@@ -33,7 +33,7 @@ _FROM = flags.DEFINE_string(
 _TO = flags.DEFINE_string("to", None, "Folder to create.")
 _KIND = flags.DEFINE_enum(
   "kind", None, ["t5", "clip", "autoencoder", "dacvae", "run", "encoder"],
-  "Family of the model, or run or encoder for what a run trained; see above.",
+  "Required: family of the model, or run or encoder for what a run trained; see above.",
 )
 _DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16", "float16"], "Dtype of the weights."

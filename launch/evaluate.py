@@ -5,7 +5,7 @@ seams also work for runs on folders of files.
 
 python launch/evaluate.py --workdir=runs/t2v --count=100
 python launch/evaluate.py --workdir=runs/i2v --measure=known           # first frames, continuation
-python launch/evaluate.py --workdir=runs/soundtrack --condition=video
+python launch/evaluate.py --workdir=runs/soundtrack --inputs=video
 python launch/evaluate.py --workdir=runs/soundtrack --measure=infill   # or seams, of long sounds
 
 On several hosts, start it once per host with the same flags and --distributed.
@@ -33,9 +33,9 @@ _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the prompts.
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
 _GUIDANCE = flags.DEFINE_string(
   "guidance", None, "Scale of guidance by the conditions, 1 for none; or of each, as in "
-  "first:1.5,text:7.5."
+  "first:1.5,text:7.5; default the run's."
 )
-_STEPS = flags.DEFINE_integer("steps", None, "Solver steps.")
+_STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the run's.")
 _MESH = flags.DEFINE_list(
   "mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which sampling is spread; "
   "default: one device, or all of them on the data axis with --distributed."
@@ -44,8 +44,9 @@ _DTYPE = flags.DEFINE_string(
   "dtype", None, "Type of the generator's weights, such as bfloat16; default: as saved."
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this command.")
-_CONDITION = flags.DEFINE_enum(
-  "condition", "both", ["both", "video", "text"], "What a model of sound is conditioned on."
+_INPUTS = flags.DEFINE_enum(
+  "inputs", "both", ["both", "video", "text"],
+  "Which of a held-out clip's video and caption a model of sound is conditioned on."
 )
 _MEASURE = flags.DEFINE_enum(
   "measure", None, ["clips", "known", "sound", "infill", "seams"],
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> dict | None:
   folder = pathlib.Path(_OUT.value or shipped.results(_WORKDIR.value) / "evaluation")
   changes = {h.name: h.value for h in (_GUIDANCE, _STEPS) if h.value is not None}
   table, result = evaluate(
-    _WORKDIR.value, folder, measure=_MEASURE.value, condition=_CONDITION.value, count=_COUNT.value,
+    _WORKDIR.value, folder, measure=_MEASURE.value, inputs=_INPUTS.value, count=_COUNT.value,
     world=_WORLD.value, texts=_PROMPTS.value, seed=_SEED.value,
     mesh=mesh.parse_mesh(_MESH.value), dtype=_DTYPE.value, **changes,
   )  # fmt: skip

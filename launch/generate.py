@@ -23,18 +23,18 @@ _FLAGS = (
   flags.DEFINE_string("workdir", None, "Folder of a trained run."),
   flags.DEFINE_multi_string("prompt", [], "Prompt; may be repeated: clips, or sound windows."),
   flags.DEFINE_string("prompts", None, "File of prompts: .txt, one per line, or .jsonl."),
-  flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images); .mp4 "
-                      "for a soundtrack, .wav for sound."),
+  flags.DEFINE_string("out", None, "Folder, or for one prompt a file (.mp4, .png for images), "
+                      "default <workdir>/generated; .mp4 for a soundtrack, .wav for sound."),
   flags.DEFINE_integer("seed", 0, "Seed of the first prompt; the next ones count up."),
-  flags.DEFINE_integer("frames", None, "Frames of a clip."),
-  flags.DEFINE_float("fps", None, "Frames per second."),
-  flags.DEFINE_integer("height", None, "Pixels."),
-  flags.DEFINE_integer("width", None, "Pixels."),
+  flags.DEFINE_integer("frames", None, "Frames of a clip; default the run's."),
+  flags.DEFINE_float("fps", None, "Frames per second; default the run's."),
+  flags.DEFINE_integer("height", None, "Height in pixels; default the run's."),
+  flags.DEFINE_integer("width", None, "Width in pixels; default the run's."),
   flags.DEFINE_string("guidance", None, "Scale of guidance by the conditions, 1 for none; or of "
-                      "each, as in first:1.5,text:7.5."),
-  flags.DEFINE_integer("steps", None, "Solver steps."),
-  flags.DEFINE_string("schedule", None, "Time schedule: linear_quadratic or linear."),
-  flags.DEFINE_string("method", None, "Solver: euler or midpoint."),
+                      "each, as in first:1.5,text:7.5; default the run's."),
+  flags.DEFINE_integer("steps", None, "Solver steps; default the run's."),
+  flags.DEFINE_string("schedule", None, "Times: linear_quadratic or linear; default the run's."),
+  flags.DEFINE_string("method", None, "Solver: euler or midpoint; default the run's."),
   flags.DEFINE_bool("image", False, "Generate images: one frame, saved as PNG."),
   flags.DEFINE_list("tiles", [], "FRAMES,SIDE[,OVERLAP,BORDER] of tiles; default 32,1024."),
   flags.DEFINE_list("mesh", [], "Sizes of the mesh axes data,fsdp,context,tensor, over which "
@@ -51,15 +51,15 @@ _FLAGS = (
                       "continued, with --task=video --extend."),
   flags.DEFINE_string("sound", None, "Sound to extend or fill; default that of the video."),
   flags.DEFINE_multi_string("music", [], "A prompt of music; default none. May be repeated."),
-  flags.DEFINE_float("seconds", None, "Length of sound from text alone."),
+  flags.DEFINE_float("seconds", None, "Length of sound from text alone, for which it is required."),
   flags.DEFINE_multi_float("extend", [], "Seconds to add after the clip or the sound; of a sound, "
                            "negative ones are added before."),
   flags.DEFINE_multi_string("infill", [], "START:END in seconds of a part to replace."),
-  flags.DEFINE_integer("candidates", None, "Candidates made for a sound; the one that its "
-                       "conditions explain best is kept."),
-  flags.DEFINE_float("window_s", None, "Seconds of sound made at once; longer sound is joined."),
-  flags.DEFINE_float("hop_s", None, "Seconds from one window to the next."),
-  flags.DEFINE_string("long_form", None, "Joining of windows: multidiffusion or autoregressive."),
+  flags.DEFINE_integer("candidates", None, "Sounds to keep the best of; default the run's."),
+  flags.DEFINE_float("window_s", None, "Seconds of sound made at once; default the run's."),
+  flags.DEFINE_float("hop_s", None, "Seconds from one window to the next; default the run's."),
+  flags.DEFINE_string("long_form", None, "How windows are joined: multidiffusion or "
+                      "autoregressive; default the run's."),
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Trains on TPU slices in Google Kubernetes Engine: renders a JobSet and applies it.
 
 python launch/gke.py --name=t2v --image=IMAGE --topology=v5p:4x4x4 --dry_run -- \
-  --config=experiments/t2v_256.py --workdir=gs://BUCKET/t2v
+  --config=experiments/t2v_256.py --workdir=gs://BUCKET/t2v --config.train.steps=1000
 
 Arguments after -- are flags of launch/train.py. See docs/launch_gke.md.
 """

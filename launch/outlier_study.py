@@ -1,6 +1,7 @@
 """Trains one autoencoder per setting of the outlier penalty, and compares them.
 
-python launch/outlier_study.py --config=experiments/tae_image.py:tiny --workdir=runs/outliers
+python launch/outlier_study.py --config=experiments/tae_image.py:tiny --workdir=runs/outliers \
+  --config.train.steps=200
 """
 
 import logging

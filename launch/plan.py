@@ -29,7 +29,7 @@ _GPUS = flags.DEFINE_integer("gpus", 8, "Number of GPUs on all hosts.")
 _HOSTS = flags.DEFINE_integer("hosts", 1, "Number of hosts.")
 _WHAT = flags.DEFINE_string("what", "train", "Program: train, sample, encode or decode.")
 _SIZE = {
-  name: flags.DEFINE_integer(name, None, f"{name.title()} of a clip to sample or to code.")
+  name: flags.DEFINE_integer(name, None, f"{name.title()} of a clip; default the config's.")
   for name in ("frames", "height", "width")
 }
 _MESH = flags.DEFINE_list("mesh", [], "Mesh data,fsdp,context,tensor; default the config's.")
@@ -37,7 +37,7 @@ _REMAT = flags.DEFINE_string("remat", "", "Rematerialisation policy; default the
 _QUICK = flags.DEFINE_bool("quick", False, "Compile in half the time, without overlap.")
 _SEARCH = flags.DEFINE_bool("search", False, "Try meshes and policies, and rank those that fit.")
 _BUDGET = flags.DEFINE_integer("budget", 6, "Number of plans that a search compiles.")
-_PRICE = flags.DEFINE_float("price", None, "Price of a chip-hour, for the cost per step.")
+_PRICE = flags.DEFINE_float("price", None, "Price of a chip-hour, for costs; default none.")
 _JSON = flags.DEFINE_string("json", "", "File to write the plan to.")
 
 

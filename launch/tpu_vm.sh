@@ -13,11 +13,12 @@ source launch/_cluster.sh
 
 option_name="" option_zone="" option_project="" option_type="" option_version="" option_spot=""
 action=${1-}
+[ "$action" != --help ] || usage
 [ $# -eq 0 ] || shift
 parse "$@"
 case $action in
   create | queue | status | queue_status | delete | queue_delete | setup | start | log | stop) ;;
-  *) fail "no action is named '$action'; see the top of $0" ;;
+  *) fail "no action is named '$action'; see --help" ;;
 esac
 require name zone project
 place=("--zone=${option_zone}" "--project=${option_project}")

@@ -1,7 +1,9 @@
 """Trains an experiment, or resumes it.
 
 python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae
+python launch/train.py --config=experiments/tae.py:tiny --workdir=runs/tae --config.optim.lr=3e-4
 
+Any field of the config is set like that; --dump_config prints them all with their values.
 On several hosts the launchers in this folder start it once per host, with --distributed.
 """
 

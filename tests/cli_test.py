@@ -44,6 +44,24 @@ def test_flags_are_frozen():
   )
 
 
+def test_help_states_defaults_and_how_a_config_is_changed():
+  """The parser states defaults itself, but for those that are None."""
+  for main in sorted((_ROOT / "launch").glob("*.py")):
+    known = set(flags.FLAGS)
+    try:
+      about = runpy.run_path(str(main), run_name="main_under_test")["__doc__"]
+      for name in sorted(set(flags.FLAGS) - known):
+        flag = flags.FLAGS[name]
+        if flag.default is None and flag.flag_type() in ("int", "float", "string enum"):
+          words = flag.help.lower()
+          assert "default" in words or "required" in words, f"{main.name} --{name}: {flag.help}"
+      if "config" in set(flags.FLAGS) - known:
+        assert re.search(r"--config(\.\w+)+=\w", about), f"{main.name} changes no field"
+    finally:
+      for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)
+
+
 def test_a_flag_of_a_main_is_seen(tmp_path):
   main = tmp_path / "train.py"
   main.write_text('from absl import flags\nflags.DEFINE_integer("steps_of_test", 3, "Steps.")\n')

@@ -58,6 +58,18 @@ def machine(tmp_path):
   return SimpleNamespace(run=run, folder=tmp_path)
 
 
+@pytest.mark.parametrize("script, arguments", [
+  ("slurm.sh", ["--help"]), ("slurm.sh", ["--name=one", "--help"]), ("tpu_vm.sh", ["--help"]),
+  ("tpu_vm.sh", ["create", "--help"]),
+])  # fmt: skip
+def test_help_is_printed_wherever_it_is_asked_for(machine, script, arguments):
+  done = machine.run(_BASH, "-c", 'cd / && exec "$@"', "-", _BASH, f"{_ROOT}/launch/{script}",
+                     *arguments)  # fmt: skip
+  assert done.code == 0 and not done.err and not done.ran
+  assert done.out.startswith("Trains on ") and f"Usage: bash launch/{script} " in done.out
+  assert "set -euo" not in done.out and "#" not in done.out
+
+
 def _tpu(machine, action, *options, training=()):
   after = ["--", *training] if training else []
   return machine.run(_BASH, "launch/tpu_vm.sh", action, *_PLACE, *options, *after)

@@ -160,12 +160,19 @@ def build(cls: Callable, config: Mapping[str, Any] | None = None, *, where: str 
         }  # fmt: skip
     values[key] = value
     if not _accepts(kind, value):
-      named = kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
-      raise UserError(f"config {where}.{key} is {value!r}, which does not fit {named}")
+      raise UserError(f"config {where}.{key} is {value!r}, which {_wanted(kind)}")
   try:
     return cls(**values, **extra)
   except TypeError as e:
     raise UserError(f"config {where}: {e}") from e
+
+
+def _wanted(annotation: Any) -> str:
+  """The end of a sentence about a value that an annotation does not accept."""
+  if typing.get_origin(annotation) is typing.Literal:
+    return f"is unknown; give one of {', '.join(map(repr, typing.get_args(annotation)))}"
+  plain = annotation.__name__ if type(annotation) is type else str(annotation)
+  return f"is not of type {plain.replace('typing.', '')}"
 
 
 def module_fields(cls: Callable, **overrides: Any) -> dict[str, Any]:
@@ -223,7 +230,6 @@ def to_dict(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return listed(_plain(config))
 
 
-
 def settle_flags() -> None:
   """Lets libraries read absl's flags at their defaults if no command parses them (a notebook)."""
   if not flags.FLAGS.is_parsed():
@@ -235,10 +241,10 @@ def run(main: Callable[[list[str]], Any]) -> None:
 
   Mistakes are UserErrors, any error on the command line, and OS errors caused by a path (a missing
   permission, a full disk). Ctrl-C exits with code 130, SIGTERM with 143, both after removing
-  unfinished files; training saves a checkpoint instead. Anything else is a bug and shows its
-  traceback. The project's own log is printed as plain lines; libraries only log errors.
+  unfinished files; training saves a checkpoint instead; a closed pipe, as by `head`, with 141. Any
+  other error is a bug and shows its traceback. The project's own log is printed as plain lines;
+  libraries only log errors.
   """
-
   held = background.Held()
 
   def guarded(argv: list[str]):
@@ -253,7 +259,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
 
   try:
     compile_cache.enable()
-    with termination.on_sigterm(_terminate):
+    with termination.on_sigterm(_terminate), termination.on_closed_output():
       app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:
     _leave(f"error: {e}", 2, held)

@@ -117,6 +117,11 @@ def batch_axes(mesh: Mesh | None) -> int:
   return mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
 
 
+def devices_of(count: int) -> str:
+  """"1 device", "8 devices"."""
+  return f"{count} device{'s' if count != 1 else ''}"
+
+
 def row_multiple(mesh: Mesh | None, copies: int) -> int:
   """Least number of rows whose copies, `copies` of each, divide over the axes of a batch."""
   return batch_axes(mesh) // math.gcd(batch_axes(mesh), copies)

@@ -1,4 +1,4 @@
-"""SIGTERM handling for a main thread that may be deep inside a compilation.
+"""SIGTERM handling for a main thread that may be deep inside a compilation, and closed pipes.
 
 Python runs signal handlers between two bytecodes of its own, which may be minutes away, and whoever
 sent the signal kills the process after some tens of seconds. A thread that the kernel wakes at once
@@ -7,6 +7,7 @@ ends the process in time, if no work would be lost.
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -71,6 +72,24 @@ def on_sigterm(
     writing.close()  # which ends the thread
     thread.join()
     reading.close()
+
+
+@contextlib.contextmanager
+def on_closed_output() -> Iterator[None]:
+  """Inside, the process exits with code 141 if the reader of its output leaves, as `head` does."""
+  try:
+    try:
+      yield
+    except SystemExit:
+      sys.stdout.flush()  # Python itself flushes it too late to handle errors
+      raise
+  except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+      raise  # of another pipe
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left
+    sys.exit(128 + signal.SIGPIPE)
 
 
 # Otherwise a signal to a forked child would wake the thread of its parent.

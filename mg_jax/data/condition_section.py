@@ -2,12 +2,19 @@
 
 An entry has `kind`, the fields of its class in `data.conditions`, `route`, how it enters the model
 (see `models.conditioning`), for images `encoder`, the fields of a vision tower that is trained with
-the model, and optionally `constant`.
+the model, and optionally `constant`. Constants that are files stand in the config of a run as the
+arrays that were read, see `pinned`.
 """
 
+import base64
+import binascii
 import dataclasses
+import io
+import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
@@ -29,6 +36,8 @@ from mg_jax.data.text import captions
 KINDS: dict[str, type] = {"image": Image, "latent": Latent, "class_id": ClassId, "mask": Mask}
 # Fields of an entry that are not those of its class.
 _ENTRY = ("kind", "route", "encoder", "constant")
+# Key of a constant that is an array: a compressed .npz file, base64.
+_ARRAY = "npz"
 # Keys of batches and of caption files, which no condition can have as its name.
 _TAKEN = (*captions.KEYS, "latent", "index", "length", "fps", "valid", "video")
 
@@ -68,7 +77,7 @@ def fixed(
 
   Args:
     found: by name.
-    constants: by name, values as a caption file gives them, None for the null.
+    constants: by name, values as a caption file gives them or `pinned` ones, None for the null.
     where: the config field that has them, for messages.
 
   Raises:
@@ -82,9 +91,41 @@ def fixed(
     if value is not None:
       if not isinstance(condition, Given):
         raise UserError(f"config {where} sets {name!r}, which comes from the clips; give null")
-      value = condition.read(name, value)
+      held = isinstance(value, Mapping)
+      value = _unpacked(value, where) if held else condition.read(name, value)
     result[name] = Constant(condition, value)
   return result
+
+
+def pinned(section: Mapping[str, Any]) -> dict[str, Any]:
+  """The section with arrays for those constants that name files, as JSON.
+
+  A run saves this: when it is loaded, it depends neither on the current directory nor on the files.
+
+  Raises:
+    UserError: as `build`.
+  """
+  result = dict(section)
+  for name, condition in build(section).items():
+    if isinstance(condition, Constant) and isinstance(condition.value, np.ndarray):
+      result[name] = {**section[name], "constant": _packed(condition.value)}
+  return result
+
+
+def _packed(array: np.ndarray) -> dict[str, str]:
+  file = io.BytesIO()
+  np.savez_compressed(file, array=array)
+  return {_ARRAY: base64.b64encode(file.getvalue()).decode("ascii")}
+
+
+def _unpacked(value: Mapping[str, Any], where: str) -> np.ndarray:
+  try:
+    file = io.BytesIO(base64.b64decode(value[_ARRAY], validate=True))
+    with np.load(file, allow_pickle=False) as arrays:
+      return arrays["array"]
+  except (KeyError, TypeError, ValueError, EOFError, OSError, binascii.Error,
+          zipfile.BadZipFile) as e:
+    raise UserError(f"config {where} holds no array ({e!r}); name the file again") from e
 
 
 def _plain(condition: Condition) -> Condition:

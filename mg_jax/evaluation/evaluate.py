@@ -29,7 +29,7 @@ def evaluate(
   folder: pathlib.Path,
   *,
   measure: str | None = None,
-  condition: str = "both",
+  inputs: str = "both",
   world: str = "simple",
   texts: str | None = None,
   count: int = 64,
@@ -44,7 +44,7 @@ def evaluate(
     workdir: of the run.
     folder: for results.
     measure: one of MEASURES, by default clips from prompts, or sound.
-    condition: what a model of sound is conditioned on.
+    inputs: what a model of sound is conditioned on: "both" video and caption, or one of them.
     world: toy world of the prompts.
     texts: file of prompts instead.
     count, seed: how many, and the seed of the first.
@@ -65,7 +65,7 @@ def evaluate(
     changes["guidance"] = guidance.read(changes["guidance"])
   how = {"count": count, "seed": seed, **changes}
   if sound:
-    given = {} if measure == "seams" else {"condition": condition}
+    given = {} if measure == "seams" else {"inputs": inputs}
     data = _entry(soundtrack_data(workdir))
     report = _SOUND[measure](load_soundtrack(workdir, **where), data, folder, **given, **how)
     return report.table, report.rows

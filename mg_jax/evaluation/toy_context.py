@@ -19,7 +19,7 @@ from mg_jax.data.atomic import check_writable, write_json
 from mg_jax.data.media import audio
 from mg_jax.data.schema import Sample
 from mg_jax.data.sources.soundtracks import KINDS, SoundtrackConfig, open_sources
-from mg_jax.evaluation.toy_sound import SHOWN, Condition, SoundReport, request_of
+from mg_jax.evaluation.toy_sound import SHOWN, Inputs, SoundReport, request_of
 from mg_jax.metrics import seams
 from mg_jax.metrics.audio import SoundFidelity
 from mg_jax.sampling.sound_request import Request
@@ -44,7 +44,7 @@ def score_infill(
   folder: str | os.PathLike[str],
   *,
   count: int = 64,
-  condition: Condition = "both",
+  inputs: Inputs = "both",
   seed: int = 0,
   gap_s: float = 1.0,
   **changes: Any,
@@ -59,7 +59,7 @@ def score_infill(
     pipeline, folder, seed, **changes: as `toy_sound.score_sound`.
     data: data of the run, toy world or files.
     count: held-out sounds; too short or silent ones are skipped.
-    condition: what the model is conditioned on besides the sound around the gap.
+    inputs: what the model is conditioned on besides the sound around the gap.
     gap_s: length of the gap.
 
   Raises:
@@ -80,7 +80,7 @@ def score_infill(
       continue
     seconds = len(sample.wave) / rate
     request = dataclasses.replace(
-      request_of(sample, condition, rate=rate, seed=seed + index),
+      request_of(sample, inputs, rate=rate, seed=seed + index),
       known=sample.wave, keep=((0.0, begin / rate), (end / rate, seconds)),
     )  # fmt: skip
     wave = pipeline(request, **changes).wave
@@ -103,7 +103,7 @@ def score_infill(
     )
   scores = {name: row.compute() for name, row in rows.items()}
   kept = {name: {k: row[k] for k in ("mel", "stft", "si_sdr")} for name, row in scores.items()}
-  about = {"gap_s": gap_s, "condition": condition, "count": used}
+  about = {"gap_s": gap_s, "inputs": inputs, "count": used}
   return _report(folder / "infill.json", kept, about | {"origin": pipeline.origin})
 
 

@@ -31,7 +31,7 @@ from mg_jax.world.oracles import sound as oracles_sound
 from mg_jax.world.oracles.onsets import pool
 from mg_jax.world.sound import facts as sound_facts
 
-Condition = Literal["both", "video", "text"]
+Inputs = Literal["both", "video", "text"]
 TOLERANCE_S = 0.08
 SHOWN = 8  # clips written as mp4 with a plot
 _UNITS = {"_ms": ("ms", ".0f"), "_lufs": ("LUFS", ".1f"), "_dbfs": ("dBFS", ".1f")}
@@ -51,7 +51,7 @@ def score_sound(
   folder: str | os.PathLike[str],
   *,
   count: int = 64,
-  condition: Condition = "both",
+  inputs: Inputs = "both",
   seed: int = 0,
   **changes: Any,
 ) -> SoundReport:
@@ -62,7 +62,7 @@ def score_sound(
     data: data of its run, on the toy world.
     folder: for the results, created if missing.
     count: held-out clips.
-    condition: what the model is conditioned on: the clip's video, its caption, or both.
+    inputs: what the model is conditioned on: the clip's video, its caption, or both.
     seed: seed of the first sound; the next ones count up.
     **changes: settings that differ from the pipeline's.
 
@@ -83,7 +83,7 @@ def score_sound(
   for index in track(range(count), "sounds"):
     sample = scenes[index]
     facts.append(sound_facts.sound_facts(scenes.scene(index)))
-    request = request_of(sample, condition, rate=pipeline.rate, seed=seed + index)
+    request = request_of(sample, inputs, rate=pipeline.rate, seed=seed + index)
     wave = pipeline(request, **changes).wave
     latent = pipeline.codec.encode(sample.wave)
     coded = pipeline.codec.decode(latent, length=len(sample.wave))
@@ -101,7 +101,7 @@ def score_sound(
   }
   shuffled = facts[1:] + facts[:1]
   rows["shuffled"] = rates([one.oracle for one in measurements["made"]], shuffled)
-  about = {"origin": pipeline.origin, "condition": condition, "count": count}
+  about = {"origin": pipeline.origin, "inputs": inputs, "count": count}
   # JSON has no number for undefined values, such as the loudness of silence.
   plain = {
     name: {key: value if math.isfinite(value) else None for key, value in row.items()}
@@ -171,12 +171,12 @@ def rates(
   }  # fmt: skip
 
 
-def request_of(sample: Sample, condition: Condition, *, rate: int, seed: int) -> Request:
+def request_of(sample: Sample, inputs: Inputs, *, rate: int, seed: int) -> Request:
   """The sound of a sample, at `rate` Hz, given its video, its caption, or both."""
-  seen = condition != "text" and sample.video is not None
+  seen = inputs != "text" and sample.video is not None
   return Request(
     len(sample.wave) / rate,
-    captions=("" if condition == "video" else sample.sound_caption,),
+    captions=("" if inputs == "video" else sample.sound_caption,),
     video=_Frames(sample.video, sample.fps) if seen else None,
     seed=seed,
   )

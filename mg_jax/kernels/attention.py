@@ -92,8 +92,8 @@ def choose(
     if ring and candidate.ring is None:
       reason = "it cannot merge the results of a ring"
     if reason is None:
-      passed = f" (not {'; not '.join(rejected)})" if rejected else ""
-      _report(f"attention kernel on {platform}: {candidate.name}{passed}")
+      passed = f" (rejected {'; '.join(rejected)})" if rejected else ""
+      _report(f"attention uses the kernel {candidate.name!r} on {platform}{passed}")
       return candidate
     if kernel != "auto":
       raise ValueError(f"attention kernel {kernel!r} cannot run this call: {reason}")

@@ -16,7 +16,7 @@ from flax.core import FrozenDict
 from mg_jax.core.errors import UserError
 from mg_jax.core.remat import Policy
 from mg_jax.core.sharding import shard
-from mg_jax.core.typing import Array, Bool, Float, Int
+from mg_jax.core.typing import Array, Float
 from mg_jax.kernels.context import Scheme
 from mg_jax.models import conditioning, patches
 from mg_jax.models.transformer import Transformer
@@ -56,20 +56,14 @@ class VideoDiT(nn.Module):
     x_BTHWC: Float[Array, "B T H W C"],
     t_B: Float[Array, "B"],
     cond: Mapping[str, Any],
-    *,
-    clean_BTHW: Bool[Array, "B T H W"] | None = None,
-    first_frame_B: Int[Array, "B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The velocity at x and t, in float32.
 
     Args:
       x_BTHWC: point of the path.
       t_B: its times in [0, 1].
-      cond: conditions by name, as the route table wants them.
-      clean_BTHW: positions that hold data already; their tokens are modulated as t = 1. A token
-        counts as clean when all of its patch is.
-      first_frame_B: index of the first frame's temporal position, for single-frame edit training,
-        which must draw it at random [MG 5.1]. 0 without it.
+      cond: conditions by name, as the route table wants them. A token of a clean mask counts as
+        clean when all of its patch is.
 
     Raises:
       UserError: on a latent that the patch does not divide or that outgrows the position tables,
@@ -99,7 +93,8 @@ class VideoDiT(nn.Module):
 
     time = TimeEmbedding(self.width, name="time")
     extra = conditioner.modulation(cond)
-    clean_BL = self._clean(clean_BTHW, conditioner.clean(cond))
+    clean_BTHW = conditioner.clean(cond)
+    clean_BL = None if clean_BTHW is None else patches.patch_mask(clean_BTHW, self.patch)
     context_BSD, mask_BS = conditioner.context(cond)
     positions = FactorizedPositions(self.max_thw, self.width, name="positions")
     x_BLD = Transformer(
@@ -114,7 +109,7 @@ class VideoDiT(nn.Module):
       name="transformer",
     )(
       x_BLD,
-      positions=positions(tokens, first_frame_B),
+      positions=positions(tokens),
       time_BD=time(t_B) + extra,
       context_BSD=context_BSD,
       context_mask_BS=mask_BS,
@@ -129,8 +124,3 @@ class VideoDiT(nn.Module):
       name="head",
     )
     return patches.unpatchify(head(x_BLD), tokens, self.patch).astype(jnp.float32)
-
-  def _clean(self, *masks: Array | None) -> Array | None:
-    """Token mask of the union of the given masks; None when there is none."""
-    given = [patches.patch_mask(m, self.patch) for m in masks if m is not None]
-    return jnp.any(jnp.stack(given), axis=0) if given else None

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.core.typing import Array, Bool, Float, Int
+from mg_jax.core.typing import Array, Float
 from mg_jax.data import condition_section
 from mg_jax.models import conditioning
 from mg_jax.models.dit import VideoDiT
@@ -127,14 +127,9 @@ class Generator(nn.Module):
     x_BTHWC: Float[Array, "B T H W C"],
     t_B: Float[Array, "B"],
     cond: Mapping[str, Any],
-    *,
-    clean_BTHW: Bool[Array, "B T H W"] | None = None,
-    first_frame_B: Int[Array, "B"] | None = None,
   ) -> Float[Array, "B T H W C"]:
     """The velocity; arguments and errors are those of VideoDiT, with ids and images in `cond`."""
-    return self.velocity(
-      x_BTHWC, t_B, self.encode(cond), clean_BTHW=clean_BTHW, first_frame_B=first_frame_B
-    )
+    return self.velocity(x_BTHWC, t_B, self.encode(cond))
 
 
 def _read(encoder: T5Encoder, entry: Mapping[str, Any]) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from mg_jax.core.errors import UserError
 from mg_jax.core.sharding import partitioned
-from mg_jax.core.typing import Array, Float, Int
+from mg_jax.core.typing import Array, Float
 from mg_jax.nn.mlp import MLP
 
 # DiT trains on integer times up to 1000 and on this range of periods; flow time is in [0, 1].
@@ -72,18 +72,11 @@ class FactorizedPositions(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, grid: tuple[int, int, int], first_frame_B: Int[Array, "B"] | None = None
-  ) -> Float[Array, "*B L D"]:
+  def __call__(self, grid: tuple[int, int, int]) -> Float[Array, "L D"]:
     """Embeddings of all tokens of a grid, in flattened order.
 
     Args:
       grid: (T, H, W) in tokens.
-      first_frame_B: per example, the row of the time table for its first frame; larger values than
-        max T - T are clipped. None is 0.
-
-    Returns:
-      (T * H * W, D), or (B, T * H * W, D) with first_frame_B.
 
     Raises:
       UserError: if the grid exceeds the tables.
@@ -101,10 +94,5 @@ class FactorizedPositions(nn.Module):
     frames = table("time", self.max_thw[0])
     rows, columns = table("height", self.max_thw[1]), table("width", self.max_thw[2])
     t, h, w = grid
-    if first_frame_B is None:
-      frames = frames[:t]
-    else:
-      first_B1 = jnp.clip(first_frame_B, 0, self.max_thw[0] - t)[:, None]
-      frames = frames[first_B1 + jnp.arange(t)]
-    sum_THWD = frames[..., :, None, None, :] + rows[:h, None] + columns[:w]
-    return sum_THWD.reshape(*frames.shape[:-2], t * h * w, self.features)
+    sum_THWD = frames[:t, None, None] + rows[:h, None] + columns[:w]
+    return sum_THWD.reshape(t * h * w, self.features)

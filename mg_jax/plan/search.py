@@ -13,17 +13,22 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from mg_jax.core import config as configs
 from mg_jax.core.chips import CHIPS, GB, GIB, TERA
 from mg_jax.core.errors import UserError
 from mg_jax.core.topology import Pod, parse_topology
-from mg_jax.core.tree import count_params
+from mg_jax.core.tree import count_params, flatten_paths
+from mg_jax.core.typing import PyTree
 from mg_jax.kernels.context import Scheme
 from mg_jax.models import zoo
 from mg_jax.plan import report as plan_report
 from mg_jax.plan.planner import Plan, check, plan
 from mg_jax.plan.training import abstract_training, latent_tokens
-from mg_jax.train.state import abstract_params
+from mg_jax.stages.experiment import optim_config
+from mg_jax.train.optim import build_optimizers
+from mg_jax.train.state import abstract_params, wrap_params
 
 POLICIES = ("none", "mlp", "attention", "full")
 # Activations that a layer saves per token, in units of the model's width, and the fraction of its
@@ -57,7 +62,17 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """Inputs of the estimates: sizes of the model and of its batch."""
+  """Inputs of the estimates: sizes of the model and of its batch.
+
+  Attributes:
+    layers, width, heads: of the transformer.
+    tokens: of a sample.
+    rows: of a batch.
+    accumulate: microbatches of a step.
+    blocks: parameters of the layers.
+    trained: parameters that have a gradient, in all roles.
+    state: bytes of all parameters, frozen ones too, of the optimizers' state and of averages.
+  """
 
   layers: int
   width: int
@@ -65,9 +80,9 @@ class Work:
   tokens: int
   rows: int
   accumulate: int
-  parameters: int
   blocks: int
-  ema: bool
+  trained: int
+  state: int
 
 
 def work_of(config: Mapping[str, Any]) -> Work:
@@ -80,11 +95,24 @@ def work_of(config: Mapping[str, Any]) -> Work:
     )
   objective, batch, _ = abstract_training(config)
   params = abstract_params(objective, batch)
+  optimizers = build_optimizers(optim_config(config), objective.roles)
+  updated = {role: params[role] for role in objective.roles}
+  state = jax.eval_shape(
+    lambda trees: wrap_params(trees, optimizers, ema=config["train"]["ema"] > 0, window=0), updated
+  )
+  trained = [
+    leaf for role, tree in updated.items() for path, leaf in flatten_paths(tree).items()
+    if not optimizers[role].freezes(path)
+  ]  # fmt: skip
   return Work(
     dit["layers"], dit["width"], dit["heads"], latent_tokens(dit, batch["latent"].shape[1:4]),
-    config["data"]["global_batch"], config["train"]["accumulate"], count_params(params),
-    zoo.block_parameters(params), config["train"]["ema"] > 0,
+    config["data"]["global_batch"], config["train"]["accumulate"], zoo.block_parameters(params),
+    count_params(trained), _bytes((params, state.opt_state, state.ema)),
   )  # fmt: skip
+
+
+def _bytes(tree: PyTree) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def choices(work: Work, pod: Pod) -> list[Choice]:
@@ -141,8 +169,8 @@ def estimate(
   data, fsdp, context, tensor = mesh
   rows = work.rows // (data * fsdp * work.accumulate)
   local = work.tokens / (context * tensor)
-  # float32 weights, two moments, averages; gradients are live at the end of the step.
-  state = work.parameters * 4 * (4 + work.ema) / (fsdp * tensor)
+  # float32 gradients are live at the end of the step.
+  state = (work.state + 4 * work.trained) / (fsdp * tensor)
   kept = rows * local * work.width * 2 * _KEPT[remat] * work.layers
   # One layer's work: the stream and its activations, temporarily whole over "tensor".
   layer = rows * work.tokens / context * work.width * 2 * (8 + 40 / tensor)
@@ -166,7 +194,7 @@ def estimate(
   reach = 8 if pod.platform == "cuda" else math.inf  # devices that the fast network joins
   if pod.slices > 1:
     reach = min(reach, fsdp * context * tensor)
-  along_data = 2 * work.parameters * 4 / (fsdp * tensor) * (data - 1) / data
+  along_data = 2 * work.trained * 4 / (fsdp * tensor) * (data - 1) / data
   fast = slow = 0.0
   stride = 1
   for size, sent in ((tensor, along_tensor), (context, along_context),

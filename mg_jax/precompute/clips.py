@@ -19,7 +19,6 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -41,7 +40,14 @@ from mg_jax.data.transforms import VideoRow, prompt_tags
 from mg_jax.models.codecs.tae import TAE
 from mg_jax.models.codecs.tiling import TiledAutoencoder, Tiling
 from mg_jax.models.encoders.streams import Streams
-from mg_jax.precompute.latents import SPLITS, encode_parts, finish, finished, write_records
+from mg_jax.precompute.latents import (
+  SPLITS,
+  Part,
+  encode_parts,
+  finish,
+  finished,
+  write_records,
+)
 from mg_jax.train.workdir import is_remote, resolve
 
 _log = logging.getLogger(__name__)
@@ -88,12 +94,7 @@ def encode(
     )
   )
   source = {"autoencoder": origin, "step": step}
-
-  def part(data: DataConfig, folder: pathlib.Path, conditions: Any, where: str) -> dict:
-    return _encode_part(
-      data, folder, shared, source, conditions, encoder, tiling, batch, where=where
-    )
-
+  part = functools.partial(_encode_part, encoder=encoder, tiling=tiling, batch=batch)
   train = {name: f"train/{kind}" for name, kind in held_out(data).items()}
   metadata = encode_parts(data, folder, shared, source, found, part, train=train)
   if workdir:
@@ -102,19 +103,11 @@ def encode(
 
 
 def _encode_part(
-  data: DataConfig,
-  folder: pathlib.Path,
-  identity: dict[str, Any],
-  source: dict[str, Any],
-  conditions: Mapping[str, Condition],
-  encoder: Callable[[], "_Encoder"],
-  tiling: Tiling,
-  batch: int,
-  *,
-  where: str,
+  part: Part, *, encoder: Callable[[], "_Encoder"], tiling: Tiling, batch: int
 ) -> dict:
-  """Encodes a recipe that is no mixture; see `encode`."""
-  identity = identity | {
+  """Encodes clips and images of one entry; see `encode`."""
+  data, folder, conditions = part.data, part.folder, part.conditions
+  identity = part.identity | {
     "data": json.loads(json.dumps(_identity(data))), "kinds": sorted(data.kinds),
   }  # fmt: skip
   latents = {name: entry.of for name, entry in conditions.items() if isinstance(entry, Latent)}
@@ -133,11 +126,11 @@ def _encode_part(
   if metadata:
     return metadata
   scans = indices(data)
-  check_sources(conditions, scans, where=where)
+  check_sources(conditions, scans, where=part.where)
   _log.info("%s: encoding the clips, once", folder)
   clips = dict.fromkeys(SPLITS, 0)
   # Images that are frames of clips are not counted again.
-  counted = list(data.kinds) if data.images else list(data.kinds)[:1]
+  counted = data.kinds if data.images else data.kinds[:1]
   for split, kind in itertools.product(SPLITS, data.kinds):
     for bucket, clip_source in open_sources(data, split, kind).items():
       clips[split] += len(clip_source) if kind in counted else 0
@@ -147,8 +140,9 @@ def _encode_part(
         _records, kind=kind, encoder=encoder(), batch=rows, latents=tuple(latents), values=values
       )
       write_records(clip_source, folder / split / kind / bucket, records, identity)
-  origins = source | {"clips": clips} | {name: digest() for name, (_, digest) in digests.items()}
-  return finish(folder, [folder / "train" / next(iter(data.kinds))], identity | origins)
+  found = {name: digest() for name, (_, digest) in digests.items()}
+  origins = part.source | {"clips": clips} | found
+  return finish(folder, [folder / "train" / data.kinds[0]], identity | origins)
 
 
 def report_rejected(scans: Iterable[Index], workdir: str) -> None:

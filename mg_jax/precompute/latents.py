@@ -4,6 +4,7 @@ An interrupted run resumes with the missing shards; a finished folder is unchang
 distributed over processes, which must share the folder.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -29,13 +30,34 @@ SPLITS = ("train", "validation")
 SHARD = 1024  # records per shard: the most that an interruption can lose
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """What is encoded into one folder: data that are no mixture.
+
+  Attributes:
+    data: the recipe, of the class of the stage's data.
+    folder: of its latents.
+    conditions: of the generator, by name, with the constants of the data.
+    where: the config field of the data, for messages.
+    identity: everything that determines the latents but the data, by name.
+    source: what else the manifest says.
+  """
+
+  data: Any
+  folder: pathlib.Path
+  conditions: dict[str, Condition]
+  where: str
+  identity: dict[str, Any]
+  source: dict[str, Any]
+
+
 def encode_parts(
   data: SourceConfig,
   folder: pathlib.Path,
   identity: dict[str, Any],
   source: dict[str, Any],
   conditions: Mapping[str, Condition],
-  encode: Callable[[Any, pathlib.Path, dict[str, Condition], str], dict],
+  encode: Callable[[Part], dict],
   *,
   train: Mapping[str, str],
 ) -> dict:
@@ -47,27 +69,27 @@ def encode_parts(
     identity: everything that determines the latents of all entries.
     source: what else the manifest says.
     conditions: of the generator.
-    encode: called with data, folder and conditions of an entry, and the config field that names it.
+    encode: encodes one entry; returns the metadata of its manifest.
     train: entry -> the folder of its training latents that statistics are of.
 
   Raises:
     UserError: if the folder has latents of another mixture, and as `encode` does.
   """
   if not data.mixture:
-    return encode(data, folder, dict(conditions), "data")
-  identity = identity | {"mixture": sorted(data.mixture)}
+    return encode(Part(data, folder, dict(conditions), "data", identity, source))
+  mixed = identity | {"mixture": sorted(data.mixture)}
   # Before anything is encoded, and alike on all processes.
-  metadata = on_main(finished, folder, identity)
+  metadata = on_main(finished, folder, mixed)
   parts = {}
   for name, part in data.parts.items():
     where = f"data.mixture.{name}"
     constant = fixed(conditions, part.constants, where=f"{where}.constants")
-    parts[name] = encode(part.data, folder / name, constant, where)
+    parts[name] = encode(Part(part.data, folder / name, constant, where, identity, source))
   if metadata:
     return metadata
   clips = {split: sum(part["clips"][split] for part in parts.values()) for split in SPLITS}
   folders = [folder / name / path for name, path in train.items()]
-  return finish(folder, folders, identity | source | {"clips": clips})
+  return finish(folder, folders, mixed | source | {"clips": clips})
 
 
 def finished(

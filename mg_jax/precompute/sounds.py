@@ -14,7 +14,6 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from mg_jax.core.errors import UserError
 from mg_jax.data import condition_section
@@ -29,7 +28,14 @@ from mg_jax.models.codecs.chunking import ChunkedCodec
 from mg_jax.models.encoders.streams import Streams
 from mg_jax.models.encoders.vision import FrozenVision
 from mg_jax.precompute.clips import CaptionEncoder, check_finite, report_rejected
-from mg_jax.precompute.latents import SPLITS, encode_parts, finish, finished, write_records
+from mg_jax.precompute.latents import (
+  SPLITS,
+  Part,
+  encode_parts,
+  finish,
+  finished,
+  write_records,
+)
 
 _log = logging.getLogger(__name__)
 SHARD = 256  # records per shard: the most that an interruption can lose
@@ -70,11 +76,7 @@ def encode_sound(
   source = {"codec": origin, "step": step, "rate": codec.model.latent_rate}
   captions = functools.cache(lambda: CaptionEncoder(text.load(names=text.cached)))
 
-  def part(data: SoundtrackConfig, folder: pathlib.Path, conditions: Any, where: str) -> dict:
-    return _encode_part(
-      data, folder, shared, source, conditions, codec, captions, vision, where=where
-    )
-
+  part = functools.partial(_encode_part, codec=codec, captions=captions, vision=vision)
   metadata = encode_parts(
     data, pathlib.Path(folder), shared, source, conditions or {}, part,
     train=dict.fromkeys(data.parts, "train"),
@@ -85,23 +87,16 @@ def encode_sound(
 
 
 def _encode_part(
-  data: SoundtrackConfig,
-  folder: pathlib.Path,
-  identity: dict[str, Any],
-  source: dict[str, Any],
-  conditions: Mapping[str, Condition],
-  codec: ChunkedCodec,
-  captions: Callable[[], CaptionEncoder],
+  part: Part, *, codec: ChunkedCodec, captions: Callable[[], CaptionEncoder],
   vision: FrozenVision | None,
-  *,
-  where: str,
 ) -> dict:
-  """Encodes data that are no mixture; see `encode_sound`."""
+  """Encodes sounds of one entry; see `encode_sound`."""
+  data, folder, conditions = part.data, part.folder, part.conditions
   for name, condition in conditions.items():
     if isinstance(condition, Latent):
       raise UserError(f"condition {name!r} is the latent of a first frame, which sound lacks")
   values = given(conditions)
-  identity = identity | {"data": data.identity()} | condition_section.identity(conditions)
+  identity = part.identity | {"data": data.identity()} | condition_section.identity(conditions)
   here = data.source == "folder" and os.path.isdir(data.path)
   content = (
     functools.partial(folders.content, data.path, kind="sound", given=tuple(values))
@@ -110,7 +105,7 @@ def _encode_part(
   metadata = finished(folder, identity, content=content)
   if metadata:
     return metadata
-  check_sources(conditions, _scans(data), where=where)
+  check_sources(conditions, _scans(data), where=part.where)
   _log.info("%s: encoding the sound, once", folder)
   records = functools.partial(
     _records, codec=codec, captions=captions(), vision=vision, values=values
@@ -123,7 +118,7 @@ def _encode_part(
       write_records(
         clip_source, folder / split / kind, records, identity, size=SHARD, compress=vision is None
       )
-  origins = source | {"clips": clips} | ({"content": content()} if content else {})
+  origins = part.source | {"clips": clips} | ({"content": content()} if content else {})
   return finish(folder, [folder / "train"], identity | origins)
 
 

@@ -166,15 +166,13 @@ class Soundtrack:
            settings.window_shape, keeps)  # fmt: skip
     compiled = self._compiled.setdefault(key, jax.jit(run))
     count = len(noise)
-    part = min(count, rows)
-    # The last part is filled up, so that there is one program.
+    part = min(count, rows)  # the last one is filled up, so that there is one program
     noise = jnp.concatenate([noise, jnp.repeat(noise[-1:], -count % part, axis=0)])
     parts = [
       compiled(self.params, noise[i : i + part], known, cond_J, *self._knobs(settings), seed)
       for i in range(0, count, part)
     ]
-    latents, scores = (jnp.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True))
-    return latents, scores
+    return tuple(jnp.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True))
 
   def _segments(self, noise, known: Known, cond_J, seed: np.uint32, settings: SoundSettings):
     """One window after the other: latents (N, L, 1, 1, C) and their scores."""
@@ -356,16 +354,21 @@ class Soundtrack:
     """(N,) of candidates, the higher the better; a single one is not scored."""
     if len(latents) == 1:
       return jnp.zeros(1)
+    multiple = row_multiple(self.mesh, 2)
 
     def pair(x: Array, t: Array, window_R: Array, beside: sampler.Beside) -> tuple[Array, Array]:
+      count = len(x)
+      # The last row is repeated, so that both branches of all rows divide over the devices.
+      row_R = np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)
+      x, window_R, beside = jax.tree.map(lambda a: a[row_R], (x, window_R, beside))
       cond = jax.tree.map(lambda a: a[first + window_R], cond_J) | beside
       branches = cfg.chain((tuple(cond), 0.5))
       cond = cfg.expand(cond, branches, keep_only=self._keep_only)
       v = self._apply(params, jnp.repeat(x, 2, axis=0), jnp.broadcast_to(t, 2 * len(x)), cond)
-      return v[::2], v[1::2]
+      return v[: 2 * count : 2], v[1 : 2 * count : 2]
 
-    scores = self.scorer(pair, latents, beside=_context(known), windows=windows, seed=seed)
-    return jnp.asarray(scores)
+    beside = _context(known)
+    return jnp.asarray(self.scorer(pair, latents, beside=beside, windows=windows, seed=seed))
 
   def _branches(self, settings: SoundSettings) -> tuple[cfg.Branch, ...]:
     return cfg.branches(settings.guidance, tuple(self.model.routes()), whole=True)

@@ -23,7 +23,8 @@ from jax.sharding import Mesh
 
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
-from mg_jax.core.mesh import batch_axes, batch_share, make_mesh
+from mg_jax.core.mesh import batch_axes, batch_share, devices_of, make_mesh
+from mg_jax.data.condition_section import pinned
 from mg_jax.data.pipeline import stack
 from mg_jax.objectives.base import Objective
 from mg_jax.stages.base import (
@@ -53,6 +54,9 @@ def run(config: Mapping[str, Any], workdir: str) -> Result:
     UserError: on anything in the config, the data or the workdir that cannot be used.
   """
   config = configs.to_dict(config)
+  if "conditions" in config:
+    # The config that is saved keeps what the run trains with.
+    config["conditions"] = pinned(config["conditions"])
   settings = build_section(TrainConfig, config, "train")
   optim = optim_config(config)
   mesh = _mesh(config)
@@ -125,8 +129,8 @@ def build(config: Mapping[str, Any], workdir: str, mesh: Mesh) -> Experiment:
   ways = batch_axes(mesh)
   parts = build_section(TrainConfig, config, "train").accumulate
   times = f" times accumulate={parts}" if parts > 1 else ""
-  _check_rows("data.global_batch", data.global_batch, ways * parts, f"{ways} devices{times}")
-  _check_rows("eval.batch", evals.batch, ways, f"{ways} devices")
+  _check_rows("data.global_batch", data.global_batch, ways * parts, f"{devices_of(ways)}{times}")
+  _check_rows("eval.batch", evals.batch, ways, devices_of(ways))
   check_dtypes(section(config, "model"))
   return stage.experiment(config, data, evals, workdir, mesh)
 

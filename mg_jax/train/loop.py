@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core import rng
 from mg_jax.core.errors import UserError, refusal
+from mg_jax.core.mesh import devices_of
 from mg_jax.core.tree import count_params, fingerprint
 from mg_jax.core.typing import PyTree
 from mg_jax.objectives.base import Objective
@@ -161,7 +162,7 @@ def train(
     stack.callback(writer.close)
     writer.say(
       f"{config.experiment}: step {start.step} of {config.steps}, "
-      f"{count_params(start.state.params):,} parameters, {mesh.size} devices, {folder}"
+      f"{count_params(start.state.params):,} parameters, {devices_of(mesh.size)}, {folder}"
     )
     run = _Run(
       config, mesh, saver, feed, writer, hooks, dict(description or {}), interrupt, start.frozen,

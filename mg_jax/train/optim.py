@@ -97,11 +97,14 @@ class Optimizer:
     """Descent directions to be subtracted after multiplication by the rate, and the new state."""
     return self.transform.update(grads, state, params)
 
+  def freezes(self, path: str) -> bool:
+    """Whether the parameter of a path keeps its value."""
+    return _any(self.config.freeze, path)
+
   def stop_frozen(self, params: PyTree) -> PyTree:
     """The same values, with no gradient into the frozen leaves."""
     return map_paths(
-      lambda path, leaf: jax.lax.stop_gradient(leaf) if _any(self.config.freeze, path) else leaf,
-      params,
+      lambda path, leaf: jax.lax.stop_gradient(leaf) if self.freezes(path) else leaf, params
     )
 
   def rate(self, step: Array, progress: Array) -> Array:

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from etils import epath
@@ -108,8 +108,9 @@ def is_remote(path: epath.Path) -> bool:
 def locked(path: epath.Path) -> Iterator[None]:
   """Locks the workdir against a second job while inside; a dead process holds no lock.
 
-  The kernel drops the lock with its process, however that ends, so a leftover file is simply taken
-  over; the host and pid in it are only for the message. Object stores are not locked.
+  The kernel drops the lock with its process, however that ends, so the file that a killed one has
+  left is simply taken over; the host and pid in it are only for the message. Any other end removes
+  the file. Object stores are not locked.
 
   Raises:
     UserError: if another live process holds it.
@@ -117,17 +118,7 @@ def locked(path: epath.Path) -> Iterator[None]:
   if is_remote(path) or jax.process_index() != 0:
     yield
     return
-  with open(path / LOCK, "a+") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-      file.seek(0)
-      raise UserError(
-        f"workdir {path} is in use by {_owner(file.read())}; wait for that job, stop it, or choose "
-        "another workdir"
-      ) from e
-    except OSError as e:
-      _log.warning("%s has no file locks (%s): a second job is not prevented", path, e.strerror)
+  with _lock(path) as file:
     file.truncate(0)
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
     file.write(json.dumps(owner))
@@ -135,7 +126,29 @@ def locked(path: epath.Path) -> Iterator[None]:
     try:
       yield
     finally:
-      file.truncate(0)
+      (path / LOCK).unlink(missing_ok=True)
+
+
+def _lock(path: epath.Path) -> TextIO:
+  """The lock's file, locked as far as the file system has locks."""
+  while True:
+    file = open(path / LOCK, "a+")
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      with file:
+        file.seek(0)
+        raise UserError(
+          f"workdir {path} is in use by {_owner(file.read())}; wait for that job, stop it, or "
+          "choose another workdir"
+        ) from e
+    except OSError as e:
+      _log.warning("%s has no file locks (%s): a second job is not prevented", path, e.strerror)
+    # A job that ended after the file was opened has removed it: this would lock nobody out.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file.fileno()), os.stat(path / LOCK)):
+        return file
+    file.close()
 
 
 def _owner(text: str) -> str:

@@ -120,7 +120,7 @@ def test_sections_by_name_become_their_dataclass():
   assert build(Runs, {"others": {"a": Optimizer()}}).others == {"a": Optimizer()}
   with pytest.raises(UserError, match="runs.others.a has no field 'setps'"):
     build(Runs, {"others": {"a": {"setps": 3}}}, where="runs")
-  with pytest.raises(UserError, match="runs.others is {'a': 3}, which does not fit"):
+  with pytest.raises(UserError, match="runs.others is {'a': 3}, which is not of type .*Mapping"):
     build(Runs, {"others": {"a": 3}}, where="runs")
 
 
@@ -129,7 +129,7 @@ def test_a_nested_section_becomes_its_dataclass():
   assert run.optim == Optimizer(steps=3, pairs=(("a", 1),), rates={"text": 0.1})
   with pytest.raises(UserError, match="config run.optim has no field 'setps'.*'steps'"):
     build(Run, {"optim": {"setps": 3}}, where="run")
-  with pytest.raises(UserError, match="run.optim.steps is 'x', which does not fit int"):
+  with pytest.raises(UserError, match="run.optim.steps is 'x', which is not of type int"):
     build(Run, {"optim": {"steps": "x"}}, where="run")
 
 
@@ -275,3 +275,34 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
     assert words in err and len(err.splitlines()) == 1 and err.startswith("error: "), err
   ((code, out, _),) = _run(tmp_path, ["--help"])
   assert code == 0 and "USAGE" in out
+
+
+@pytest.mark.parametrize("arguments, words, code", [
+  (["--help"], 1, 141), (["--help"], 9999, 141), (["--rows=9"], 1, 141),
+  (["--rows=99999"], 1, 141), (["--fault"], 1, 2),
+])  # fmt: skip
+def test_a_closed_pipe_is_no_error(tmp_path, arguments, words, code):
+  main = tmp_path / "main.py"
+  main.write_text(
+    "import os\n"
+    "from absl import flags\n"
+    "from mg_jax.core import config\n"
+    "from mg_jax.core.errors import UserError\n"
+    "flags.DEFINE_integer('rows', 0, 'Rows. ' * int(os.environ['WORDS']))\n"
+    "flags.DEFINE_bool('fault', False, 'Whether to fail.')\n"
+    "def main(argv):\n"
+    "  if flags.FLAGS.fault:\n"
+    "    raise UserError('no rows')\n"
+    "  for row in range(flags.FLAGS.rows):\n"
+    "    print(row)\n"
+    "config.run(main)\n"
+  )
+  reader, writer = os.pipe()
+  os.close(reader)
+  done = subprocess.run(
+    [sys.executable, main, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True,
+    timeout=60, env={**os.environ, "PYTHONPATH": str(_ROOT), "WORDS": str(words)},
+  )  # fmt: skip
+  os.close(writer)
+  assert done.returncode == code
+  assert done.stderr == ("error: no rows\n" if code == 2 else "")

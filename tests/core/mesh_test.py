@@ -15,6 +15,7 @@ from mg_jax.core.mesh import (
   AXES,
   batch_axes,
   batch_share,
+  devices_of,
   make_mesh,
   parse_mesh,
   row_multiple,
@@ -166,3 +167,7 @@ def test_rows_are_padded_until_their_copies_divide():
   mesh = make_mesh((2, 4, 1, 1))
   assert [row_multiple(mesh, copies) for copies in (1, 2, 3, 4, 6, 8, 16)] == [8, 4, 8, 2, 4, 1, 1]
   assert row_multiple(None, 3) == 1
+
+
+def test_numbers_of_devices_are_named():
+  assert [devices_of(count) for count in (1, 8)] == ["1 device", "8 devices"]

@@ -1,6 +1,7 @@
 """The config's section of conditions: what it builds, and what it must agree on."""
 
 import dataclasses
+import json
 
 import numpy as np
 import PIL.Image
@@ -15,6 +16,7 @@ from mg_jax.data.condition_section import (
   given,
   identity,
   parse,
+  pinned,
   routes,
   stored,
 )
@@ -126,6 +128,31 @@ def test_constants_replace_and_are_checked():
   assert fixed(got, {"task": 1}, where="x")["task"] == Constant(ClassId(4), 1)
   with pytest.raises(UserError, match="data.mixture.a.constants names 'face'; the conditions are"):
     fixed(found, {"face": 1}, where="data.mixture.a.constants")
+
+
+def test_files_of_constants_are_pinned(tmp_path, monkeypatch):
+  """What is loaded depends neither on the current directory nor on the files."""
+  monkeypatch.chdir(tmp_path)
+  PIL.Image.new("RGB", (2, 2), (1, 2, 3)).save("face.png")
+  np.save("mask.npy", np.arange(8).reshape(2, 2, 2) % 2 == 0)
+  section = {
+    "face": {"kind": "image", "size": 2, "constant": "face.png"},
+    "mask": {"kind": "mask", "constant": "mask.npy"},
+    "task": {"kind": "class_id", "classes": 4, "constant": 2},
+    "none": {"kind": "image", "size": 2, "constant": None}, "no": {"kind": "mask"},
+  }  # fmt: skip
+  expected, held = build(section), json.loads(json.dumps(pinned(section)))
+  assert pinned(held) == held, "a pinned section stays what it is"
+  for name in ("task", "none", "no"):
+    assert held[name] == section[name]
+  for name in ("face.png", "mask.npy"):
+    (tmp_path / name).unlink()
+  found = build(held)
+  for name in ("face", "mask"):
+    np.testing.assert_array_equal(found[name].value, expected[name].value, strict=True)
+  for broken in ({}, {"npz": 3}, {"npz": "?"}, {"npz": "AAAA"}):
+    with pytest.raises(UserError, match="conditions.face.constant holds no array .*; name"):
+      build({"face": section["face"] | {"constant": broken}})
 
 
 def test_a_condition_has_values_or_a_constant():

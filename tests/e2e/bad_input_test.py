@@ -151,7 +151,7 @@ def test_arguments_that_are_seen_at_once(arguments, words):
   [
     ("--config.train.stesp=5", "train has no field 'stesp'; did you mean 'steps'?"),
     pytest.param("--config.train.steps=abc", "is not of type int", marks=pytest.mark.slow),
-    pytest.param("--config.model.multipliers=abc", "which does not fit", marks=pytest.mark.slow),
+    pytest.param("--config.model.multipliers=abc", "which is not of type", marks=pytest.mark.slow),
     pytest.param("--config.data.world=real", "config data.world is 'real'", marks=pytest.mark.slow),
     pytest.param("--config.model.groups=3", "groups do not divide", marks=pytest.mark.slow),
     pytest.param("--config.model.dtype=half", "dtype 'half'", marks=pytest.mark.slow),

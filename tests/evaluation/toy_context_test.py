@@ -37,7 +37,7 @@ class Pipeline:
 
 def test_a_perfect_filling_is_as_good_as_the_codec_and_silence_is_not(tmp_path):
   pipeline = Pipeline(lambda request: request.known)
-  report = score_infill(pipeline, TOY, tmp_path, count=3, gap_s=0.8, condition="video")
+  report = score_infill(pipeline, TOY, tmp_path, count=3, gap_s=0.8, inputs="video")
   rows = report.rows
   assert rows["made"] == rows["codec"] and rows["made"]["mel"] < 1e-5
   assert min(rows["silence"]["mel"], rows["repetition"]["mel"]) > 0.3

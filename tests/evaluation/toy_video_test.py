@@ -45,6 +45,6 @@ def test_words_and_letters_are_in_the_table(tmp_path):
 
 def test_prompts_without_a_word_are_scored_without_one(tmp_path):
   report = score(Truth("simple", 2), tmp_path, world="simple", count=2)
-  assert set(report.rates) == {"all", "colour", "kind", "count", "motion"}
+  assert set(report.rates) == {"all", "colour", "shape", "count", "motion"}
   clips = json.loads((tmp_path / "scores.json").read_text())["clips"]
   assert not any("read" in clip for clip in clips)

@@ -120,7 +120,7 @@ def test_commands_make_sound_for_a_video_extend_and_fill_it(runs, tmp_path):
 def test_sounds_of_held_out_clips_are_scored(runs):
   command = [sys.executable, "launch/evaluate.py", f"--workdir={runs}/soundtrack", "--count=3"]
   done = subprocess.run(
-    [*command, "--condition=video", f"--out={runs}/scores"], cwd=_ROOT, capture_output=True,
+    [*command, "--inputs=video", f"--out={runs}/scores"], cwd=_ROOT, capture_output=True,
     text=True, timeout=280,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-2000:]

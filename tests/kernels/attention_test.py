@@ -126,7 +126,7 @@ def test_choice_is_logged_once_with_reasons(fancy, caplog):
   with caplog.at_level(logging.INFO, logger=attention.__name__):
     attend(q, k, v)
     attend(q, k, v)
-  line = "attention kernel on cpu: blocked (not fancy: keys are longer than 4)"
+  line = "attention uses the kernel 'blocked' on cpu (rejected fancy: keys are longer than 4)"
   assert [r.message for r in caplog.records] == [line]
 
 

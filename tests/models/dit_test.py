@@ -96,44 +96,19 @@ def test_padded_text_changes_nothing_at_all(awaken):
 def test_clean_positions_are_modulated_as_data(awaken):
   x, t, cond = batch()
   cond = only(cond, TEXT)
-  model = VideoDiT(**FIELDS, routes=TEXT)
+  routes = TEXT | {"keep": {"kind": "clean"}, "also": {"kind": "clean"}}
+  model = VideoDiT(**FIELDS, routes=routes)
   params = awaken(jax.eval_shape(model.init, jax.random.key(0), x, t, cond))
   every = jnp.ones(x.shape[:-1], bool)
-  run = lambda t, **kw: jax.jit(model.apply)(params, x, t, cond, **kw)  # noqa: E731
+  run = lambda t, **masks: jax.jit(model.apply)(params, x, t, cond | masks)  # noqa: E731
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
-  close(run(t, clean_BTHW=every), run(jnp.ones_like(t)))
-  close(run(t, clean_BTHW=~every), run(t))
-  first = run(t, clean_BTHW=every.at[:, 1:].set(False))
-  assert np.abs(first - run(t)).max() > 1e-3
+  close(run(t, keep=every), run(jnp.ones_like(t)))
+  close(run(t, keep=~every), run(t))
+  first, rest = every.at[:, 1:].set(False), every.at[:, 0].set(False)
+  assert np.abs(run(t, keep=first) - run(t)).max() > 1e-3
+  close(run(t, keep=first, also=rest), run(t, keep=every))
   # A token is clean as a whole or not at all.
-  close(run(t, clean_BTHW=every.at[:, :, ::2].set(False)), run(t))
-
-
-def test_a_clean_route_is_the_clean_argument(awaken):
-  x, t, cond = batch()
-  cond = only(cond, TEXT)
-  model = VideoDiT(**FIELDS, routes=TEXT | {"keep": {"kind": "clean"}})
-  params = awaken(jax.eval_shape(model.init, jax.random.key(0), x, t, cond))
-  mask = jnp.zeros(x.shape[:-1], bool).at[:, 0].set(True)
-  routed = jax.jit(model.apply)(params, x, t, cond | {"keep": mask})
-  np.testing.assert_array_equal(routed, jax.jit(model.apply)(params, x, t, cond, clean_BTHW=mask))
-
-
-def test_a_single_frame_can_take_any_temporal_position(awaken):
-  x, t, cond = batch(frames=1)
-  cond = only(cond, TEXT)
-  model = VideoDiT(**FIELDS, routes=TEXT)
-  params = awaken(jax.eval_shape(model.init, jax.random.key(0), x, t, cond))
-  run = lambda *first: jax.jit(model.apply)(  # noqa: E731
-    params, x, t, cond, first_frame_B=jnp.array(first, jnp.int32)
-  )
-  np.testing.assert_allclose(
-    run(0, 0), jax.jit(model.apply)(params, x, t, cond), rtol=1e-5, atol=1e-5
-  )
-  both = run(0, 3)
-  np.testing.assert_allclose(both[0], run(0, 0)[0], rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(both[1], run(3, 3)[1], rtol=1e-5, atol=1e-5)
-  assert np.abs(run(3, 3) - run(0, 0)).max() > 1e-3
+  close(run(t, keep=every.at[:, :, ::2].set(False)), run(t))
 
 
 def test_audio_is_a_video_of_one_pixel():

@@ -52,20 +52,6 @@ def test_positions_are_sums_in_token_order():
   np.testing.assert_allclose(y, np.stack(want), atol=1e-6)
 
 
-def test_first_frame_moves_time_per_example():
-  whole, _ = positions((4, 2, 2))
-  y, _ = positions((2, 2, 2), first_frame_B=jnp.array([0, 2, 1]))
-  assert y.shape == (3, 8, 6)
-  for example, first in enumerate((0, 2, 1)):
-    np.testing.assert_allclose(y[example], whole[4 * first : 4 * first + 8], atol=1e-6)
-
-
-def test_first_frame_is_clipped_to_the_table():
-  late, _ = positions((2, 2, 2), first_frame_B=jnp.array([9]))
-  last, _ = positions((2, 2, 2), first_frame_B=jnp.array([2]))
-  np.testing.assert_array_equal(late, last)
-
-
 def test_positions_start_small():
   tables = FactorizedPositions((64, 64, 64), 64).init(jax.random.key(0), (1, 1, 1))
   for table in jax.tree.leaves(tables):

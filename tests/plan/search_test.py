@@ -17,7 +17,7 @@ from mg_jax.plan.search import Work, choices, estimate, meshes, search, work_of
 
 WORK = Work(
   layers=48, width=6144, heads=48, tokens=73_920, rows=16, accumulate=1,
-  parameters=29_300_000_000, blocks=29_000_000_000, ema=True,
+  blocks=29_000_000_000, trained=29_300_000_000, state=4 * 4 * 29_300_000_000,
 )  # fmt: skip
 
 
@@ -158,14 +158,30 @@ def test_what_needs_more_than_a_refused_split_is_not_planned(monkeypatch):
   assert len(ranked) == 3
 
 
+def test_frozen_parameters_have_neither_gradient_nor_optimizer_state():
+  config = configs.to_dict(t2v_256.get_config("tiny"))
+  every, frozen = (
+    work_of(config | {"optim": config["optim"] | {"moments": "float32", "freeze": freeze}})
+    for freeze in ([], ["^encoder_text"])
+  )
+  fixed = every.trained - frozen.trained
+  assert 0 < fixed < every.trained and every.blocks == frozen.blocks
+  assert every.state - frozen.state == 2 * 4 * fixed, "two moments fewer"
+  pod, mesh = _pod(2), (1, 2, 1, 1)
+  whole, least = (estimate(work, pod, mesh, "full")[0] for work in (every, frozen))
+  assert whole - least == 3 * 4 * fixed / 2, "and a gradient"
+
+
 def test_the_sizes_are_those_of_the_config():
   work = work_of(configs.to_dict(t2v_768.get_config()))
   assert (work.tokens, work.rows, work.heads, work.layers) == (73_920, 1536, 48, 48)
-  assert 28e9 < work.blocks < work.parameters < 30e9 and work.ema
+  assert 28e9 < work.blocks < work.trained < 30e9
+  # float32 weights and averages, a first moment in bfloat16 or float32, a second one
+  assert 14 <= work.state / work.trained < 16.001
   sound = work_of(configs.to_dict(soundtrack.get_config()))
   assert (sound.tokens, sound.rows) == (750, 1536) and sound.blocks > 12e9
   tiny = work_of(configs.to_dict(t2v_256.get_config("tiny")))
-  assert tiny.rows == 16 and tiny.blocks < tiny.parameters < 1e8
+  assert tiny.rows == 16 and tiny.blocks < tiny.trained < 1e8
   with pytest.raises(UserError, match="has no generator; --search splits"):
     work_of(configs.to_dict(tae.get_config()))
   assert jax.default_backend() == "cpu"

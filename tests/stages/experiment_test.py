@@ -227,8 +227,8 @@ def _set(config, path, value):
     ("mesh", [1, 1, "a", 1], "mesh is .* give four whole numbers"),
     ("mesh", [1, 1, 1], "4 sizes"),
     ("mesh", [4, 1, 1, 1], "data.global_batch is 2, .* over 4 devices of the mesh; .* does is 4"),
-    ("train.accumulate", 3, "is 2, .* over 1 devices times accumulate=3 .* does is 3"),
-    ("model.dit.context_parallel", "rnig", "context_parallel is 'rnig', which does not fit"),
+    ("train.accumulate", 3, "is 2, .* over 1 device times accumulate=3 .* does is 3"),
+    ("model.dit.context_parallel", "rnig", "'rnig', which is unknown; give one of 'gather'"),
   ],
 )
 def test_a_generator_that_cannot_be_is_refused_before_clips_are_encoded(
@@ -257,7 +257,7 @@ def test_heads_that_the_mesh_cannot_split_are_told_before_clips_are_encoded(tmp_
     ({"channels": 0}, "config model is not a valid network"),
     ({"multipliers": []}, "config model is not a valid network"),
     ({"patch": [4, 4]}, "config model.patch is"),
-    ({"patch": [4, 5, 4]}, "multiples of 5 and 4"),
+    ({"patch": [4, 5, 4]}, "multiples of 5 and 4; the nearest size is 15x16"),
     ({"latent": 0}, "config model is not a valid network"),
   ],
 )
@@ -274,7 +274,7 @@ def test_an_autoencoder_that_cannot_be_is_refused(changes, words, tmp_path):
   [
     ("data.height", 24, "images are 24x16, the tower takes 16x16"),
     ("text.text.length", 78, "a text of 78 tokens exceeds the 77 of this tower"),
-    ("data.captions", "longest", "data.captions is 'longest', which does not fit"),
+    ("data.captions", "longest", "data.captions is 'longest', which is unknown; give one of 'all'"),
     ("model.text.end", 49407, "end is 49407; the bytes tokenizer ends texts with 1"),
     ("model.text.vocab", 200, "model.text"),
     ("model.vision.patch", 5, "patch"),

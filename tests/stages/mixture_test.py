@@ -11,6 +11,11 @@ from mg_jax.stages import experiment
 from mg_jax.train.writer import FILE as METRICS
 from tests.train import tiny
 
+FACE = {
+  "kind": "image", "size": 4, "constant": "face.png",
+  "encoder": {"size": 4, "patch": 4, "width": 8, "layers": 1, "heads": 1, "mlp_dim": 8},
+  "route": {"kind": "cross", "features": 8},
+}  # fmt: skip
 STYLE = {"kind": "class_id", "classes": 3, "route": {"kind": "modulate", "classes": 3}}
 
 
@@ -26,21 +31,28 @@ def pictures(tmp_path):
   return str(folder)
 
 
-def test_clips_of_one_world_and_pictures_of_a_folder_train_a_condition(tmp_path, pictures):
+def test_clips_of_one_world_and_pictures_of_a_folder_train_a_condition(
+  tmp_path, pictures, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  Image.new("RGB", (4, 4), (0, 200, 0)).save("face.png")
   mixture = {
-    "toy": {"weight": 2, "constants": {"style": 2}},
+    "toy": {"weight": 2, "constants": {"style": 2, "face": None}},
     "own": {"images": pictures, "image_weight": 1, "video_weight": 0, "holdout": "none"},
   }
   tae = tiny.tae(tmp_path, mixture=mixture)
-  config = tiny.t2v(tmp_path, mixture=mixture) | {"conditions": {"style": STYLE}}
+  config = tiny.t2v(tmp_path, mixture=mixture) | {"conditions": {"style": STYLE, "face": FACE}}
   tae["eval"]["previews"] = config["eval"]["previews"] = 0
   experiment.run(tae, str(tmp_path / "tae"))
   config["train"]["steps"] = 3
-  config["objective"]["drop"] = {"text": 0.0, "style": 0.0}
+  config["objective"]["drop"] = {"text": 0.0, "style": 0.0, "face": 0.0}
   assert experiment.run(config, str(tmp_path / "t2v")).step == 3
   lines = [json.loads(line) for line in (tmp_path / "t2v" / METRICS).read_text().splitlines()]
   assert any("eval/fm_loss" in name for line in lines for name in line)
+  (tmp_path / "face.png").unlink()
+  monkeypatch.chdir("/")
   pipeline = load_text_to_video(tmp_path / "t2v")
+  assert (pipeline.conditions["face"].value == (0, 200, 0)).all(), "the picture is in the run"
   learned = pipeline.params["dit"]["conditioner"]["style_modulate"]
   table = np.asarray(learned["table"])
   assert table[2].any() and table[:2].any(), "styles of a constant and of captions were trained"

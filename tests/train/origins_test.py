@@ -177,5 +177,5 @@ def test_a_config_names_its_further_origins(video):
   with pytest.raises(UserError, match="train.warm_start.more.face has no field 'workdri'"):
     configs.build(TrainConfig, described, where="train")
   described["warm_start"]["more"] = {"face": "runs/clip"}
-  with pytest.raises(UserError, match="more is {'face': 'runs/clip'}, which does not fit"):
+  with pytest.raises(UserError, match="more is {'face': 'runs/clip'}, which is not of type"):
     configs.build(TrainConfig, described, where="train")

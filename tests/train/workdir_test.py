@@ -1,5 +1,6 @@
 """The lock and the checks of a workdir."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -17,6 +18,27 @@ def test_a_second_job_is_refused_and_told_who_holds_it(tmp_path):
       pass
   with locked(path):
     pass
+
+
+def test_no_file_is_left_by_a_job_that_fails(tmp_path):
+  with pytest.raises(ValueError, match="no data"), locked(prepare(tmp_path)):
+    raise ValueError("no data")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+  """As if the job before ended between the opening of the file and the lock."""
+  path, flock, removed = prepare(tmp_path), fcntl.flock, []
+
+  def late(file, how):
+    if not removed:
+      removed.append((path / LOCK).unlink())
+    flock(file, how)
+
+  monkeypatch.setattr(fcntl, "flock", late)
+  with locked(path), pytest.raises(UserError, match="is in use by"), locked(path):
+    pass
+  assert removed
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):

@@ -8,7 +8,6 @@ the clips, or still images in their own folder. Single-bucket recipes set `frame
 
 import dataclasses
 import math
-from fractions import Fraction
 from typing import ClassVar, Literal
 
 from mg_jax.core.errors import UserError
@@ -132,12 +131,10 @@ class DataConfig(SourceConfig):
     return {"video": self.video_weight, "image": self.image_weight}
 
   @property
-  def kinds(self) -> dict[Kind, Fraction]:
-    """Shares of "video" and "image" in the batches, those that are not 0."""
-    shares: dict[Kind, Fraction] = {"video": Fraction(0), "image": Fraction(0)}
-    for _, kind, share in groups(self):
-      shares[kind] += share
-    return {kind: share for kind, share in shares.items() if share}
+  def kinds(self) -> tuple[Kind, ...]:
+    """The kinds of its batches, videos first."""
+    read = {kind for _, kind, _ in groups(self)}
+    return tuple(kind for kind in ("video", "image") if kind in read)
 
   def rows(self, kind: Kind) -> int:
     """Rows of a batch over all processes."""

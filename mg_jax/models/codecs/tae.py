@@ -201,9 +201,10 @@ class TAE(nn.Module):
     """
     ft, fh, fw = self.factors
     if height % fh or width % fw:
+      near = [max(1, round(side / by)) * by for side, by in ((height, fh), (width, fw))]
       raise UserError(
-        f"a frame of {height}x{width} cannot be encoded: its sides must be multiples of {fh} and "
-        f"{fw}"
+        f"a frame of {height}x{width} cannot be encoded: its sides must be multiples of "
+        f"{fh if fh == fw else f'{fh} and {fw}'}; the nearest size is {near[0]}x{near[1]}"
       )
     return math.ceil(frames / ft), height // fh, width // fw, self.latent
 

@@ -23,7 +23,8 @@ from mg_jax.world.oracles.mask import foreground, name_colour, parts
 from mg_jax.world.oracles.motion import classify
 from mg_jax.world.scene.shapes import SHAPES
 
-ATTRIBUTES = ("colour", "kind", "count", "motion", "word")
+# Attributes of a measurement; "shape" is what facts of scenes call "kind".
+ATTRIBUTES = ("colour", "shape", "count", "motion", "word")
 LETTERS = "letters"  # fraction of a word's letters that are correct
 
 
@@ -38,7 +39,7 @@ class Measurement:
   """
 
   colour: str | None
-  kind: str | None
+  shape: str | None
   count: int
   motion: str | None
   word: str | None
@@ -77,19 +78,19 @@ def measure(video: np.ndarray) -> Measurement:
   areas[seen_T] = mass_T[seen_T] / counts_T[seen_T] / side**2
   count = int(np.median(counts_T))
   colour_name, colour_margin = name_colour(colour, ground)
-  kind, kind_margin, angle_N = match(alpha_THW, labels_THW, table_NF)
-  phase_N = np.exp(1j * SHAPES[kind].symmetry * angle_N) * (SHAPES[kind].symmetry > 0)
+  shape, shape_margin, angle_N = match(alpha_THW, labels_THW, table_NF)
+  phase_N = np.exp(1j * SHAPES[shape].symmetry * angle_N) * (SHAPES[shape].symmetry > 0)
   phase_T = np.zeros(frames, complex)
   np.add.at(phase_T, frame_N, phase_N / counts_T[frame_N])
   motion, motion_confidence = classify(positions, areas, phase_T)
   confidence = {
     "colour": min(1.0, 10 * colour_margin),
-    "kind": min(1.0, 10 * kind_margin),
+    "shape": min(1.0, 10 * shape_margin),
     "count": float(np.mean(counts_T == count)),
     "motion": motion_confidence,
     "word": sign.confidence,
   }
-  return Measurement(colour_name, kind, count, motion, sign.word, positions, areas, confidence)
+  return Measurement(colour_name, shape, count, motion, sign.word, positions, areas, confidence)
 
 
 def compare(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, bool | float]:
@@ -98,10 +99,11 @@ def compare(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, bool |
 
   facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`).
   """
+  wanted = {**facts, "shape": facts.get("kind")}
   result = {
-    name: getattr(measured, name) == facts[name]
+    name: getattr(measured, name) == wanted[name]
     for name in ATTRIBUTES
-    if facts.get(name) is not None
+    if wanted.get(name) is not None
   }
   if "word" in result:
     result[LETTERS] = letter_accuracy(measured.word, facts["word"])

@@ -88,11 +88,12 @@ def test_a_recipe_that_cannot_be_is_refused(changes, words):
 
 
 def test_kinds_are_those_with_a_weight():
-  assert TOY.kinds == {"video": 1}
-  assert dataclasses.replace(TOY, image_weight=1, video_weight=10).kinds == {
-    "video": Fraction(10, 11), "image": Fraction(1, 11),
-  }  # fmt: skip
-  assert dataclasses.replace(TOY, image_weight=2, video_weight=0).kinds == {"image": 1}
+  assert TOY.kinds == ("video",)
+  joint = dataclasses.replace(TOY, image_weight=1, video_weight=10)
+  assert joint.kinds == ("video", "image")
+  shares = [("", "video", Fraction(10, 11)), ("", "image", Fraction(1, 11))]
+  assert mixture.groups(joint) == shares
+  assert dataclasses.replace(TOY, image_weight=2, video_weight=0).kinds == ("image",)
 
 
 def test_the_toy_world_is_built_once_and_split(tmp_path):
@@ -251,7 +252,7 @@ def test_the_report_holds_both_folders(folder, images, tmp_path):
     folder, images=str(images), image_weight=1, caption_required=False, holdout="none"
   )
   report = tmp_path / "rejected.jsonl"
-  write_report(report, recipe.indices(config, config.kinds))
+  write_report(report, recipe.indices(config))
   rows = [json.loads(line) for line in report.read_text().splitlines()]
   assert [(row["folder"], row["file"]) for row in rows] == [
     (str(folder), "d.mp4"), (str(images), "x.png"),
@@ -304,7 +305,13 @@ def test_entries_of_a_mixture_differ_in_what_they_say():
   shapes, stills = config.parts.values()
   assert shapes.data == dataclasses.replace(TOY, world="pairs") and shapes.weight == 3
   assert stills.data.image_weight == 1 and stills.constants == {"style": 2}
-  assert config.kinds == {"video": Fraction(7, 8), "image": Fraction(1, 8)}
+  assert mixture.groups(config) == [
+    ("shapes", "video", Fraction(3, 4)), ("stills", "video", Fraction(1, 8)),
+    ("stills", "image", Fraction(1, 8)),
+  ]  # fmt: skip
+  images = MIX["stills"] | {"video_weight": 0}
+  first = dataclasses.replace(TOY, mixture={"a": images, "b": {}})
+  assert first.kinds == ("video", "image"), "whatever the order of the entries"
   assert TOY.parts == {"": mixture.Part(TOY)} and hash(config) == hash(TOY)
 
 

@@ -83,8 +83,8 @@ def test_space_to_depth_round_trip():
 
 def test_sizes_that_do_not_fit_are_told(small):
   model, params = small
-  with pytest.raises(UserError, match="multiples of 8"):
-    model.apply(params, jnp.zeros((1, 8, 20, 16, 3)), method="encode")
+  with pytest.raises(UserError, match="multiples of 8; the nearest size is 24x16"):
+    model.apply(params, jnp.zeros((1, 8, 21, 16, 3)), method="encode")
   with pytest.raises(UserError, match="2 latent frames cannot be decoded to 17"):
     model.apply(params, jnp.zeros((1, 2, 2, 2, 4)), frames=17, method="decode")
 

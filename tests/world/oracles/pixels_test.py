@@ -9,7 +9,7 @@ from mg_jax.world.scene.facts import Background, Motion, Scene, Thing, facts
 from mg_jax.world.scene.prompts import parse_prompt
 from mg_jax.world.scene.render import render
 
-OBJECTS = ("colour", "kind", "count", "motion")
+OBJECTS = ("colour", "shape", "count", "motion")
 RIGHT = Motion("right", amount=0.5)
 
 
@@ -44,7 +44,7 @@ def test_counts_and_mean_position(count):
 def test_empty_clip_is_wrong_in_everything():
   empty = np.full((8, 32, 32, 3), 30, np.uint8)
   seen = measure(empty)
-  assert (seen.colour, seen.kind, seen.count, seen.motion) == (None, None, 0, None)
+  assert (seen.colour, seen.shape, seen.count, seen.motion) == (None, None, 0, None)
   assert seen.word is None
   assert np.isnan(seen.positions).all()
   wanted = parse_prompt("a red star moves left")
@@ -61,7 +61,7 @@ def test_noise_and_odd_shapes_are_measured_without_errors(shape):
 
 def test_only_what_the_prompt_names_is_scored():
   seen = measure(_clip()[1])
-  assert compare(seen, parse_prompt("green stars")) == {"colour": True, "kind": True}
+  assert compare(seen, parse_prompt("green stars")) == {"colour": True, "shape": True}
   assert compare(seen, {"colour": "red"}) == {"colour": False}
 
 
@@ -70,7 +70,7 @@ def test_averages_are_over_the_clips_that_name_an_attribute():
   prompts = [facts(scene), {"colour": "red"}, {"colour": "green", "kind": "ring"}]
   got = average([compare(measure(video), prompt) for prompt in prompts])
   assert got == pytest.approx(
-    {"colour": 2 / 3, "kind": 0.5, "count": 1.0, "motion": 1.0, "all": 1 / 3}
+    {"colour": 2 / 3, "shape": 0.5, "count": 1.0, "motion": 1.0, "all": 1 / 3}
   )
 
 

@@ -12,7 +12,7 @@ from mg_jax.world.scene.facts import Scene
 from mg_jax.world.scene.sampling import WorldConfig, sample
 
 # What guessing a label at random gives, at most (counts lean to 1; kinds depend on motions).
-CHANCE = {"colour": 0.25, "kind": 0.3, "motion": 0.3, "all": 0.05}
+CHANCE = {"colour": 0.25, "shape": 0.3, "motion": 0.3, "all": 0.05}
 
 
 def test_simple_clips(capsys):
