@@ -1,12 +1,14 @@
-"""Scores a generator: generates clips for held-out prompts, or sound for held-out clips.
+"""Scores a run: clips for held-out prompts, sound for held-out clips, or metrics of held-out data.
 
 Clips, and sounds with --measure=sound, are measured by the oracles of the toy world; infill and
-seams also work for runs on folders of files.
+seams also work for runs on folders of files. An autoencoder, a codec or a CLIP has the metrics of
+its training, with 95 % intervals over sets of the toy world from other seeds than it has seen.
 
 python launch/evaluate.py --workdir=runs/t2v --count=100
 python launch/evaluate.py --workdir=runs/i2v --measure=known           # first frames, continuation
 python launch/evaluate.py --workdir=runs/soundtrack --inputs=video
 python launch/evaluate.py --workdir=runs/soundtrack --measure=infill   # or seams, of long sounds
+python launch/evaluate.py --workdir=cast/codec                         # or runs/tae, runs/clip
 
 On several hosts, start it once per host with the same flags and --distributed.
 """
@@ -25,7 +27,7 @@ from mg_jax.data.sources.toy import WORLDS
 from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run of text to video or of sound.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a name of the cast.")
 _OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/evaluation.")
 _COUNT = flags.DEFINE_integer("count", 64, "Number of held-out prompts.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts instead of held-out ones.")
@@ -49,9 +51,9 @@ _INPUTS = flags.DEFINE_enum(
   "Which of a held-out clip's video and caption a model of sound is conditioned on."
 )
 _MEASURE = flags.DEFINE_enum(
-  "measure", None, ["clips", "known", "sound", "infill", "seams"],
-  "What is measured: clips from prompts or sound, the defaults; known: clips from a first frame, "
-  "and continued ones; infill and seams of sound.",
+  "measure", None, ["clips", "known", "sound", "infill", "seams", "held_out"],
+  "What is measured: clips from prompts, sound, or held_out metrics of what generates nothing, the "
+  "defaults; known: clips from a first frame, and continued ones; infill and seams of sound.",
 )
 
 

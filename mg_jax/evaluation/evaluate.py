@@ -1,5 +1,6 @@
-"""Measures a generator's run: which measurement, from its stage and what is asked for."""
+"""Measures a run: which measurement, from its stage and what is asked for."""
 
+import itertools
 import logging
 import os
 import pathlib
@@ -10,14 +11,17 @@ from jax.sharding import Mesh
 from mg_jax.core import config as configs
 from mg_jax.core.errors import UserError
 from mg_jax.data.sources.clip_config import DataConfig
-from mg_jax.evaluation import toy_context, toy_known, toy_sound, toy_video
+from mg_jax.evaluation import held_out, toy_context, toy_known, toy_sound, toy_video
 from mg_jax.inference.load import load_text_to_video
 from mg_jax.inference.load_sound import load_soundtrack, soundtrack_data
 from mg_jax.sampling import guidance, prompts
 from mg_jax.train.runs import saved_config, stage_of
 
 _log = logging.getLogger(__name__)
-MEASURES = ("clips", "known", "sound", "infill", "seams")
+# Stage of a generator -> what can be measured of it, the default first.
+_GENERATORS = {"flow_matching": ("clips", "known"), "soundtrack": ("sound", "infill", "seams")}
+_OTHERS = ("held_out",)
+MEASURES = (*_OTHERS, *itertools.chain(*_GENERATORS.values()))
 _SOUND = {
   "sound": toy_sound.score_sound, "infill": toy_context.score_infill,
   "seams": toy_context.score_seams,
@@ -43,7 +47,8 @@ def evaluate(
   Args:
     workdir: of the run.
     folder: for results.
-    measure: one of MEASURES, by default clips from prompts, or sound.
+    measure: one of MEASURES; by default clips from prompts, sound, or the held-out metrics of what
+      generates nothing.
     inputs: what a model of sound is conditioned on: "both" video and caption, or one of them.
     world: toy world of the prompts.
     texts: file of prompts instead.
@@ -56,15 +61,21 @@ def evaluate(
     UserError: a measurement of another stage, and as the measurements do.
   """
   where = {"mesh": mesh, "dtype": dtype}
-  sound = stage_of(workdir) == "soundtrack"
-  measure = measure or ("sound" if sound else "clips")
-  if (measure in _SOUND) != sound:
-    kind = "sound" if sound else "video"
-    raise UserError(f"--measure={measure} is not for {workdir}, a model of {kind}; see --help")
+  stage = stage_of(workdir)
+  allowed = _GENERATORS.get(stage, _OTHERS)
+  measure = measure or allowed[0]
+  if measure not in allowed:
+    raise UserError(
+      f"--measure={measure} is not for {workdir}, a run of {stage}; choose {', '.join(allowed)}"
+    )
+  if measure == "held_out":
+    if changes or mesh or dtype:
+      raise UserError("--guidance, --steps, --mesh and --dtype are for generators; leave them out")
+    return held_out.score_held_out(workdir, folder, count=count, seed=seed)
   if "guidance" in changes:
     changes["guidance"] = guidance.read(changes["guidance"])
   how = {"count": count, "seed": seed, **changes}
-  if sound:
+  if measure in _SOUND:
     given = {} if measure == "seams" else {"inputs": inputs}
     data = _entry(soundtrack_data(workdir))
     report = _SOUND[measure](load_soundtrack(workdir, **where), data, folder, **given, **how)

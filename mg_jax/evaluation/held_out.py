@@ -43,7 +43,7 @@ def score_held_out(
   folder: str | os.PathLike[str],
   *,
   count: int = 64,
-  seed: int = 1,
+  seed: int = 0,
 ) -> tuple[str, dict[str, dict[str, float]]]:
   """Measures what a run trained; writes scores.json.
 
@@ -51,7 +51,7 @@ def score_held_out(
     workdir: of the run, or weights that were exported from one.
     folder: for the scores, created if missing.
     count: samples of a set.
-    seed: of the world of the first set; those of the others count up.
+    seed: of the world of the first set; those of the others count up, without that of the run.
 
   Returns:
     A table, and {metric: {"mean", "low", "high"}} with the 95 % interval of the mean over sets of
@@ -67,7 +67,8 @@ def score_held_out(
   if "data" not in config:
     raise UserError(f"{workdir} does not say what it was trained on; give a run, or export one")
   role = load_role(workdir, _ROLES[stage], stage=stage)
-  seeds = range(seed, seed + SETS) if _drawn(config["data"]) else [seed]
+  fresh = [k for k in range(seed, seed + SETS + 1) if k != config["data"].get("seed")]
+  seeds = fresh[: SETS if _drawn(config["data"]) else 1]
   found: dict[str, list[float]] = {}
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)

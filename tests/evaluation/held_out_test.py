@@ -56,6 +56,20 @@ def test_an_export_scores_like_its_run(autoencoder, tmp_path):
     held_out.score_held_out(tmp_path / "ours", tmp_path / "out", count=2)
 
 
+def test_the_world_that_training_evaluates_on_is_left_out(autoencoder, tmp_path, monkeypatch):
+  seeds = []
+
+  def measure(config, role, folder):
+    seeds.append(config["data"]["seed"])
+    return {"eval/psnr": float(len(seeds))}
+
+  monkeypatch.setattr(held_out, "_measure", measure)
+  rates = held_out.score_held_out(tmp_path / "tae", tmp_path / "out")[1]
+  assert seeds == [1, 2, 3, 4, 5], "the run's world has seed 0"
+  # 3 -+ 2.776 * sqrt(2.5 / 5): the interval of the mean of 1 to 5.
+  assert rates["eval/psnr"] == pytest.approx({"mean": 3, "low": 1.037, "high": 4.963}, abs=1e-3)
+
+
 def test_a_generator_is_measured_otherwise(tmp_path):
   saver = Checkpointer(tmp_path / "t2v")
   saver.save(1, {"params": {"model": jnp.ones(1)}}, data=None, config={"stage": "flow_matching"})
