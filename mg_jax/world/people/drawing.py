@@ -330,7 +330,7 @@ def glasses(head: Heads, who: Identity) -> list[Layer]:
     if ring:
       frame = np.abs(np.hypot(x, y) - 0.325) - 0.036
     else:
-      frame = np.abs(box(x, y, 0.32, 0.28, 0.06)) - 0.05
+      frame = np.abs(box(x, y, 0.33, 0.29, 0.06)) - 0.045
     out.append(part.layer(frame, tint))
   part = Feature(head, who.face, 0.0, -0.06, 0.12, 0.1, out=1.06)
   if part.visible:

@@ -73,7 +73,7 @@ GAZES: dict[str, tuple[float, float]] = {
 }
 LIGHTS = ("even", "left", "right", "dim")
 # Half the height of a face, and height of its centre, in shorter sides of the frame.
-SHOTS: dict[str, tuple[float, float]] = {"close-up": (0.285, -0.02), "bust": (0.215, -0.10)}
+SHOTS: dict[str, tuple[float, float]] = {"close-up": (0.285, -0.02), "bust": (0.235, -0.08)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,13 +165,13 @@ def hand(head: Heads, who: Identity, curves, shirt) -> list[Layer]:
   """A raised hand to the right of the face, and its sleeve."""
   if not np.any(curves.hand):
     return []
-  found = head.window(0.5, -0.35, 2.3, 2.6)
+  found = head.window(0.6, -0.25, 2.3, 2.7)
   if found is None:
     return []
   where, x, y, unit = found
   swing, shown = still(curves.swing, curves.hand)
   sin, cos = np.sin(swing), np.cos(swing)
-  x, y = x - 1.24, y - 1.75  # the elbow
+  x, y = x - 1.36, y - 1.85  # the elbow
   x, y = cos * x + sin * y, cos * y - sin * x
   palm = box(x, y + 1.1, 0.24, 0.26, 0.14)
   fingers = [box(x - 0.16 * k, y + 1.45 + 0.03 * k * k, 0.07, 0.26, 0.07) for k in (-1.1, 0, 1.1)]

@@ -11,8 +11,8 @@ import numpy as np
 
 from mg_jax.world.people.facts import GAZES, POSES, Person
 
-MAX_YAW = 0.98  # a head turns no further
-TURN = 0.75  # radians
+MAX_YAW = 0.8  # a head turns no further
+TURN = 0.72  # radians
 NOD, SHAKE = 0.42, 0.42
 NODS, WAVES, SYLLABLES = 2.0, 2.0, 4.0  # cycles per scene
 ENTRY = 1.05  # shorter sides
@@ -116,7 +116,7 @@ def _enter(sign: int) -> Callable:
 
 def _wave(c: Curves, person: Person, u_T: np.ndarray) -> None:
   c.hand = np.ones_like(u_T)
-  c.swing = 0.34 * person.amount * np.sin(2 * np.pi * WAVES * u_T)
+  c.swing = 0.26 * person.amount * np.sin(2 * np.pi * WAVES * u_T)
 
 
 def _talk(c: Curves, person: Person, u_T: np.ndarray) -> None:
