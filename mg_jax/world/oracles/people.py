@@ -30,13 +30,15 @@ from mg_jax.world.scene.facts import PALETTE
 
 FACTS = ("shirt", "action", "pose", "expression", "gaze", "light", "shot")
 ATTRIBUTES = (*TRAITS, *FACTS)
-EXTENT = {"enter": 0.3, "turn": 0.45, "nod": 0.2, "shake": 0.45, "hand": 0.012}
+# Least movements: shares of the frame's side, of its area for a hand, and radians for turns.
+EXTENT = {"enter": 0.16, "turn": 0.4, "nod": 0.05, "shake": 0.45, "hand": 0.02}
+CLOSELY = 8  # frames that are compared with drawings
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """What a clip shows: each of ATTRIBUTES; costs (frames, values) of each trait in the frames in
-  which the face is visible, whose numbers are `seen`."""
+  """What a clip shows: each of ATTRIBUTES; costs (frames, values) of each trait in some
+  frames in which the face is visible, whose numbers are `seen`."""
 
   facts: dict[str, str]
   costs: dict[str, np.ndarray]
@@ -70,11 +72,16 @@ def look(video: np.ndarray) -> Look:
     v_THWC = oracles_faces.brighten(v_THWC)
   found = oracles_faces.find(v_THWC)
   seen = np.flatnonzero(found.seen)
-  at = {n: getattr(found, n)[seen] for n in ("x", "y", "yaw", "pitch", "score")}
-  faces = dataclasses.replace(found, **at)
-  portrait = portray(v_THWC[seen], faces)
+
+  def at(which: np.ndarray) -> Faces:
+    names = ("x", "y", "yaw", "pitch", "score")
+    return dataclasses.replace(found, **{name: getattr(found, name)[which] for name in names})
+
+  faces = at(seen)
+  few = seen[:: -(-len(seen) // CLOSELY)]
+  portrait = portray(v_THWC[few], at(few))
   who = portrait.identity
-  start = slice(0, max(1, len(seen) // 5))
+  start = slice(0, max(1, len(few) // 4))
   facts = {trait: getattr(who, trait) for trait in TRAITS}
   facts["shirt"] = _shirt(v_THWC[seen], faces, portrait.light)
   facts["light"] = "dim" if dim else portrait.light
@@ -84,7 +91,7 @@ def look(video: np.ndarray) -> Look:
   still = slice(None) if facts["action"] not in ("smile", "look away") else start
   facts["gaze"] = pick(GAZES, portrait.costs["gaze"][still])
   facts["expression"] = pick(EXPRESSIONS, portrait.costs["expression"][still])
-  return Look(facts, {t: portrait.costs[t] for t in TRAITS}, seen)
+  return Look(facts, {t: portrait.costs[t] for t in TRAITS}, few)
 
 
 def _shirt(v_THWC: np.ndarray, faces: Faces, light: str) -> str:
@@ -113,25 +120,24 @@ def _action(v_THWC: np.ndarray, faces: Faces, seen: np.ndarray, portrait: Portra
   """Tests the large movements first."""
   if len(seen) < 3:
     return "still"
-  head = faces.heads(portrait.identity.face, v_THWC.shape[1:3])
+  head = faces.heads("square", v_THWC.shape[1:3])
   third = max(1, len(seen) // 4)
-  way = (np.median(head.x[-third:]) - head.x[0]) / SIDE
+  way = (np.median(head.x[-third:]) - np.median(head.x[:third])) / SIDE
   if abs(way) > EXTENT["enter"]:
     return "enter left" if way > 0 else "enter right"
-  halves = np.array_split(faces.yaw, 2)
-  if min(np.ptp(half) for half in halves) > EXTENT["shake"]:
+  if min(np.ptp(half) for half in np.array_split(faces.yaw, 2)) > EXTENT["shake"]:
     return "shake"
   turn = np.median(faces.yaw[-third:]) - np.median(faces.yaw[:third])
   if abs(turn) > EXTENT["turn"]:
     return "turn right" if turn > 0 else "turn left"
-  if np.ptp(np.percentile(faces.pitch, (10, 90))) > EXTENT["nod"]:
+  if np.ptp(np.percentile(faces.y, (15, 85))) / SIDE > EXTENT["nod"]:
     return "nod"
-  if _hand(v_THWC[seen], head, faces.tone, portrait) > EXTENT["hand"]:
+  if _hand(v_THWC[seen], head, portrait) > EXTENT["hand"]:
     return "wave"
-  spoken = portrait.mouths.argmin(axis=1) == len(MOUTHS) - 1
-  changes = np.count_nonzero(np.diff(spoken.astype(int)))
-  if changes >= 3:
+  open_T = np.array([face[4] for face in MOUTHS.values()])[portrait.mouths.argmin(axis=1)] > 0.25
+  if np.count_nonzero(np.diff(open_T.astype(int))) >= 3:
     return "talk"
+  third = max(1, len(portrait.mouths) // 4)
   mood, gaze = portrait.costs["expression"], portrait.costs["gaze"]
   first, last = (pick(EXPRESSIONS, mood[s]) for s in (slice(0, third), slice(-third, None)))
   if last == "happy" and first != "happy":
@@ -140,15 +146,16 @@ def _action(v_THWC: np.ndarray, faces: Faces, seen: np.ndarray, portrait: Portra
   return "still" if first == last else "look away"
 
 
-def _hand(v_THWC: np.ndarray, head, tone: str, portrait: Portrait) -> float:
-  """How much of the frame beside the face looks like skin in some frames and not in others."""
+def _hand(v_THWC: np.ndarray, head, portrait: Portrait) -> float:
+  """How much of the frame to the right of the face looks like skin in some frames, but not all."""
   x = (np.arange(v_THWC.shape[2]) + 0.5 - head.x[:, None]) / head.unit[:, None]
   y = (np.arange(v_THWC.shape[1]) + 0.5 - head.y[:, None]) / head.unit[:, None]
   beside = (x > 1.0)[:, None, :] & (y > 0.1)[:, :, None] & (y < 1.3)[:, :, None]
   skin = np.asarray(SKINS[portrait.identity.skin], np.float32)
   skin = skin * (SHADOW if portrait.light == "left" else 1.0)
   match = (np.abs(v_THWC - skin).max(axis=-1) < 26) & beside
-  return float(match.mean(axis=(1, 2)).mean())
+  share = match.mean(axis=0)
+  return float(((share > 0.1) & (share < 0.95)).mean())
 
 
 def compare(measured: Look, facts: Mapping[str, Any]) -> dict[str, bool]:

@@ -30,6 +30,7 @@ from mg_jax.world.people.motion import FACES, PARAMETERS, Curves
 from mg_jax.world.people.render import blend, side_light
 
 LIMIT = 70.0  # a pixel that is further off counts no more
+TRUST = 0.85  # factor on the cost of the tone by which the face was found
 OPEN = (0.0, 0.0, 0.2, 0.03, 0.3, 0.0, 1.0)  # the mouth of somebody who talks
 MOUTHS = {**FACES, "open": OPEN}
 LIT = ("even", "left", "right")
@@ -82,7 +83,7 @@ def portray(v_THWC: np.ndarray, faces: Faces) -> Portrait:
   size = v_CTHW.shape[2:]
   head = faces.heads(FACE, size)
   costs: dict[str, np.ndarray] = {}
-  costs["skin"], costs["light"] = _skin_and_light(v_CTHW, head, faces.tone)
+  costs["skin"], costs["light"] = _skin_and_light(v_CTHW, head, faces)
   skin, light = pick(SKINS, costs["skin"]), pick(LIT, costs["light"])
   shade = side_light(head, light)
   shade = np.ones((1, *size), np.float32) if shade is None else shade
@@ -92,19 +93,15 @@ def portray(v_THWC: np.ndarray, faces: Faces) -> Portrait:
   return Portrait(costs, mouths, light, who)
 
 
-def _skin_and_light(v_CTHW, head: Heads, tone: str) -> tuple[np.ndarray, np.ndarray]:
+def _skin_and_light(v_CTHW, head: Heads, faces: Faces) -> tuple[np.ndarray, np.ndarray]:
   """Costs (T, SKINS) and (T, LIT) from skin that nothing covers."""
   shape = v_CTHW.shape[1:]
-  who = Identity("pale", FACE, "short", "black", "thick", "brown", "round")
-  square = dataclasses.replace(who, glasses="square")
+  who = Identity("pale", FACE, "short", "black", "thick", "brown", faces.glasses)
   moves = _still_curves(shape[0])
-  covered = _page(
-    [*drawing.eyes(head, who, moves), *drawing.glasses(head, who), *drawing.glasses(head, square)],
-    shape,
-  )
+  covered = _page([*drawing.eyes(head, who, moves), *drawing.glasses(head, who)], shape)
   bare = np.zeros(shape, bool)
-  (where, *_), edge, (_, y, z) = drawing.surface(head, FACE, 0.97, 0.0)
-  bare[where] = (edge < 0) & (z > 0.3) & (y > -0.33) & (y < 0.36)
+  (where, *_), edge, (x, y, z) = drawing.surface(head, FACE, 0.97, 0.0)
+  bare[where] = (edge < 0) & (z > 0.3) & (np.abs(x) < 0.72) & (y > -0.28) & (y < 0.44)
   bare &= covered < 0.05
   t = np.nonzero(bare)[0]
   pixels = v_CTHW[:, bare]
@@ -115,6 +112,7 @@ def _skin_and_light(v_CTHW, head: Heads, tone: str) -> tuple[np.ndarray, np.ndar
     for i, skin in enumerate(SKINS.values()):
       away = _far(pixels, np.asarray(skin, np.float32)[:, None] * level)
       cost[:, i, j] = np.bincount(t, weights=away, minlength=shape[0])
+  cost[:, tuple(SKINS).index(faces.tone)] *= TRUST
   total = cost.sum(axis=0)
   i, j = np.unravel_index(total.argmin(), total.shape)
   return cost[:, :, j] / 1000, cost[:, i] / 1000
@@ -234,13 +232,20 @@ def _features(v_CTHW, faces: Faces, who: Identity, shade, costs) -> tuple[Identi
     if worn == who.glasses:
       break
     who = dataclasses.replace(who, glasses=worn)
+  # Hair around the mouth changes which mouth fits best.
+  around = {m: moods(MOUTHS, lips, dataclasses.replace(who, mark=m)) for m in MARKS[-2:]}
   costs["mark"] = np.stack(
-    [cost_of(dataclasses.replace(who, mark=m), moves) for m in MARKS], axis=1
-  )
+    [
+      around[m].min(axis=1) if m in around
+      else cost_of(dataclasses.replace(who, mark=m), take(MOUTHS, lips, mouths))
+      for m in MARKS
+    ],
+    axis=1,
+  )  # fmt: skip
   who = dataclasses.replace(who, mark=pick(MARKS, costs["mark"]))
-  if who.mark in ("moustache", "beard"):
-    mouths = moods(MOUTHS, lips, who)
-    moves = take(MOUTHS, lips, mouths)
+  if who.mark in around:
+    mouths = around[who.mark]
+  moves = take(MOUTHS, lips, mouths)
   thin, thick = (
     moods(FACES, ("raised", "frown"), dataclasses.replace(who, brows=b)) for b in BROWS
   )

@@ -24,9 +24,9 @@ SKINS: dict[str, Colour] = {
 }
 # Half width and half height of a face in head units, and how far its jaw is widened.
 SHAPES: dict[str, tuple[float, float, float]] = {
-  "round": (0.94, 0.93, 0.0),
-  "long": (0.76, 1.09, 0.0),
-  "square": (0.86, 0.97, 0.2),
+  "round": (0.98, 0.91, 0.0),
+  "long": (0.74, 1.12, 0.0),
+  "square": (0.85, 0.99, 0.25),
 }
 STYLES = ("bald", "short", "long", "curly", "bun", "fringe", "pigtails")
 HAIRS: dict[str, Colour] = {
