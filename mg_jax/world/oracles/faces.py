@@ -39,11 +39,14 @@ MIN_SCORE = 0.0
 FACE = "square"  # the shape of the templates' head: the one in the middle
 
 
+TRACKS = ("x", "y", "yaw", "pitch", "score")
+
+
 @dataclasses.dataclass(frozen=True)
 class Faces:
   """Faces of a clip, (T,): centre of the eyes in pixels, yaw and pitch in radians, score in 0..1.
 
-  tone (of the skin), shot, glasses: of all frames.
+  tone (of the skin), shot, glasses: of all frames. shapes: the same, for other shapes of a face.
   """
 
   x: np.ndarray
@@ -54,6 +57,7 @@ class Faces:
   tone: str
   shot: str
   glasses: str
+  shapes: dict[str, "Faces"] = dataclasses.field(default_factory=dict)
 
   @property
   def seen(self) -> np.ndarray:
@@ -61,13 +65,21 @@ class Faces:
     seen_T = self.score > MIN_SCORE
     return seen_T if seen_T.any() else np.ones_like(seen_T)
 
-  def heads(self, face: str, size: tuple[int, int], *, left_T=0, top_T=0) -> Heads:
-    """The heads of these eyes for one shape of face, in crops of a size at (left, top)."""
+  def at(self, which: np.ndarray) -> "Faces":
+    """The faces of some frames."""
+    values = {name: getattr(self, name)[which] for name in TRACKS}
+    shapes = {face: other.at(which) for face, other in self.shapes.items()}
+    return dataclasses.replace(self, **values, shapes=shapes)
+
+  def heads(self, face: str, size: tuple[int, int]) -> Heads:
+    """The heads of these eyes for one shape of face, in frames of a size."""
+    if face in self.shapes:
+      return self.shapes[face].heads(face, size)
     a, b, _ = SHAPES[face]
     unit = np.full(len(self.x), SHOTS[self.shot][0] * SIDE)
     around = np.sqrt(1 - (EYE_Y / b) ** 2)
-    x = self.x - left_T - unit * a * around * np.sin(self.yaw)
-    y = self.y - top_T - unit * b * np.sin(np.arcsin(EYE_Y / b) + self.pitch)
+    x = self.x - unit * a * around * np.sin(self.yaw)
+    y = self.y - unit * b * np.sin(np.arcsin(EYE_Y / b) + self.pitch)
     return Heads(x, y, unit, self.yaw, self.pitch, size)
 
 
@@ -117,7 +129,8 @@ def _patches(m_TCHW: np.ndarray, row_TP: np.ndarray, col_TP: np.ndarray, size) -
 
 
 @functools.cache
-def _templates(shot: str, worn: str, yaws: tuple, pitches: tuple, scale: float, reach: tuple):
+def _templates(shot: str, worn: str, yaws: tuple, pitches: tuple, scale: float, reach: tuple,
+               face: str = FACE):  # fmt: skip
   """What faces look like around the middle of their eyes, for every turn and nod, in the two maps
   of `maps`: weights (templates, 2 * h * w) and constants (templates,) such that weights @ patch +
   constant is the logarithm of how much likelier the maps are with the face; and the shape (h, w).
@@ -128,11 +141,11 @@ def _templates(shot: str, worn: str, yaws: tuple, pitches: tuple, scale: float, 
   half_w, half_h = (int(np.ceil(r * unit)) for r in reach)
   size = (2 * half_h + 1, 2 * half_w + 1)
   yaw, pitch = (a.reshape(-1) for a in np.meshgrid(yaws, pitches, indexing="ij"))
-  a, b, _ = SHAPES[FACE]
+  a, b, _ = SHAPES[face]
   x = half_w + 0.5 - unit * a * np.sin(yaw)
   y = half_h + 0.5 - unit * b * np.sin(pitch)
   head = Heads(x, y, np.full(len(yaw), unit), yaw, pitch, size)
-  who = Identity("pale", FACE, "short", "black", "thin", "blue", worn)
+  who = Identity("pale", face, "short", "black", "thin", "blue", worn)
   moves = curves(Person(who, "white"), np.zeros(len(yaw)))
 
   def page(layers) -> np.ndarray:
@@ -144,7 +157,7 @@ def _templates(shot: str, worn: str, yaws: tuple, pitches: tuple, scale: float, 
   skull = page([drawing.skull(head, who)])
   frame = page(drawing.glasses(head, who))
   eyes = page(drawing.eyes(head, who, moves)) * (1 - frame)
-  (where, *_), _, (_, y, z) = drawing.surface(head, FACE, 1.0, 0.0)
+  (where, *_), _, (_, y, z) = drawing.surface(head, face, 1.0, 0.0)
   sure = np.zeros_like(skull)
   sure[where] = (z > 0.35) & (y > -0.33) & (y < 0.38)
   rows = (np.arange(size[0]) + 0.5 - head.y[:, None]) / unit
@@ -221,7 +234,15 @@ def find(v_THWC: np.ndarray) -> Faces:
         guesses.append((_typical(top_T), tone, shot, worn, m_TCHW))
   guesses = sorted(guesses, key=lambda g: -g[0])[:GUESSES]
   _, tone, shot, worn, _ = max(guesses, key=lambda g: _typical(_follow(g[4], *g[1:4]).score))
-  return _follow(maps(v_THWC, tone), tone, shot, worn)
+  m_TCHW = maps(v_THWC, tone)
+  found = _follow(m_TCHW, tone, shot, worn)
+  x_T, y_T = (np.round(a - 0.5).astype(int) for a in (found.x, found.y))
+  shapes = {
+    face: _refine(m_TCHW, tone, shot, worn, x_T, y_T, found.yaw, face=face)
+    for face in SHAPES
+    if face != FACE
+  }
+  return dataclasses.replace(found, shapes=shapes)
 
 
 def _typical(score_T: np.ndarray) -> float:
@@ -256,8 +277,7 @@ def _follow(m_TCHW: np.ndarray, tone: str, shot: str, worn: str) -> Faces:
     x_T, y_T = 2 * col_TP[t, place_T], 2 * row_TP[t, place_T]
     ends.append(_refine(m_TCHW, tone, shot, worn, x_T, y_T, yaws[which[which_T]]))
   first = np.argmax([end.score for end in ends], axis=0)
-  names = ("x", "y", "yaw", "pitch", "score")
-  best = {name: np.choose(first, [getattr(end, name) for end in ends]) for name in names}
+  best = {name: np.choose(first, [getattr(end, name) for end in ends]) for name in TRACKS}
   return Faces(**best, tone=tone, shot=shot, glasses=worn)
 
 
@@ -268,11 +288,11 @@ def _near(row_T, col_T, down, across, *, every: int = 1) -> tuple[np.ndarray, np
   return row_T[:, None] + dy, col_T[:, None] + dx
 
 
-def _refine(m_TCHW, tone, shot, worn, x_T, y_T, yaw_T) -> Faces:
+def _refine(m_TCHW, tone, shot, worn, x_T, y_T, yaw_T, *, face: str = FACE) -> Faces:
   """Position, turn and nod near a coarse guess, between pixels and templates."""
   t = np.arange(len(m_TCHW))
   yaws, pitches = np.asarray(YAWS), np.asarray(PITCHES)
-  weight, constant, size = _templates(shot, worn, YAWS, PITCHES, 1.0, (1.5, 0.6))
+  weight, constant, size = _templates(shot, worn, YAWS, PITCHES, 1.0, (1.5, 0.6), face)
   shape = (len(yaws), len(pitches))
   coarse = np.arange(len(constant)).reshape(shape)[::2, ::2].reshape(-1)
   row_TP, col_TP = _near(y_T, x_T, range(-3, 5), range(-3, 5), every=2)

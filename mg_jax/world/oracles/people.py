@@ -72,14 +72,9 @@ def look(video: np.ndarray) -> Look:
     v_THWC = oracles_faces.brighten(v_THWC)
   found = oracles_faces.find(v_THWC)
   seen = np.flatnonzero(found.seen)
-
-  def at(which: np.ndarray) -> Faces:
-    names = ("x", "y", "yaw", "pitch", "score")
-    return dataclasses.replace(found, **{name: getattr(found, name)[which] for name in names})
-
-  faces = at(seen)
+  faces = found.at(seen)
   few = seen[:: -(-len(seen) // CLOSELY)]
-  portrait = portray(v_THWC[few], at(few))
+  portrait = portray(v_THWC[few], found.at(few))
   who = portrait.identity
   start = slice(0, max(1, len(few) // 4))
   facts = {trait: getattr(who, trait) for trait in TRAITS}

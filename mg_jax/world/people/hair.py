@@ -123,7 +123,7 @@ def front(head: Heads, who: Identity) -> list[Layer]:
 
 def marks(head: Heads, who: Identity) -> list[Layer]:
   """Freckles, a mole, a plaster, a moustache or a beard; below the mouth in drawing order."""
-  skin = colour(SKINS[who.skin], 0.58)
+  skin = colour(SKINS[who.skin], 0.5)
   out = []
   if who.mark == "freckles":
     for side in (-1, 1):
@@ -131,7 +131,7 @@ def marks(head: Heads, who: Identity) -> list[Layer]:
       if part.visible:
         spots = ((-0.15, -0.07), (0.03, -0.1), (0.17, -0.02), (-0.06, 0.08), (0.11, 0.11))
         far = [np.hypot(part.x - x, part.y - y) for x, y in spots]
-        out.append(part.layer(np.minimum.reduce(far) - 0.05, skin))
+        out.append(part.layer(np.minimum.reduce(far) - 0.065, skin))
   elif who.mark == "mole":
     part = Feature(head, who.face, 0.46, 0.48, 0.2, 0.2)
     if part.visible:
