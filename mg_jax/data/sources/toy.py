@@ -96,8 +96,8 @@ class ToyRecipe:
 def world(name: World) -> WorldConfig:
   """A named world: "simple" is learned by a tiny model in minutes, "full" has every kind of scene
   of objects; "pairs" is in between. "signs" has short words on signs, "stills" the full world with
-  captions of its middle frames. "people" has one person in each scene. "sounds" has impacts, effects of motion and music; "orchestra"
-  every kind of sound and motion."""
+  captions of its middle frames. "people" has one person in each scene.
+  "sounds" has impacts, effects of motion and music; "orchestra" every kind of sound and motion."""
   return getattr(WorldConfig, name)()
 
 

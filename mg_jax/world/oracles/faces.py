@@ -135,7 +135,8 @@ def _templates(shot: str, worn: str, yaws: tuple, pitches: tuple, scale: float, 
   of `maps`: weights (templates, 2 * h * w) and constants (templates,) such that weights @ patch +
   constant is the logarithm of how much likelier the maps are with the face; and the shape (h, w).
 
-  scale: size of the maps relative to frames of SIDE pixels; reach: half its width and height in head units.
+  scale: size of the maps relative to frames of SIDE pixels; reach: half the width and height of a
+  template in head units; face: its shape.
   """
   unit = SHOTS[shot][0] * SIDE * scale
   half_w, half_h = (int(np.ceil(r * unit)) for r in reach)

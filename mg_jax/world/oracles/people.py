@@ -14,7 +14,7 @@ import numpy as np
 from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import faces as oracles_faces
 from mg_jax.world.oracles.faces import SIDE, Faces
-from mg_jax.world.oracles.portraits import LIT, MOUTHS, Portrait, pick, portray
+from mg_jax.world.oracles.portraits import MOUTHS, Portrait, pick, portray
 from mg_jax.world.people.drawing import SHADOW
 from mg_jax.world.people.facts import (
   EXPRESSIONS,

@@ -1,8 +1,8 @@
 """Portraits: what somebody looks like, by drawing the alternatives and comparing them with a clip.
 
-Given where the face is (`faces`), every value of a trait, and of expression, gaze and light, is drawn
-at exactly that place; its cost in a frame is how far the drawing is from the pixels. Costs of values
-that are far apart in a clip show which one it is. Second half of the oracles of people.
+Given where the face is (`faces`), every value of a trait, and of expression, gaze and light, is
+drawn at exactly that place; its cost in a frame is how far the drawing is from the pixels. The one
+with the least cost is what a clip shows. Second half of the oracles of people.
 """
 
 import dataclasses
@@ -171,8 +171,14 @@ def _heads_of_hair(v_CTHW, faces: Faces, who: Identity, shade, costs) -> Identit
 def _features(v_CTHW, faces: Faces, who: Identity, shade, costs) -> tuple[Identity, np.ndarray]:
   """Eyes, glasses, brows, mark, mouth, expression and gaze: one after the other, each with the
   best values so far of all others."""
-  frames, size = v_CTHW.shape[1], v_CTHW.shape[2:]
-  head = faces.heads(who.face, size)
+  frames = v_CTHW.shape[1]
+  head = faces.heads(who.face, v_CTHW.shape[2:])
+  # Around the face alone.
+  top, left = (max(0, int((a - 1.2 * head.unit).min())) for a in (head.y, head.x))
+  bottom, right = (int((a + 1.2 * head.unit).max()) + 1 for a in (head.y, head.x))
+  v_CTHW = np.ascontiguousarray(v_CTHW[:, :, top:bottom, left:right])
+  shade = shade[:, top:bottom, left:right]
+  head = dataclasses.replace(head, x=head.x - left, y=head.y - top, size=v_CTHW.shape[2:])
   base = v_CTHW.copy()
   skull = drawing.skull(head, who)
   below = [*hair.behind(head, who), *drawing.body(head, who, (0, 0, 0))[1:]]
@@ -180,8 +186,6 @@ def _features(v_CTHW, faces: Faces, who: Identity, shade, costs) -> tuple[Identi
     base = blend(base, layer, shade, frames)
   front = hair.front(head, who)
   moves = _still_curves(frames)
-  rows = slice(max(0, int((head.y - 0.75 * head.unit).min())), int((head.y + head.unit).max()) + 1)
-  cols = slice(max(0, int((head.x - 1.1 * head.unit).min())), int((head.x + 1.1 * head.unit).max()) + 1)
 
   def cost_of(this: Identity, curves: Curves) -> np.ndarray:
     page = base.copy()
@@ -192,7 +196,7 @@ def _features(v_CTHW, faces: Faces, who: Identity, shade, costs) -> tuple[Identi
     )  # fmt: skip
     for layer in parts:
       page = blend(page, layer, shade, frames)
-    return _far(v_CTHW[:, :, rows, cols], page[:, :, rows, cols]).sum(axis=(1, 2)) / 1000
+    return _far(v_CTHW, page).sum(axis=(1, 2)) / 1000
 
   def change(curves: Curves, **new) -> Curves:
     return dataclasses.replace(curves, **new)

@@ -1,9 +1,9 @@
 """The layers of a person: a head in two and a half dimensions over neck and shirt.
 
-A head is an ellipsoid in head units (half the height of a face is about 1; x right, y down, z to the
-camera). Features are flat drawings at a point of it, which move and shorten as it turns; hair is a
-region of its surface. Every layer is the coverage of one colour in a window of the frames, so that
-the renderer blends them in order and the oracles compare single ones.
+A head is an ellipsoid in head units (half the height of a face is about 1; x right, y down, z
+towards the camera). Features are flat drawings at a point of it, which move and shorten as it
+turns; hair is a region of its surface. Every layer is the coverage of one colour in a window of the
+frames, so that the renderer blends them in order and the oracles compare single ones.
 """
 
 import dataclasses
@@ -311,7 +311,9 @@ def mouth(head: Heads, who: Identity, curves: Curves) -> list[Layer]:
   if np.any(curves.teeth > 0):
     inner = np.maximum(np.abs(y) - (half - 0.055), np.abs(part.x) - width + 0.05)
     band = y + half - 0.055 - teeth * (2 * half - 0.11)
-    out.append(part.layer(np.maximum(inner, band), WHITE))
+    row = part.layer(np.maximum(inner, band), WHITE)
+    row.cover = row.cover * np.minimum(1, 8 * teeth)
+    out.append(row)
   return out
 
 

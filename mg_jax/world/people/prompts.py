@@ -93,7 +93,7 @@ _PATTERNS: dict[str, dict[str, str]] = {
   },
 }
 _HAIR_COLOUR = {
-  name: rf"\b(?:{name}{'e?' if name == 'blond' else ''}) (?:hair|curls|bun|bob|pigtails|sideburns)\b"
+  name: rf"\b{name}{'e?' if name == 'blond' else ''} (?:hair|curls|bun|bob|pigtails|sideburns)\b"
   for name in lexicon.HAIRS
 }
 
