@@ -21,7 +21,7 @@ YAWS = tuple(np.linspace(-MAX_YAW, MAX_YAW, 17))
 TILTS = (0.0, 0.2)
 COARSE = (1.6, 0.85)  # half width and height of a coarse template in head units
 SIDES = (-1, 0, 1)
-GUESSES, FEW_FRAMES = 3, 6  # looked at more closely before one is chosen
+GUESSES, FEW_FRAMES = 6, 6  # looked at more closely before one is chosen
 FEW_YAWS = tuple(np.linspace(-MAX_YAW, MAX_YAW, 7))
 ROWS = (0.22, 0.6)  # where eyes may be, in fractions of the height
 BLOB = (15, 13)  # rows and columns of an area of skin, in pixels of half the size
@@ -30,7 +30,7 @@ BLOB = (15, 13)  # rows and columns of an area of skin, in pixels of half the si
 GAINS = {
   "skin": (1.0, -1.8, -1.3),
   "eye": (-1.8, 1.6, 0.1),
-  "frame": (-1.2, 0.2, 0.4),
+  "frame": (-1.6, 1.2, 0.5),
   "covered": (0.6, -0.5, 0.0),
   "outside": (-1.1, 0.0, 0.0),
 }
