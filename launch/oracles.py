@@ -1,6 +1,7 @@
 """Accuracy of the toy world's oracles on true clips, clean and degraded, and example scenes.
 
 python launch/oracles.py --world=full --size=64
+python launch/oracles.py --world=people --size=64
 python launch/oracles.py --world=sounds --count=300 --out=runs/oracles --scenes=4
 """
 
@@ -33,12 +34,15 @@ def main(argv: list[str]) -> None:
   from mg_jax.data import atomic
   from mg_jax.data.sources import toy
   from mg_jax.sampling import sound_plots
-  from mg_jax.world.oracles import validation, validation_sound
+  from mg_jax.world.oracles import validation, validation_people, validation_sound
   from mg_jax.world.scene import sampling
 
   world, count, side, seed = toy.world(_WORLD.value), _COUNT.value, _SIZE.value, _SEED.value
   size = {"frames": _FRAMES.value, "height": side, "width": side}
-  rows = {"pictures": validation.validate(world, n=count, seed=seed, **size)}
+  if world.person:
+    rows = {"people": validation_people.validate(world, n=count, seed=seed, **size)}
+  else:
+    rows = {"pictures": validation.validate(world, n=count, seed=seed, **size)}
   if world.sound:
     rows["sounds"] = validation_sound.validate(world, n=count, seed=seed)
   if _OUT.value:

@@ -16,6 +16,7 @@ from mg_jax.data.sources import toy
 from mg_jax.metrics.scores import Scores
 from mg_jax.sampling import outputs, prompts
 from mg_jax.sampling.pipeline import TextToVideo
+from mg_jax.world.oracles import people
 from mg_jax.world.oracles import pixels as oracles
 from mg_jax.world.scene.prompts import parse_prompt
 
@@ -57,8 +58,13 @@ def score(
   # Clips on disk are not reused: a clip is measured as generated, not as compressed.
   generated = outputs.generate(pipeline, planned, folder, settings, overwrite=True)
   for prompt, video in track(generated, total=len(planned), what="clips"):
-    wanted, measured = parse_prompt(prompt.text), oracles.measure(video)
-    result = oracles.compare(measured, wanted)
+    wanted = parse_prompt(prompt.text)
+    if "action" in wanted:  # prompts of people
+      measured = people.look(video)
+      result = people.compare(measured, wanted)
+    else:
+      measured = oracles.measure(video)
+      result = oracles.compare(measured, wanted)
     scores.add(result)
     clip = {"clip": prompt.name, "prompt": prompt.text, "result": result}
     clips.append(clip | ({"read": measured.word} if wanted["word"] else {}))

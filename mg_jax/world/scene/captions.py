@@ -10,6 +10,7 @@ places and no motion.
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.world.people import captions as people
 from mg_jax.world.scene import lexicon
 from mg_jax.world.scene.facts import Scene, Thing, facts, groups
 from mg_jax.world.scene.motion import MOTIONS
@@ -72,6 +73,8 @@ DRAWS = 16  # wordings to try until a caption fits
 def short_caption(scene: Scene) -> str:
   """Canonical sentence: "a red star moves left on a light background", or
   "a sign says "CAT" on a dark background"."""
+  if scene.person is not None:
+    return people.short_caption(scene.person) + _canonical_background(scene)
   if scene.sign is not None:
     ground = lexicon.BACKGROUNDS[scene.background.name][0]
     return f'a {lexicon.SIGNS[0]} says "{scene.sign.word}" {ground}'
@@ -99,7 +102,11 @@ def caption(scene: Scene, variant: int = 0) -> str:
     raise UserError(f"caption: variant is {variant}; pass 0 or more")
   rng = np.random.default_rng([scene.seed, scene.index, variant])
   whole = facts(scene)
-  text = _of_sign(rng, whole, variant) if scene.sign else _of_objects(rng, scene, variant)
+  if scene.person is not None:
+    ground = _background(rng, scene.background.name)
+    text = people.natural(rng, scene.person, variant, background=ground)
+  else:
+    text = _of_sign(rng, whole, variant) if scene.sign else _of_objects(rng, scene, variant)
   if whole["camera"] != "static" or rng.uniform() < 0.1:
     text += f", while {_pick(rng, lexicon.CAMERAS[whole['camera']])}"
   text = " ".join(text.split()).lstrip(" ,")
@@ -162,6 +169,8 @@ def frame_caption(scene: Scene, variant: int = 0) -> str:
   if variant < 0:
     raise UserError(f"frame_caption: variant is {variant}; pass 0 or more")
   rng = np.random.default_rng([scene.seed, scene.index, variant, 1])
+  if scene.person is not None:
+    return people.still_caption(rng, scene.person, limit=STORY if variant % 2 else SENTENCE)
   write, limit = (_story, STORY) if variant % 2 else (_sentence, SENTENCE)
   # Long wordings of everything at once do not fit; the fewer the choices, the shorter.
   for choices in (*[2] * DRAWS, 1):

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from mg_jax.core.errors import UserError
+from mg_jax.world.people.facts import Person, person_facts
 
 # Saturated and far apart in hue, even when blurred towards any allowed background.
 PALETTE: dict[str, tuple[int, int, int]] = {
@@ -145,8 +146,9 @@ class Scene:
 
   `sound` is None for a scene of a world without sound.
 
-  A scene shows objects or a sign, never both: letters need the whole of a small frame, and the
-  object oracles need not distinguish a board from a square. Raises UserError for both.
+  A scene shows objects, a sign or a person, never two of them: letters and faces need the whole of
+  a small frame, and the object oracles need not distinguish a board from a square. Raises UserError
+  for two.
   """
 
   seed: int
@@ -160,8 +162,13 @@ class Scene:
   attributes: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
   sign: Sign | None = None
   sound: Sound | None = None
+  person: Person | None = None
 
   def __post_init__(self):
+    if self.person is not None and (self.objects or self.sign is not None):
+      raise UserError(
+        f"Scene {self.seed}/{self.index} has a person and objects or a sign; leave out one of them"
+      )
     if self.sign is not None and self.objects:
       raise UserError(
         f"Scene {self.seed}/{self.index} has a sign and objects; leave out one of them"
@@ -182,6 +189,8 @@ class Scene:
       background = Background(**data["background"])
       sign = None if data.get("sign") is None else Sign(**data["sign"])
       built = {"objects": things, "events": events, "background": background, "sign": sign}
+      person = data.get("person")
+      built["person"] = None if person is None else Person.from_dict(person)
       built["sound"] = None if data.get("sound") is None else _sound(data["sound"])
       return cls(**{**data, **built})
     except (KeyError, TypeError) as error:
@@ -208,9 +217,11 @@ def groups(scene: Scene) -> list[dict[str, Any]]:
 
 def facts(scene: Scene) -> dict[str, Any]:
   """True facts of the scene: colour, kind, count, motion and size of its first group (the
-  subject), or word and colour of its sign; background and camera. Raises UserError for a scene
-  with neither."""
-  if scene.sign is not None:
+  subject), word and colour of its sign, or those of its person; background and camera. Raises
+  UserError for an empty scene."""
+  if scene.person is not None:
+    subject = person_facts(scene.person)
+  elif scene.sign is not None:
     subject = {"word": scene.sign.word, "colour": scene.sign.colour}
   elif scene.objects:
     subject = groups(scene)[0]

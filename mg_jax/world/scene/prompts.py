@@ -8,6 +8,7 @@ several groups, the first named is used.
 import re
 from typing import Any
 
+from mg_jax.world.people.prompts import parse_person
 from mg_jax.world.scene import lexicon
 from mg_jax.world.scene.letters import MAX_LETTERS
 
@@ -53,13 +54,18 @@ def parse_prompt(text: str) -> dict[str, Any]:
   absent.
 
   The word is the first in quotation marks that a sign can bear, in capitals. A kind in the singular
-  counts as one; a plural without a number has count None.
+  counts as one; a plural without a number has count None. Text that names a person has its facts
+  instead, see `people.prompts.parse_person`.
   """
   quoted = re.findall(_QUOTED, text)
   words = [q.upper() for q in quoted if re.fullmatch(rf"[A-Za-z]{{1,{MAX_LETTERS}}}", q)]
   rest = " ".join(re.sub(_QUOTED, " ", text).lower().split())
   background, rest = _cut(_BACKGROUNDS, rest)
   camera, rest = _cut(_CAMERAS, rest)
+  person = parse_person(rest)
+  if person is not None:
+    nothing = dict.fromkeys(("word", "colour", "kind", "count", "motion", "size"))
+    return {**nothing, **person, "background": background, "camera": camera}
   motion, rest = _cut({k: rf"\b(?:{v})\b" for k, v in _MOTIONS.items()}, rest)
   kind, plural = _kind(rest)
   count = _earliest({k: v.split("|") for k, v in _COUNTS.items()}, rest)

@@ -9,6 +9,7 @@ more background, not stretched shapes.
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.world.people.render import draw_person
 from mg_jax.world.scene import facts, letters
 from mg_jax.world.scene.facts import Scene, Sign, Thing
 from mg_jax.world.scene.motion import MOTIONS
@@ -47,6 +48,9 @@ def render(
     _draw(v_THWC, thing, x_T=x_T, y_T=y_T, radius_T=radius_T, angle_T=thing.angle + pose.angle)
   if scene.sign is not None:
     _draw_sign(v_THWC, scene.sign, zoom_T=zoom_T, shift_T=shift_T)
+  if scene.person is not None:
+    shirt = _look_up(facts.PALETTE, scene.person.shirt, "shirt colour")
+    draw_person(v_THWC, scene.person, shirt, u_T, zoom_T=zoom_T, shift_T=shift_T)
   return (v_THWC + 0.5).astype(np.uint8)
 
 

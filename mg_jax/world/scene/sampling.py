@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from mg_jax.core.errors import UserError
+from mg_jax.world.people.sampling import PeopleConfig, draw_person
 from mg_jax.world.scene.facts import (
   BACKGROUNDS,
   CAMERAS,
@@ -42,6 +43,7 @@ SIGN_MARGIN = 0.03  # least fraction of the frame left free at the sides of a bo
 MAX_LETTER = 0.5  # height of the letter of a one-letter word
 _SIGN_STREAM = 0x5169  # separates the generator of signs from that of objects
 _SOUND_STREAM = 0x50D  # and that of sounds from both
+_PEOPLE_STREAM = 0x9E09  # and that of people
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class WorldConfig:
   """The possible contents of scenes. Names are drawn uniformly from each tuple; an entry repeated
   in a tuple is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting
   angle, radians. word_lengths: letters of the word on a sign; 0 is a scene of objects without a
-  sign. sound: its sound, None for a silent world.
+  sign. sound: its sound, None for a silent world. person: its people, None for none.
   """
 
   kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -65,6 +67,7 @@ class WorldConfig:
   caption_style: str = "natural"
   word_lengths: tuple[int, ...] = (0,)
   sound: SoundConfig | None = None
+  person: PeopleConfig | None = None
 
   @classmethod
   def simple(cls) -> "WorldConfig":
@@ -92,6 +95,13 @@ class WorldConfig:
     learns to spell in minutes."""
     colours = ("white", "yellow", "cyan")
     return dataclasses.replace(cls.simple(), colours=colours, word_lengths=(1, 2, 3))
+
+  @classmethod
+  def people(cls) -> "WorldConfig":
+    """One person from the shoulders up, of any identity: for clips of 64 pixels and more."""
+    return dataclasses.replace(
+      cls.simple(), backgrounds=("light",), caption_style="natural", person=PeopleConfig()
+    )
 
   @classmethod
   def full(cls) -> "WorldConfig":
@@ -161,6 +171,10 @@ def sample(seed: int, index: int, config: WorldConfig) -> Scene:
   """Draws scene `index` of world `seed`. Three or four objects are small and two at most medium,
   so that they stay apart. Sound only affects the positions of objects that hit the floor or a
   wall, which move to it."""
+  if config.person is not None:
+    rng = np.random.default_rng([seed, index, _PEOPLE_STREAM])
+    if rng.uniform() < config.person.share:
+      return _portrait(rng, seed, index, config)
   rng = np.random.default_rng([seed, index, _SIGN_STREAM])
   length = _pick(rng, config.word_lengths)
   if length:
@@ -229,6 +243,25 @@ def _signed(
     duration_s=float(rng.uniform(*config.duration_s)),
     fps=float(rng.uniform(*config.fps)),
     sign=Sign(word, colour, height, float(x), float(y)),
+  )
+
+
+def _portrait(rng: np.random.Generator, seed: int, index: int, config: WorldConfig) -> Scene:
+  """A scene with a person, for which sound is not drawn."""
+  person = draw_person(rng, config.person, held=index >= VALIDATION_START, shirts=config.colours)
+  return Scene(
+    seed=seed,
+    index=index,
+    background=Background(
+      name=_pick(rng, config.backgrounds),
+      period=float(rng.uniform(0.25, 0.45)),
+      angle=float(rng.uniform(0, 2 * np.pi)),
+    ),
+    objects=(),
+    camera=_pick(rng, config.cameras),
+    duration_s=float(rng.uniform(*config.duration_s)),
+    fps=float(rng.uniform(*config.fps)),
+    person=person,
   )
 
 
