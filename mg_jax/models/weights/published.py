@@ -131,7 +131,7 @@ def save_run(
   params: PyTree,
   *,
   step: int,
-  seconds: float,
+  seconds: int,
   files: Mapping[str, bytes],
   dtype: str = "float32",
 ) -> dict[str, Any]:
