@@ -93,6 +93,7 @@ def _changed(config: Mapping[str, Any], count: int, seed: int) -> dict[str, Any]
   for section in (data, *data.get("mixture", {}).values()):
     section["seed"] = seed
   data.update(held_out=count, clips=data["global_batch"])
+  config["train"] = {}  # how it was trained does not matter, and older runs have other fields
   # Critics are not part of what is measured.
   objective.update({name: 0.0 for name in ("adversarial", "features") if name in objective})
   config["eval"] |= {"limit": count, "previews": 0, "batch": min(count, config["eval"]["batch"])}

@@ -21,6 +21,7 @@ def autoencoder(tmp_path):
   config.data.update(cache=str(tmp_path / "data"), global_batch=2)
   config.eval.update(batch=2)
   plain = configs.to_dict(config)
+  plain["train"]["of_an_older_version"] = 1
   model = configs.build(TAE, plain["model"])
   shapes = unbox(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 3))))
   # Reconstructions of zero parameters are all alike: the error is that of the data.

@@ -134,7 +134,7 @@ def test_an_autoencoder_trains_from_published_weights(tmp_path):
   described = {"format": converted.FORMAT, "kind": "autoencoder", "dtype": "float32"}
   (folder / converted.CONFIG).write_text(json.dumps(described | {"model": image}))
   config["train"].update(steps=1)
-  config["train"]["warm_start"]["weights"] = str(folder)
+  config["train"]["warm_start"]["workdir"] = str(folder)
   config["optim"].update(lr=1e-9, weight_decay=0.0)  # so that the start can be seen at the end
   experiment.run(config, str(tmp_path / "run"))
   trained = flatten_paths(load_role(str(tmp_path / "run"), "autoencoder").params)

@@ -70,9 +70,10 @@ def fit(
   if scaled != native:
     changes.append(f"scaled from {native[0]}x{native[1]} to cover {scaled[0]}x{scaled[1]}")
   if kept != scaled:
+    steps = " and ".join(map(str, dict.fromkeys(multiple)))
     changes.append(
       f"cropped from {scaled[0]}x{scaled[1]} to {kept[0]}x{kept[1]}, as sides must be multiples of "
-      f"{multiple[0]} and {multiple[1]}"
+      f"{steps}"
     )
   notice = f"{os.fspath(path)}: frames are {' and '.join(changes)}" if changes else ""
   return Fit(fps or info.fps, scaled, kept, notice)
