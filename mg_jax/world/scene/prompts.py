@@ -10,6 +10,7 @@ from typing import Any
 
 from mg_jax.world.scene import lexicon
 from mg_jax.world.scene.letters import MAX_LETTERS
+from mg_jax.world.scene.look_words import cut_looks
 
 _QUOTED = r'["\u201c\u201d]([^"\u201c\u201d]*)["\u201c\u201d]'
 _GROUND = r"(?:background|backdrop|wall)"
@@ -49,8 +50,8 @@ _COUNTS = {4: r"four|4", 3: r"three|3|trio", 2: r"two|2|pair|couple", 1: r"one|1
 
 
 def parse_prompt(text: str) -> dict[str, Any]:
-  """Facts named in a text: word, colour, kind, count, motion, size, background, camera; None if
-  absent.
+  """Facts named in a text: word, colour, kind, count, motion, size, background, camera, weather,
+  time, style; None if absent.
 
   The word is the first in quotation marks that a sign can bear, in capitals. A kind in the singular
   counts as one; a plural without a number has count None.
@@ -59,6 +60,7 @@ def parse_prompt(text: str) -> dict[str, Any]:
   words = [q.upper() for q in quoted if re.fullmatch(rf"[A-Za-z]{{1,{MAX_LETTERS}}}", q)]
   rest = " ".join(re.sub(_QUOTED, " ", text).lower().split())
   background, rest = _cut(_BACKGROUNDS, rest)
+  looks, rest = cut_looks(rest)
   camera, rest = _cut(_CAMERAS, rest)
   motion, rest = _cut({k: rf"\b(?:{v})\b" for k, v in _MOTIONS.items()}, rest)
   kind, plural = _kind(rest)
@@ -72,8 +74,9 @@ def parse_prompt(text: str) -> dict[str, Any]:
     "count": count,
     "motion": motion,
     "size": _earliest(lexicon.SIZES, rest),
-    "background": background,
     "camera": camera,
+    **looks,
+    "background": background or looks["background"],
   }
 
 

@@ -1,0 +1,160 @@
+"""Styles of a whole picture: a registry from name to a function video -> video, applied last.
+
+A style takes and returns float32 (T, H, W, 3) in 0..255 and treats every frame by itself. Widths
+are fractions of the shorter side: lines and blocks are as wide at every resolution.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+_LUMA = np.float32((0.299, 0.587, 0.114))
+_PAPER, _PENCIL = np.float32((240, 234, 218)), np.float32((44, 42, 54))
+_PLAN, _CHALK = np.float32((34, 66, 132)), np.float32((226, 236, 246))
+BLOCK = 3 / 64  # side of a block of pixel art
+LINE = 1 / 64  # sigma of a line's blur
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """apply: the style. hides: the facts (keys of `facts.facts`) that it makes invisible. spells:
+  whether the letters of a sign stay legible."""
+
+  apply: Callable[[np.ndarray], np.ndarray]
+  hides: tuple[str, ...] = ()
+  spells: bool = True
+
+
+def _side(v_THWC: np.ndarray) -> int:
+  return min(v_THWC.shape[1:3])
+
+
+def _blur(v: np.ndarray, sigma: float) -> np.ndarray:
+  """Gaussian blur of axes 1 and 2; sigma in pixels."""
+  reach = max(1, int(np.ceil(2 * sigma)))
+  taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
+  taps /= taps.sum()
+  for _ in range(2):  # rows, then columns
+    size = v.shape[1]
+    # Each row of the matrix is the kernel around its pixel, clamped to the frame.
+    band = np.zeros((size, size), np.float32)
+    for offset, tap in zip(range(-reach, reach + 1), taps, strict=True):
+      np.add.at(band, (np.arange(size), np.clip(np.arange(size) + offset, 0, size - 1)), tap)
+    shape = v.shape
+    v = np.matmul(band, v.reshape(*shape[:2], -1)).reshape(shape).swapaxes(1, 2)
+  return v
+
+
+def _edges(v_THWC: np.ndarray) -> np.ndarray:
+  """Strength of the edges between colours, (T, H, W, 3) by channel, in grey levels per line."""
+  smooth = _blur(v_THWC, 0.7 * LINE * _side(v_THWC))
+  step = max(1, round(LINE * _side(v_THWC)))
+  dy, dx = np.zeros_like(smooth), np.zeros_like(smooth)
+  np.subtract(smooth[:, step:], smooth[:, :-step], out=dy[:, :-step])
+  np.subtract(smooth[:, :, step:], smooth[:, :, :-step], out=dx[:, :, :-step])
+  return np.sqrt(dx * dx + dy * dy)
+
+
+def _lines(v_THWC: np.ndarray) -> np.ndarray:
+  """Coverage (T, H, W, 1) of drawn lines along the edges."""
+  strength = _edges(v_THWC).max(axis=-1, keepdims=True)
+  return np.clip((strength - 13) / 20, 0, 1)
+
+
+def _grey(v_THWC: np.ndarray) -> np.ndarray:
+  """Luminance (T, H, W, 1), darker along edges between colours of the same luminance."""
+  grey = (v_THWC @ _LUMA)[..., None]
+  lost = _edges(v_THWC).max(axis=-1, keepdims=True) - 1.5 * _edges(grey)
+  return np.maximum(grey - 1.6 * np.clip(lost - 12, 0, 40), 0)
+
+
+def _natural(v_THWC: np.ndarray) -> np.ndarray:
+  return v_THWC
+
+
+def _greyscale(v_THWC: np.ndarray) -> np.ndarray:
+  return np.broadcast_to(_grey(v_THWC), v_THWC.shape)
+
+
+def _sepia(v_THWC: np.ndarray) -> np.ndarray:
+  grey = _grey(v_THWC) / 255
+  return np.float32((52, 32, 18)) + grey**np.float32(0.9) * np.float32((194, 190, 162))
+
+
+def _outline(v_THWC: np.ndarray) -> np.ndarray:
+  return _PAPER + _lines(v_THWC) * (_PENCIL - _PAPER)
+
+
+def _blueprint(v_THWC: np.ndarray) -> np.ndarray:
+  return _PLAN + _lines(v_THWC) * (_CHALK - _PLAN)
+
+
+def _neon(v_THWC: np.ndarray) -> np.ndarray:
+  edges = _edges(v_THWC)
+  strength = edges.max(axis=-1, keepdims=True)
+  # The light of a tube has the hue of the brighter side, saturated.
+  hue = _blur(v_THWC, 1.5 * LINE * _side(v_THWC))
+  low = hue.min(axis=-1, keepdims=True)
+  hue = (hue - 0.85 * low) / (hue.max(axis=-1, keepdims=True) - 0.85 * low + 1e-3)
+  tube = np.clip((strength - 9) / 26, 0, 1)
+  glow = _blur(tube * hue, 2.5 * LINE * _side(v_THWC))
+  return np.minimum(np.float32((14, 8, 30)) + 235 * tube * hue + 120 * glow, 255)
+
+
+def _pixels(v_THWC: np.ndarray) -> np.ndarray:
+  frames, height, width, _ = v_THWC.shape
+  block = max(2.0, BLOCK * _side(v_THWC))
+  out = v_THWC
+  for axis, size in ((1, height), (2, width)):
+    cell = np.floor((np.arange(size) + 0.5 - size / 2) / block).astype(int)
+    first = np.flatnonzero(np.diff(cell, prepend=cell[0] - 1))
+    count = np.diff(first, append=size)
+    shape = [1, 1, 1, 1]
+    shape[axis] = -1
+    mean = np.add.reduceat(out, first, axis=axis) / count.reshape(shape).astype(np.float32)
+    out = np.repeat(mean, count, axis=axis)
+  # Few levels of brightness, in the hue of the block.
+  grey = (out @ _LUMA)[..., None]
+  return np.clip(np.round(grey / 28) * 28 + 1.25 * (out - grey), 0, 255)
+
+
+def _cartoon(v_THWC: np.ndarray) -> np.ndarray:
+  flat = _blur(v_THWC, 0.6 * LINE * _side(v_THWC))
+  flat = v_THWC + 0.5 * (flat - v_THWC)
+  grey = (flat @ _LUMA)[..., None]
+  bold = np.clip(grey + 1.35 * (flat - grey), 0, 255)
+  ink = np.clip((_edges(v_THWC).max(axis=-1, keepdims=True) - 18) / 22, 0, 1)
+  return bold + ink * (np.float32((16, 12, 22)) - bold)
+
+
+def _watercolour(v_THWC: np.ndarray) -> np.ndarray:
+  _, height, width, _ = v_THWC.shape
+  side = _side(v_THWC)
+  wet = _blur(v_THWC, 1.1 * LINE * side)
+  pale = 255 - 0.8 * (255 - wet)
+  # Pigment gathers at the edges of a wash, and the paper shows at the edge of the picture.
+  pale -= 0.8 * np.minimum(_edges(wet).max(axis=-1, keepdims=True), 40)
+  x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / side
+  y = (np.arange(height, dtype=np.float32) + 0.5 - height / 2)[:, None] / side
+  ragged_x = 0.014 * np.sin(8 * y + 1) + 0.008 * np.sin(29 * y + np.sign(x))
+  ragged_y = 0.014 * np.sin(7 * x + 2) + 0.008 * np.sin(31 * x + np.sign(y))
+  inset = np.minimum(
+    width / side / 2 - np.abs(x) - ragged_x, height / side / 2 - np.abs(y) - ragged_y
+  )
+  painted = np.clip((inset - 0.035) / 0.03, 0, 1)[..., None].astype(np.float32)
+  wash = 1 - 0.05 * (np.sin(17 * x + 9 * y) * np.sin(13 * y - 6 * x))[..., None]
+  return _PAPER + painted * (np.clip(pale * wash, 0, 250) - _PAPER)
+
+
+STYLES: dict[str, Style] = {
+  "natural": Style(_natural),
+  "greyscale": Style(_greyscale, hides=("colour", "time")),
+  "sepia": Style(_sepia, hides=("colour", "time")),
+  "outline": Style(_outline, hides=("colour", "time", "weather")),
+  "blueprint": Style(_blueprint, hides=("colour", "time", "weather")),
+  "neon": Style(_neon, hides=("colour", "time", "weather")),
+  "pixel art": Style(_pixels, spells=False),
+  "cartoon": Style(_cartoon),
+  "watercolour": Style(_watercolour),
+}
