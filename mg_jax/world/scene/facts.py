@@ -217,7 +217,10 @@ def groups(scene: Scene) -> list[dict[str, Any]]:
 
 def _visible(named: dict[str, Any], scene: Scene) -> dict[str, Any]:
   """Those facts that the style of the scene does not hide."""
-  hidden = STYLES[scene.style].hides if scene.style in STYLES else ()
+  style = STYLES.get(scene.style, STYLES["natural"])
+  hidden = style.hides
+  if style.lines and scene.background.name in BACKGROUNDS:
+    hidden = (*hidden, "background")
   return {name: value for name, value in named.items() if name not in hidden}
 
 

@@ -60,7 +60,7 @@ def dots(canvas: Canvas, rng: np.random.Generator) -> None:
 def grid(canvas: Canvas, rng: np.random.Generator) -> None:
   pitch = 0.125
   x, y = canvas.x + rng.uniform(0, pitch), canvas.y + rng.uniform(0, pitch)
-  canvas.fill((198, 194, 172), (198, 194, 172), 0 * canvas.y + 0 * canvas.x)
+  canvas.fill((202, 190, 158), (202, 190, 158), 0 * canvas.y + 0 * canvas.x)
   line = np.minimum(np.abs(repeat(x, pitch)), np.abs(repeat(y, pitch))) - 0.013
   canvas.paint(line, (112, 140, 172))
 

@@ -171,7 +171,7 @@ def city(canvas: Canvas, light: Light, rng: np.random.Generator) -> None:
     pane = np.maximum(np.abs(side) - wide, np.abs(canvas.y - roof - 0.07 - pitch_y * row) - tall)
     pane = np.maximum(np.maximum(pane, house + 0.02), canvas.below(roof + 0.035))
     on = scatter(np.floor(x / pitch_x), row, column, seed=turn) > 0.42
-    canvas.blend(canvas.cover(pane) * on, (198, 168, 118) if lit else light((160, 172, 182)))
+    canvas.blend(canvas.cover(pane) * on, (192, 170, 132) if lit else light((160, 172, 182)))
     if lit:
       canvas.blend(canvas.cover(pane) * ~on, light((60, 66, 92)))
   canvas.paint(canvas.below(0.44), light((92, 92, 100)))

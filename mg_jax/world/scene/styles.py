@@ -11,23 +11,35 @@ import numpy as np
 
 _LUMA = np.float32((0.299, 0.587, 0.114))
 _PAPER, _PENCIL = np.float32((240, 234, 218)), np.float32((44, 42, 54))
+_INK, _WHITE = np.float32((16, 12, 22)), np.float32((250, 248, 240))
 _PLAN, _CHALK = np.float32((34, 66, 132)), np.float32((226, 236, 246))
 BLOCK = 3 / 64  # side of a block of pixel art
+DITHER = 6.0  # grey levels
 LINE = 1 / 64  # sigma of a line's blur
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
   """apply: the style. hides: the facts (keys of `facts.facts`) that it makes invisible. spells:
-  whether the letters of a sign stay legible."""
+  whether the letters of a sign stay legible. lines: whether nothing but lines is left, so that the
+  plain backgrounds cannot be told apart."""
 
   apply: Callable[[np.ndarray], np.ndarray]
   hides: tuple[str, ...] = ()
   spells: bool = True
+  lines: bool = False
 
 
 def _side(v_THWC: np.ndarray) -> int:
   return min(v_THWC.shape[1:3])
+
+
+def _inset(v_THWC: np.ndarray) -> np.ndarray:
+  """Distance (H, W) of each pixel from the edge of the frame, in shorter sides."""
+  _, height, width, _ = v_THWC.shape
+  x = np.minimum(np.arange(width), np.arange(width)[::-1]) + np.float32(0.5)
+  y = np.minimum(np.arange(height), np.arange(height)[::-1]) + np.float32(0.5)
+  return np.minimum(x, y[:, None]) / _side(v_THWC)
 
 
 def _blur(v: np.ndarray, sigma: float) -> np.ndarray:
@@ -56,9 +68,14 @@ def _edges(v_THWC: np.ndarray) -> np.ndarray:
   return np.sqrt(dx * dx + dy * dy)
 
 
+def _lift(v_THWC: np.ndarray) -> np.ndarray:
+  """The frames with the contrast of dark colours raised, so that lines show at night too."""
+  return 24 * np.sqrt(v_THWC)
+
+
 def _lines(v_THWC: np.ndarray) -> np.ndarray:
   """Coverage (T, H, W, 1) of drawn lines along the edges."""
-  strength = _edges(v_THWC).max(axis=-1, keepdims=True)
+  strength = _edges(_lift(v_THWC)).max(axis=-1, keepdims=True)
   return np.clip((strength - 13) / 20, 0, 1)
 
 
@@ -91,7 +108,7 @@ def _blueprint(v_THWC: np.ndarray) -> np.ndarray:
 
 
 def _neon(v_THWC: np.ndarray) -> np.ndarray:
-  edges = _edges(v_THWC)
+  edges = _edges(_lift(v_THWC))
   strength = edges.max(axis=-1, keepdims=True)
   # The light of a tube has the hue of the brighter side, saturated.
   hue = _blur(v_THWC, 1.5 * LINE * _side(v_THWC))
@@ -105,7 +122,7 @@ def _neon(v_THWC: np.ndarray) -> np.ndarray:
 def _pixels(v_THWC: np.ndarray) -> np.ndarray:
   frames, height, width, _ = v_THWC.shape
   block = max(2.0, BLOCK * _side(v_THWC))
-  out = v_THWC
+  out, checks = v_THWC, 0
   for axis, size in ((1, height), (2, width)):
     cell = np.floor((np.arange(size) + 0.5 - size / 2) / block).astype(int)
     first = np.flatnonzero(np.diff(cell, prepend=cell[0] - 1))
@@ -114,18 +131,24 @@ def _pixels(v_THWC: np.ndarray) -> np.ndarray:
     shape[axis] = -1
     mean = np.add.reduceat(out, first, axis=axis) / count.reshape(shape).astype(np.float32)
     out = np.repeat(mean, count, axis=axis)
-  # Few levels of brightness, in the hue of the block.
+    checks = checks + cell.reshape((-1, 1) if axis == 1 else (1, -1))
+  # Few levels of brightness in the hue of the block, and a chequered dither.
   grey = (out @ _LUMA)[..., None]
-  return np.clip(np.round(grey / 28) * 28 + 1.25 * (out - grey), 0, 255)
+  dither = np.float32(DITHER) * (2 * (checks % 2) - 1)[..., None]
+  return np.clip(np.round(grey / 28) * 28 + 1.25 * (out - grey) + dither, 0, 255)
 
 
 def _cartoon(v_THWC: np.ndarray) -> np.ndarray:
   flat = _blur(v_THWC, 0.6 * LINE * _side(v_THWC))
   flat = v_THWC + 0.5 * (flat - v_THWC)
   grey = (flat @ _LUMA)[..., None]
-  bold = np.clip(grey + 1.35 * (flat - grey), 0, 255)
-  ink = np.clip((_edges(v_THWC).max(axis=-1, keepdims=True) - 18) / 22, 0, 1)
-  return bold + ink * (np.float32((16, 12, 22)) - bold)
+  bold = np.clip(grey + 1.5 * (flat - grey), 0, 255)
+  ink = np.clip((_edges(_lift(v_THWC)).max(axis=-1, keepdims=True) - 18) / 22, 0, 1)
+  drawn = bold + ink * (_INK - bold)
+  # A panel of a comic: a gutter of paper, then a line.
+  inset_HW1 = _inset(v_THWC)[..., None] / LINE
+  drawn += np.clip(4.5 - inset_HW1, 0, 1) * (_INK - drawn)
+  return drawn + np.clip(2.5 - inset_HW1, 0, 1) * (_WHITE - drawn)
 
 
 def _watercolour(v_THWC: np.ndarray) -> np.ndarray:
@@ -151,9 +174,9 @@ STYLES: dict[str, Style] = {
   "natural": Style(_natural),
   "greyscale": Style(_greyscale, hides=("colour", "time")),
   "sepia": Style(_sepia, hides=("colour", "time")),
-  "outline": Style(_outline, hides=("colour", "time", "weather")),
-  "blueprint": Style(_blueprint, hides=("colour", "time", "weather")),
-  "neon": Style(_neon, hides=("colour", "time", "weather")),
+  "outline": Style(_outline, hides=("colour", "time", "weather"), lines=True),
+  "blueprint": Style(_blueprint, hides=("colour", "time", "weather"), lines=True),
+  "neon": Style(_neon, hides=("colour", "time", "weather"), lines=True),
   "pixel art": Style(_pixels, spells=False),
   "cartoon": Style(_cartoon),
   "watercolour": Style(_watercolour),

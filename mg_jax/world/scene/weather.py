@@ -19,6 +19,8 @@ _SKIES = {  # top, horizon
   "night": ((18, 24, 54), (46, 56, 92)),
 }
 _FOG = {"day": (170, 180, 190), "dusk": (166, 142, 146), "night": (78, 88, 114)}
+# Even the greyest sky has a little colour.
+_HAZE = {"day": (-4, 0, 6), "dusk": (6, -6, 5), "night": (-4, 0, 6)}
 _DROP = {"day": (186, 198, 208), "dusk": (188, 180, 196), "night": (120, 134, 164)}
 _FLAKE = {"day": (203, 205, 205), "dusk": (205, 196, 200), "night": (166, 174, 194)}
 _COVER = (188, 195, 203)  # fresh snow on land
@@ -61,8 +63,7 @@ class Light:
     if self.weather == "clear":
       return colour
     grey = colour @ np.float32((0.3, 0.59, 0.11))
-    # A little blue is left in the greyest sky.
-    colour = grey + np.float32(0.55) * (colour - grey) + np.float32((-4, 0, 6))
+    colour = grey + np.float32(0.55) * (colour - grey) + np.float32(_HAZE[self.time])
     return np.maximum(colour * np.float32(0.8 if self.weather == "rain" else 1.0), 0)
 
 
