@@ -33,12 +33,14 @@ def main(argv: list[str]) -> None:
   from mg_jax.data import atomic
   from mg_jax.data.sources import toy
   from mg_jax.sampling import sound_plots
-  from mg_jax.world.oracles import validation, validation_sound
+  from mg_jax.world.oracles import validation, validation_looks, validation_sound
   from mg_jax.world.scene import sampling
 
   world, count, side, seed = toy.world(_WORLD.value), _COUNT.value, _SIZE.value, _SEED.value
   size = {"frames": _FRAMES.value, "height": side, "width": side}
   rows = {"pictures": validation.validate(world, n=count, seed=seed, **size)}
+  if world.looks_vary:
+    rows["looks"] = validation_looks.validate(world, n=count, seed=seed, **size)
   if world.sound:
     rows["sounds"] = validation_sound.validate(world, n=count, seed=seed)
   if _OUT.value:

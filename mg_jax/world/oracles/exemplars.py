@@ -8,7 +8,6 @@ deviation of each cell over examples with other layouts.
 
 import functools
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,8 +22,7 @@ FRAMES = 5  # of a clip, evenly spaced, of whose descriptions the median is take
 BLOCK = 3  # side of a block of pixel art
 CELLS, COARSE = 16, 8  # cells per side for colour and for texture
 EXAMPLES = 6  # per look
-# What standard deviations of colour and of texture have at least, and in styles of lines alone.
-SPREADS, LINE_SPREADS = (5.0, 0.25), (16.0, 0.4)
+SPREADS = (4.0, 0.25, 0.15)  # what standard deviations of each description have at least
 _SEED = 1 << 40
 _LUMA = np.float32((0.299, 0.587, 0.114))
 
@@ -32,23 +30,23 @@ Look = tuple[str, str, str, str]  # style, ground, weather, time
 
 
 def looks() -> list[Look]:
-  """Every look that can be told apart: grounds without weather and time, and styles that hide them,
-  have those of a clear day, and the plain backgrounds are one in styles of lines."""
+  """Every look that is sampled: grounds without weather and time, and styles that hide them, have
+  those of a clear day."""
   out = []
   for style, hides in ((name, style.hides) for name, style in STYLES.items()):
     weathers = ("clear",) if "weather" in hides else WEATHERS
     times = ("day",) if "time" in hides else TIMES
-    plain = ("dark",) if STYLES[style].lines else tuple(BACKGROUNDS)
-    for name in (*plain, *GROUNDS):
+    for name in (*BACKGROUNDS, *GROUNDS):
       outdoor = name in GROUNDS and GROUNDS[name].outdoor
       skies = itertools.product(weathers, times) if outdoor else (("clear", "day"),)
       out += [(style, name, *sky) for sky in skies]
   return out
 
 
-def describe(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Colours (3, CELLS**2) and texture (K, COARSE**2) of the cells of a clip (T, H, W, 3): medians
-  over frames, which leave out most of what moves in front of a ground."""
+def describe(video: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Colours (3, CELLS**2) and texture (K, COARSE**2) of the cells of a clip (T, H, W, 3), and its
+  texture in bands at the sides and in the middle (K, 2 * COARSE): medians over frames, which leave
+  out most of what moves in front of a ground."""
   frames, height, width, _ = video.shape
   some = np.unique(np.linspace(0, frames - 1, min(frames, FRAMES)).round().astype(int))
   side = min(height, width)
@@ -63,7 +61,7 @@ def describe(video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return tuple(np.median(part, axis=0) for part in of_pictures(v))
 
 
-def of_pictures(v_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def of_pictures(v_NHWC: np.ndarray) -> tuple[np.ndarray, ...]:
   """The same of each of N pictures of SIDE pixels."""
   colour = _cells(np.moveaxis(v_NHWC, -1, 1), CELLS)
   grey = v_NHWC @ _LUMA
@@ -80,7 +78,13 @@ def of_pictures(v_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   edge = (np.arange(SIDE) - SIDE // 2) % BLOCK == 0
   across[:, :, edge], down[:, edge] = dx[:, :, edge], dy[:, edge]
   parts = np.stack([dy, dx, bend, dark, bright, across, down], axis=1)
-  return colour, np.log(_cells(parts, COARSE) + 1)
+  texture = _cells(parts, COARSE)
+  # Grounds vary from top to bottom more than from side to side; objects cover the middle.
+  rows = texture.reshape(*texture.shape[:2], COARSE, COARSE)
+  sides = COARSE // 4
+  outer = np.concatenate([rows[..., :sides], rows[..., -sides:]], axis=-1).mean(axis=-1)
+  bands = np.concatenate([outer, rows[..., sides:-sides].mean(axis=-1)], axis=-1)
+  return colour, np.log(texture + 1), np.log(bands + 1)
 
 
 def _cells(a: np.ndarray, cells: int) -> np.ndarray:
@@ -93,20 +97,17 @@ def _cells(a: np.ndarray, cells: int) -> np.ndarray:
 
 @functools.cache
 def models() -> tuple[list[Look], list[tuple[np.ndarray, np.ndarray]]]:
-  """All looks, and for colour and texture their means and standard deviations, each (K, C, cells).
-  """
+  """All K looks, and for each description their means and standard deviations (K, C, cells)."""
   known = looks()
   pictures = {place: _examples(*place) for place in dict.fromkeys(look[1:] for look in known)}
   groups = []
   for style, *place in known:
     groups.append(of_pictures(STYLES[style].apply(pictures[tuple(place)])))
-  lines_K11 = np.array([STYLES[look[0]].lines for look in known])[:, None, None]
   out = []
-  for part, spreads in enumerate(zip(SPREADS, LINE_SPREADS, strict=True)):
+  for part, least in enumerate(SPREADS):
     mean = np.stack([group[part].mean(axis=0) for group in groups]).astype(np.float32)
     spread = np.stack([group[part].std(axis=0) for group in groups]).astype(np.float32)
-    least = np.where(lines_K11, spreads[1], spreads[0]).astype(np.float32)
-    out.append((mean, np.sqrt(spread**2 + least**2)))
+    out.append((mean, np.sqrt(spread**2 + np.float32(least) ** 2)))
   return known, out
 
 

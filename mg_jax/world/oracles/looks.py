@@ -1,8 +1,8 @@
 """Oracle of looks: style, ground, weather and time of day of a clip, from its pixels alone.
 
-A clip is compared with every look of `exemplars`, cell by cell. What a cell can speak against a look
-is bounded, so that shapes, signs or people in front of up to half of the ground do not decide: they
-differ from all looks alike. Plays the part of a judge of scenery in [MG 3.5].
+A clip is compared with every look of `exemplars`, cell by cell. What a cell can add to the cost of
+a look is bounded, so that shapes, signs or people in front of up to half of the ground do not
+decide: they differ from all looks alike. A judge of scenery beside those of [MG 3.5].
 """
 
 import dataclasses
@@ -13,17 +13,19 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import exemplars
-from mg_jax.world.scene.facts import BACKGROUNDS, Scene
+from mg_jax.world.scene.facts import Scene
 from mg_jax.world.scene.styles import STYLES
 
 LOOKS = ("style", "background", "weather", "time")
 STRONGEST, COLOURFUL = 0.01, 40.0  # fraction of the picture and its chroma that make it colourful
-MOST = 10.0  # nats that one cell may speak against a look
+WEIGHTS = (1.0, 1.0, 3.0)  # of colour, texture and bands of texture
+IN_FRONT = 0.3  # weight of the cells of the lower middle, where most things are, to all others
+MOST = 10.0  # nats that one cell adds at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """The measured look. weather and time are those of a clear day where they are invisible.
+  """The measured look; what its style hides is a guess. Grounds without weather have a clear day.
 
   confidence: of each of LOOKS, difference to the best look with another answer, in nats per cell.
   """
@@ -44,19 +46,31 @@ def measure(video: np.ndarray) -> Look:
     )
   known, models = exemplars.models()
   cost_K = np.zeros(len(known))
-  for value_CP, (mean_KCP, spread_KCP) in zip(exemplars.describe(video), models, strict=True):
+  seen = exemplars.describe(video)
+  for value_CP, (mean_KCP, spread_KCP), weight in zip(seen, models, WEIGHTS, strict=True):
     away_KCP = (value_CP - mean_KCP) / spread_KCP
     cost_KP = (0.5 * away_KCP**2 + np.log(spread_KCP / spread_KCP.min())).sum(axis=1)
-    cost_K += np.minimum(cost_KP, MOST).sum(axis=1)
+    cost_K += np.minimum(cost_KP, MOST) @ (weight * _free(cost_KP.shape[1]))
   if _colourful(video):
     # On a grey ground colours of what stands in front are all that greyscale takes away.
     cost_K[[look[0] == "greyscale" for look in known]] += MOST * exemplars.CELLS**2
   best = int(cost_K.argmin())
   confidence = {}
   for place, name in enumerate(LOOKS):
-    others = [cost for look, cost in zip(known, cost_K, strict=True) if look[place] != known[best][place]]
-    confidence[name] = float(min(others) - cost_K[best]) / exemplars.CELLS**2
+    other_K = [look[place] != known[best][place] for look in known]
+    confidence[name] = float(cost_K[other_K].min() - cost_K[best]) / exemplars.CELLS**2
   return Look(*known[best], confidence)
+
+
+def _free(cells: int) -> np.ndarray:
+  """Weights of the cells of a description: a square of them, or bands at the sides, then in the
+  middle."""
+  if cells == 2 * exemplars.COARSE:
+    return np.repeat((1.0, IN_FRONT), exemplars.COARSE)
+  side = round(cells**0.5)
+  weight = np.ones((side, side))
+  weight[3 * side // 16 :, side // 4 : -side // 4] = IN_FRONT
+  return weight.reshape(-1)
 
 
 def _colourful(video: np.ndarray) -> bool:
@@ -67,14 +81,10 @@ def _colourful(video: np.ndarray) -> bool:
 
 
 def truth(scene: Scene) -> dict[str, str]:
-  """What `measure` should find: the plain backgrounds look alike in styles of lines."""
-  plain = STYLES[scene.style].lines and scene.background.name in BACKGROUNDS
-  return {
-    "style": scene.style,
-    "background": "dark" if plain else scene.background.name,
-    "weather": scene.weather,
-    "time": scene.time,
-  }
+  """What `measure` should find: those facts that the style does not hide."""
+  values = (scene.style, scene.background.name, scene.weather, scene.time)
+  named = dict(zip(LOOKS, values, strict=True))
+  return {name: value for name, value in named.items() if name not in STYLES[scene.style].hides}
 
 
 def compare(measured: Look, facts: Mapping[str, Any]) -> dict[str, bool]:

@@ -17,11 +17,13 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import letters as oracles_letters
+from mg_jax.world.oracles import textured
 from mg_jax.world.oracles.kind import match
 from mg_jax.world.oracles.letters import letter_accuracy
 from mg_jax.world.oracles.mask import foreground, name_colour, parts
 from mg_jax.world.oracles.motion import classify
 from mg_jax.world.scene.shapes import SHAPES
+from mg_jax.world.scene.styles import STYLES
 
 ATTRIBUTES = ("colour", "kind", "count", "motion", "word")
 LETTERS = "letters"  # fraction of a word's letters that are correct
@@ -54,6 +56,7 @@ def measure(video: np.ndarray) -> Measurement:
     raise UserError(
       f"measure: got {video.dtype} of shape {video.shape}; pass a uint8 video (T, H, W, 3)"
     )
+  video = textured.unframed(video)
   frames, height, width, _ = video.shape
   side = min(height, width)
   sign = oracles_letters.read(video)
@@ -96,12 +99,15 @@ def compare(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, bool |
   """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name; with a word also
   LETTERS -> fraction in [0, 1] of its letters that are correct.
 
-  facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`).
+  facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`). Those that their style
+  hides, or that are not measured in it, are left out.
   """
+  style = STYLES.get(facts.get("style"))
+  unread = (*style.hides, *style.unread) if style else ()
   result = {
     name: getattr(measured, name) == facts[name]
     for name in ATTRIBUTES
-    if facts.get(name) is not None
+    if facts.get(name) is not None and name not in unread
   }
   if "word" in result:
     result[LETTERS] = letter_accuracy(measured.word, facts["word"])

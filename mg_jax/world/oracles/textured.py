@@ -9,11 +9,23 @@ import numpy as np
 
 MIN_TINT = 11.0  # chroma of the frame's edge; plain backgrounds have at most 10
 STRONGEST = 0.006  # fraction of pixels that sets the object's colour
-COLOURFUL, MIN_CHROMA = 1.25, 70.0  # least chroma of objects, relative to the ground's and in 0..255
+COLOURFUL, MIN_CHROMA = 1.25, 70.0  # least chroma of objects, relative to the ground's; in 0..255
 WHITER, MIN_WHITE = 1.06, 150.0  # the same for the smallest channel of white ones
 AROUND = 5  # pixels, half side of the window in which the ground is averaged
 SEGMENTS = 24  # of the frame's edge, to measure its tint
+PAPER, MARGIN = 228, 0.0775  # least brightness of a margin of paper; its width in shorter sides
 SAME = 75.0  # largest distance from the colour of the objects, in 0..255
+
+
+def unframed(video: np.ndarray) -> np.ndarray:
+  """A clip (T, H, W, 3) whose margin of paper, if it has one, continues what is inside of it."""
+  rim = np.concatenate([video[:, [0, -1]].reshape(-1, 3), video[:, :, [0, -1]].reshape(-1, 3)])
+  side = min(video.shape[1:3])
+  margin = int(np.ceil(MARGIN * side))
+  if np.median(rim.min(axis=1)) < PAPER or side <= 4 * margin:
+    return video
+  inside = video[:, margin:-margin, margin:-margin]
+  return np.pad(inside, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
 
 
 def tint(v_THWC: np.ndarray) -> float:

@@ -140,8 +140,13 @@ def _of_sign(rng: np.random.Generator, whole: dict, variant: int) -> str:
 
 def _background(rng: np.random.Generator, whole: dict) -> str:
   """A wording of the background, or "", with those of time and weather."""
-  ground = _pick(rng, look_words.GROUNDS[whole["background"]]) if rng.uniform() < 0.7 else ""
+  ground = _pick(rng, _grounds(whole)) if rng.uniform() < 0.7 else ""
   return look_words.surroundings(rng, whole, ground)
+
+
+def _grounds(whole: dict) -> tuple[str, ...]:
+  """Wordings of the ground, "" where the style hides it."""
+  return look_words.GROUNDS[whole["background"]] if "background" in whole else ("",)
 
 
 def describe(scene: Scene, *, style: str, variant: int = 0) -> str:
@@ -164,8 +169,9 @@ def frame_caption(scene: Scene, variant: int = 0) -> str:
     raise UserError(f"frame_caption: variant is {variant}; pass 0 or more")
   rng = np.random.default_rng([scene.seed, scene.index, variant, 1])
   write, limit = (_story, STORY) if variant % 2 else (_sentence, SENTENCE)
-  # Long wordings of everything at once do not fit; the fewer the choices, the shorter.
-  for choices in (*[2] * DRAWS, 1):
+  # Long wordings of everything at once do not fit; the fewer the choices, the shorter. With none,
+  # a sentence is silent on weather, time and style.
+  for choices in (*[2] * DRAWS, 1, 0):
     text = write(rng, scene, choices)
     if len(text.encode()) <= limit:
       return text
@@ -181,17 +187,32 @@ def place(thing: Thing) -> tuple[int, int]:
 
 def _sentence(rng: np.random.Generator, scene: Scene, choices: int) -> str:
   what = " and ".join(_noun(rng, group, sized=1.0, choices=choices) for group in groups(scene))
-  ground = _pick(rng, look_words.GROUNDS[scene.background.name][:choices])
+  looks = bool(choices)
+  choices = max(choices, 1)
+  whole = facts(scene)
+  ground = _pick(rng, _grounds(whole)[:choices])
+  if looks:
+    ground = look_words.surroundings(rng, whole, ground, usual=0.0)
   where = ""
   if len(scene.objects) == 1:
     where = " " + _pick(rng, lexicon.PLACES[place(scene.objects[0])][:choices])
   text = _pick(rng, (f"{what}{where} {ground}", f"{ground}, {what}{where}")[:choices])
+  text = text.strip(" ,")
+  if looks:
+    text = look_words.styled(rng, whole, text)
   return text[0].upper() + text[1:] + "."
 
 
 def _story(rng: np.random.Generator, scene: Scene, choices: int) -> str:
-  ground = _pick(rng, look_words.GROUNDS[scene.background.name][:choices])
-  parts = [_pick(rng, (f"all of it is {ground}", f"everything is seen {ground}")[:choices])]
+  choices = max(choices, 1)
+  whole = facts(scene)
+  ground = _pick(rng, _grounds(whole)[:choices])
+  ground = look_words.surroundings(rng, whole, ground, usual=0.0)
+  parts = []
+  if ground:
+    parts = [_pick(rng, (f"all of it is {ground}", f"everything is seen {ground}")[:choices])]
+  if "style" in whole:
+    parts.append(look_words.styled(rng, whole, "it is a picture"))
   for group in groups(scene):
     plural = group["count"] > 1
     kind = _pick(rng, lexicon.KINDS[group["kind"]][:choices])[plural]

@@ -84,8 +84,8 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-  """`name` of BACKGROUNDS or of `grounds.GROUNDS`; plain patterns have a period in shorter sides and
-  an angle in radians, and the layout of a ground follows `seed`."""
+  """`name` of BACKGROUNDS or of `grounds.GROUNDS`; plain patterns have a period in shorter sides
+  and an angle in radians, and the layout of a ground follows `seed`."""
 
   name: str = "dark"
   period: float = 0.25
@@ -217,10 +217,7 @@ def groups(scene: Scene) -> list[dict[str, Any]]:
 
 def _visible(named: dict[str, Any], scene: Scene) -> dict[str, Any]:
   """Those facts that the style of the scene does not hide."""
-  style = STYLES.get(scene.style, STYLES["natural"])
-  hidden = style.hides
-  if style.lines and scene.background.name in BACKGROUNDS:
-    hidden = (*hidden, "background")
+  hidden = STYLES[scene.style].hides if scene.style in STYLES else ()
   return {name: value for name, value in named.items() if name not in hidden}
 
 

@@ -41,11 +41,12 @@ def space(canvas: Canvas, rng: np.random.Generator) -> None:
   canvas.fill((16, 16, 42), (62, 40, 88), np.exp(-((drift / 0.22) ** 2)))
   stars(canvas, int(rng.integers(1 << 20)))
   x, y = rng.choice((-0.32, 0.32)), rng.choice((-0.32, 0.3))
-  ring = np.hypot((canvas.x - x) * 0.9 + (canvas.y - y) * 0.3, 3 * (canvas.y - y - 0.25 * (canvas.x - x)))
-  canvas.paint(canvas.disc(x, y, 0.12), (150, 116, 106))
-  canvas.paint(np.maximum(canvas.disc(x, y, 0.12), -canvas.disc(x - 0.04, y - 0.04, 0.13)), (104, 74, 92))
-  band = np.maximum(np.abs(ring - 0.19) - 0.028, np.where(canvas.y < y, -canvas.disc(x, y, 0.12), -1))
-  canvas.paint(band, (176, 160, 132))
+  near = canvas.crop(x - 0.25, x + 0.25, y - 0.16, y + 0.16)
+  dx, dy, globe = near.x - x, near.y - y, near.disc(x, y, 0.12)
+  near.paint(globe, (150, 116, 106))
+  near.paint(np.maximum(globe, -near.disc(x - 0.04, y - 0.04, 0.13)), (104, 74, 92))
+  ring = np.abs(np.hypot(dx * 0.9 + dy * 0.3, 3 * (dy - 0.25 * dx)) - 0.19) - 0.028
+  near.paint(np.maximum(ring, np.where(dy < 0, -globe, -1)), (176, 160, 132))
 
 
 def dots(canvas: Canvas, rng: np.random.Generator) -> None:

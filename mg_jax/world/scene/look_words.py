@@ -1,7 +1,7 @@
-"""Words of the looks of a scene: its ground, weather, time of day and style, and how they are read.
+"""Words of the looks of a scene: ground, weather, time of day and style, and how they are read.
 
-Like `lexicon`: every table maps a fact to its wordings, the canonical one first, and two facts never
-share one. What is usual (a clear sky, daylight) is named now and then; the rest always is.
+Like `lexicon`: every table maps a fact to its wordings, the canonical one first, and two facts
+never share one. What is usual (a clear sky, daylight) is named now and then; the rest always is.
 """
 
 import re
@@ -49,7 +49,7 @@ STYLES: dict[str, tuple[str, ...]] = {
   "sepia": ("in sepia", "in sepia tones", "as an old sepia photograph"),
   "outline": ("as a line drawing", "in pencil outlines", "as a pencil drawing"),
   "blueprint": ("as a blueprint", "in blueprint style"),
-  "neon": ("in neon", "in neon lights", "as a neon sign"),
+  "neon": ("in neon", "in neon lights", "in glowing neon"),
   "pixel art": ("as pixel art", "in pixel-art style", "in big pixels"),
   "cartoon": ("as a cartoon", "in cartoon style", "as a comic"),
   "watercolour": ("in watercolour", "as a watercolour painting", "painted in watercolours"),
@@ -63,7 +63,7 @@ _LOOKS: dict[str, dict[str, str]] = {
     "sepia": r"(?:as an old )?sepia(?: tones?| photo(?:graph)?)?",
     "outline": r"line (?:drawing|art)|pencil (?:drawing|outlines?|sketch)|outlines?",
     "blueprint": r"blueprint",
-    "neon": r"neon(?: lights?| sign)?",
+    "neon": r"(?:glowing )?neon(?: lights?)?",
     "pixel art": r"pixel[ -]?art|(?:big )?pixels|pixelated",
     "cartoon": r"cartoon|comic",
     "watercolour": r"water-?colou?rs?(?: painting)?",
@@ -117,7 +117,7 @@ def cut_looks(text: str) -> tuple[dict[str, str | None], str]:
 def canonical(scene: Scene) -> str:
   """" on a meadow at night in the rain, as pixel art" and so on; "" for the plain dark ground."""
   named = facts(scene)
-  ground = named["background"]
+  ground = named.get("background", "dark")
   text = "" if ground == "dark" else f" {GROUNDS[ground][0]}"
   for fact, table in (("time", TIMES), ("weather", WEATHERS)):
     if named.get(fact, "clear") not in _USUAL:

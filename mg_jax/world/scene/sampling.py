@@ -53,7 +53,8 @@ class WorldConfig:
   """The possible contents of scenes. Names are drawn uniformly from each tuple; an entry repeated
   in a tuple is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting
   angle, radians. word_lengths: letters of the word on a sign; 0 is a scene of objects without a
-  sign. weathers, times: of outdoor grounds; styles: of the whole picture. sound: its sound, None for a silent world.
+  sign. weathers, times: of outdoor grounds; styles: of the whole picture. sound: its sound,
+  None for a silent world.
   """
 
   kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -130,6 +131,11 @@ class WorldConfig:
       times=TIMES,
       styles=("natural",) * (len(STYLES) - 1) + tuple(STYLES)[1:],
     )
+
+  @property
+  def looks_vary(self) -> bool:
+    """Whether scenes have weather, time of day, style or a painted ground."""
+    return bool(set(GROUNDS) & set(self.backgrounds)) or set(self.styles) != {"natural"}
 
   @classmethod
   def sounds(cls) -> "WorldConfig":
@@ -210,7 +216,7 @@ def _looks(scene: Scene, config: WorldConfig) -> Scene:
   weather, time = _pick(rng, config.weathers), _pick(rng, config.times)
   style = _pick(rng, config.styles)
   layout = int(rng.integers(1 << 31))
-  if scene.sign is not None and not STYLES[style].spells:
+  if scene.sign is not None and "word" in STYLES[style].unread:
     style = "natural"
   if scene.background.name in GROUNDS:
     background = dataclasses.replace(scene.background, seed=layout)

@@ -20,14 +20,12 @@ LINE = 1 / 64  # sigma of a line's blur
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """apply: the style. hides: the facts (keys of `facts.facts`) that it makes invisible. spells:
-  whether the letters of a sign stay legible. lines: whether nothing but lines is left, so that the
-  plain backgrounds cannot be told apart."""
+  """apply: the style. hides: the facts (keys of `facts.facts`) that it makes invisible. unread:
+  those that people see and the object oracles, which go by colour, do not measure."""
 
   apply: Callable[[np.ndarray], np.ndarray]
   hides: tuple[str, ...] = ()
-  spells: bool = True
-  lines: bool = False
+  unread: tuple[str, ...] = ()
 
 
 def _side(v_THWC: np.ndarray) -> int:
@@ -96,7 +94,7 @@ def _greyscale(v_THWC: np.ndarray) -> np.ndarray:
 
 def _sepia(v_THWC: np.ndarray) -> np.ndarray:
   grey = _grey(v_THWC) / 255
-  return np.float32((52, 32, 18)) + grey**np.float32(0.9) * np.float32((194, 190, 162))
+  return np.float32((42, 24, 12)) + grey**np.float32(0.95) * np.float32((210, 204, 178))
 
 
 def _outline(v_THWC: np.ndarray) -> np.ndarray:
@@ -142,7 +140,7 @@ def _cartoon(v_THWC: np.ndarray) -> np.ndarray:
   flat = _blur(v_THWC, 0.6 * LINE * _side(v_THWC))
   flat = v_THWC + 0.5 * (flat - v_THWC)
   grey = (flat @ _LUMA)[..., None]
-  bold = np.clip(grey + 1.5 * (flat - grey), 0, 255)
+  bold = np.clip(grey + 1.25 * (flat - grey), 0, 255)
   ink = np.clip((_edges(_lift(v_THWC)).max(axis=-1, keepdims=True) - 18) / 22, 0, 1)
   drawn = bold + ink * (_INK - bold)
   # A panel of a comic: a gutter of paper, then a line.
@@ -170,14 +168,17 @@ def _watercolour(v_THWC: np.ndarray) -> np.ndarray:
   return _PAPER + painted * (np.clip(pale * wash, 0, 250) - _PAPER)
 
 
+# Of drawings in lines; some of their grounds have hardly any.
+_LINES = ("colour", "background", "weather", "time")
+_UNREAD = ("kind", "count", "motion", "word")
 STYLES: dict[str, Style] = {
   "natural": Style(_natural),
-  "greyscale": Style(_greyscale, hides=("colour", "time")),
-  "sepia": Style(_sepia, hides=("colour", "time")),
-  "outline": Style(_outline, hides=("colour", "time", "weather"), lines=True),
-  "blueprint": Style(_blueprint, hides=("colour", "time", "weather"), lines=True),
-  "neon": Style(_neon, hides=("colour", "time", "weather"), lines=True),
-  "pixel art": Style(_pixels, spells=False),
-  "cartoon": Style(_cartoon),
+  "greyscale": Style(_greyscale, ("colour", "time"), _UNREAD),
+  "sepia": Style(_sepia, ("colour", "time"), _UNREAD),
+  "outline": Style(_outline, _LINES, _UNREAD),
+  "blueprint": Style(_blueprint, _LINES, _UNREAD),
+  "neon": Style(_neon, _LINES, _UNREAD),
+  "pixel art": Style(_pixels),
+  "cartoon": Style(_cartoon, unread=("colour", *_UNREAD)),
   "watercolour": Style(_watercolour),
 }

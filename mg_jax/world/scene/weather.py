@@ -82,7 +82,8 @@ def fall(v_THWC: np.ndarray, light: Light, *, time_T: np.ndarray, seed: int) -> 
   elif light.weather == "snow":
     alpha, colour = _snow(x, y, t, seed, 1 / side), _FLAKE[light.time]
   else:
-    bank = np.sin(2 * np.pi * (1.1 * x - 0.1 * t + 0.37 * seed) + 5 * y) * np.sin(9 * y + 0.5 * seed)
+    start = np.float32(seed % 1000)
+    bank = np.sin(2 * np.pi * (1.1 * x - 0.1 * t) + 5 * y + start) * np.sin(9 * y + 0.5 * start)
     low, high = FOG_OPACITY
     alpha = low + (high - low) * np.clip(0.6 - 0.3 * y + 0.35 * bank, 0, 1)
     colour = _FOG[light.time]
