@@ -186,9 +186,8 @@ def place(thing: Thing) -> tuple[int, int]:
 
 
 def _sentence(rng: np.random.Generator, scene: Scene, choices: int) -> str:
+  looks, choices = bool(choices), max(choices, 1)
   what = " and ".join(_noun(rng, group, sized=1.0, choices=choices) for group in groups(scene))
-  looks = bool(choices)
-  choices = max(choices, 1)
   whole = facts(scene)
   ground = _pick(rng, _grounds(whole)[:choices])
   if looks:
@@ -212,7 +211,7 @@ def _story(rng: np.random.Generator, scene: Scene, choices: int) -> str:
   if ground:
     parts = [_pick(rng, (f"all of it is {ground}", f"everything is seen {ground}")[:choices])]
   if "style" in whole:
-    parts.append(look_words.styled(rng, whole, "it is a picture"))
+    parts.append(f"it is shown {_pick(rng, look_words.STYLES[whole['style']][:choices])}")
   for group in groups(scene):
     plural = group["count"] > 1
     kind = _pick(rng, lexicon.KINDS[group["kind"]][:choices])[plural]
