@@ -34,7 +34,12 @@ def main(argv: list[str]) -> None:
   from mg_jax.data import atomic
   from mg_jax.data.sources import toy
   from mg_jax.sampling import sound_plots
-  from mg_jax.world.oracles import validation, validation_people, validation_sound
+  from mg_jax.world.oracles import (
+    validation,
+    validation_looks,
+    validation_people,
+    validation_sound,
+  )
   from mg_jax.world.scene import sampling
 
   world, count, side, seed = toy.world(_WORLD.value), _COUNT.value, _SIZE.value, _SEED.value
@@ -43,6 +48,8 @@ def main(argv: list[str]) -> None:
     rows = {"people": validation_people.validate(world, n=count, seed=seed, **size)}
   else:
     rows = {"pictures": validation.validate(world, n=count, seed=seed, **size)}
+  if world.looks_vary:
+    rows["looks"] = validation_looks.validate(world, n=count, seed=seed, **size)
   if world.sound:
     rows["sounds"] = validation_sound.validate(world, n=count, seed=seed)
   if _OUT.value:

@@ -26,7 +26,9 @@ from mg_jax.world.sound import captions as sound_captions
 from mg_jax.world.sound import facts as sound_facts
 from mg_jax.world.sound import synthesis as sound
 
-World = Literal["simple", "pairs", "signs", "full", "stills", "sounds", "orchestra", "people"]
+World = Literal[
+  "simple", "pairs", "signs", "full", "stills", "sounds", "orchestra", "people", "looks"
+]
 SPLITS = ("train", "validation")
 WORLDS: tuple[World, ...] = get_args(World)
 # A core renders some ten million pixels per second; below this many, starting processes costs more.
@@ -83,6 +85,10 @@ class ToyRecipe:
       del values["world"]["sound"]
     if self.world.person is None:
       del values["world"]["person"]
+    # And so do worlds without weather, times and styles.
+    for field, off in (("weathers", "clear"), ("times", "day"), ("styles", "natural")):
+      if values["world"][field] == (off,):
+        del values["world"][field]
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     return f"{self.frames}x{self.height}x{self.width}_{digest.hexdigest()[:12]}"
 
@@ -96,8 +102,9 @@ class ToyRecipe:
 def world(name: World) -> WorldConfig:
   """A named world: "simple" is learned by a tiny model in minutes, "full" has every kind of scene
   of objects; "pairs" is in between. "signs" has short words on signs, "stills" the full world with
-  captions of its middle frames. "people" has one person in each scene.
-  "sounds" has impacts, effects of motion and music; "orchestra" every kind of sound and motion."""
+  captions of its middle frames. "sounds" has impacts, effects of motion and music; "orchestra"
+  every kind of sound and motion. "people" has one person in each scene, "looks" objects on all
+  grounds, in all weathers, times of day and styles."""
   return getattr(WorldConfig, name)()
 
 

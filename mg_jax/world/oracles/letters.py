@@ -12,6 +12,7 @@ import functools
 
 import numpy as np
 
+from mg_jax.world.oracles import textured
 from mg_jax.world.oracles.mask import MIN_CONTRAST, background
 from mg_jax.world.scene import letters
 from mg_jax.world.scene.letters import ALPHABET, GAP, MAX_LETTERS, PAD, PITCH, WIDTH
@@ -59,13 +60,21 @@ def read(video: np.ndarray) -> Reading:
   """Reads the sign of a clip (T, H, W, 3) in 0..255; unsteady letters lower the confidence."""
   frames = np.linspace(0, len(video) - 1, min(len(video), MAX_FRAMES)).round().astype(int)
   v_THWC = video[frames].astype(np.float32)
-  ground_THWC = background(v_THWC, edge=True)  # a board may fill most of the frame
-  away_THW = np.linalg.norm(v_THWC - ground_THWC, axis=-1)
-  # Ink on a light background has up to twice the contrast of its board.
-  strong_THW = away_THW > max(MIN_CONTRAST, 0.4 * float(np.quantile(away_THW, 1 - MIN_BOARD)))
-  if strong_THW.mean() < MIN_BOARD / 2:
+  if textured.tint(v_THWC) > textured.MIN_TINT:
+    alpha_THW, _, ground = textured.foreground(v_THWC)
+    shown_T = (alpha_THW > 0.5).any(axis=(1, 2))
+    v_THWC, cover_THW = v_THWC[shown_T], np.minimum(alpha_THW[shown_T], 1)
+    strong_THW = cover_THW > 0.5
+  else:
+    ground_THWC = background(v_THWC, edge=True)  # a board may fill most of the frame
+    ground = np.median(ground_THWC, axis=(0, 1, 2))
+    away_THW = np.linalg.norm(v_THWC - ground_THWC, axis=-1)
+    # Ink on a light background has up to twice the contrast of its board.
+    strong_THW = away_THW > max(MIN_CONTRAST, 0.4 * float(np.quantile(away_THW, 1 - MIN_BOARD)))
+    if strong_THW.any():
+      cover_THW = np.minimum(away_THW / np.median(away_THW[strong_THW]), 1)
+  if not len(v_THWC) or strong_THW.mean() < MIN_BOARD / 2:
     return Reading(None, 0.0)
-  cover_THW = np.minimum(away_THW / np.median(away_THW[strong_THW]), 1)
   box_T4 = np.stack([*_extent(cover_THW.sum(1)), *_extent(cover_THW.sum(2))], axis=1)
   filled_T = cover_THW[_rim(box_T4, v_THWC.shape)].mean(axis=1)
   solid_THW = cover_THW > 0.5
@@ -75,7 +84,6 @@ def read(video: np.ndarray) -> Reading:
     return Reading(None, 0.0)
   v_THWC, box_T4 = v_THWC[framed_T], box_T4[framed_T]
   board = np.median(v_THWC[_rim(box_T4, v_THWC.shape)], axis=(0, 1))
-  ground = np.median(ground_THWC, axis=(0, 1, 2))
   ink_THW = _ink(v_THWC, box_T4, board)
   if ink_THW is None:
     return Reading(None, 0.0, board, ground)

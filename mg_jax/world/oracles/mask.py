@@ -8,6 +8,7 @@ accuracy, insensitive to noise across the direction and to loss of contrast alon
 
 import numpy as np
 
+from mg_jax.world.oracles import textured
 from mg_jax.world.scene.facts import PALETTE
 
 MIN_CONTRAST = 36.0  # of 255 * sqrt(3); below it a clip counts as empty
@@ -22,6 +23,8 @@ def foreground(v_THWC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
   Alpha is all zero if nothing stands out. Both colours are local to the object.
   """
+  if textured.tint(v_THWC) > textured.MIN_TINT:
+    return textured.foreground(v_THWC)
   ground_THWC = background(v_THWC)
   away_THWC = v_THWC - ground_THWC
   size_THW = np.sqrt(np.einsum("thwc,thwc->thw", away_THWC, away_THWC))

@@ -17,11 +17,13 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import letters as oracles_letters
+from mg_jax.world.oracles import textured
 from mg_jax.world.oracles.kind import match
 from mg_jax.world.oracles.letters import letter_accuracy
 from mg_jax.world.oracles.mask import foreground, name_colour, parts
 from mg_jax.world.oracles.motion import classify
 from mg_jax.world.scene.shapes import SHAPES
+from mg_jax.world.scene.styles import STYLES
 
 # Attributes of a measurement; "shape" is what facts of scenes call "kind".
 ATTRIBUTES = ("colour", "shape", "count", "motion", "word")
@@ -55,6 +57,7 @@ def measure(video: np.ndarray) -> Measurement:
     raise UserError(
       f"measure: got {video.dtype} of shape {video.shape}; pass a uint8 video (T, H, W, 3)"
     )
+  video = textured.unframed(video)
   frames, height, width, _ = video.shape
   side = min(height, width)
   sign = oracles_letters.read(video)
@@ -97,13 +100,16 @@ def compare(measured: Measurement, facts: Mapping[str, Any]) -> dict[str, bool |
   """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name; with a word also
   LETTERS -> fraction in [0, 1] of its letters that are correct.
 
-  facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`).
+  facts: of a scene (`facts.facts`) or of a prompt (`prompts.parse_prompt`). Those that their style
+  hides, or that are not measured in it, are left out.
   """
   wanted = {**facts, "shape": facts.get("kind")}
+  style = STYLES.get(facts.get("style"))
+  unread = (*style.hides, *style.unread) if style else ()
   result = {
     name: getattr(measured, name) == wanted[name]
     for name in ATTRIBUTES
-    if wanted.get(name) is not None
+    if wanted.get(name) is not None and name not in unread
   }
   if "word" in result:
     result[LETTERS] = letter_accuracy(measured.word, facts["word"])

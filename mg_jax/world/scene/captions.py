@@ -11,7 +11,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.people import captions as people
-from mg_jax.world.scene import lexicon
+from mg_jax.world.scene import lexicon, look_words
 from mg_jax.world.scene.facts import Scene, Thing, facts, groups
 from mg_jax.world.scene.motion import MOTIONS
 
@@ -76,8 +76,8 @@ def short_caption(scene: Scene) -> str:
   if scene.person is not None:
     return people.short_caption(scene.person) + _canonical_background(scene)
   if scene.sign is not None:
-    ground = lexicon.BACKGROUNDS[scene.background.name][0]
-    return f'a {lexicon.SIGNS[0]} says "{scene.sign.word}" {ground}'
+    ground = _canonical_background(scene) or f" {look_words.GROUNDS['dark'][0]}"
+    return f'a {lexicon.SIGNS[0]} says "{scene.sign.word}"{ground}'
   parts = []
   for group in groups(scene):
     verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]
@@ -87,8 +87,7 @@ def short_caption(scene: Scene) -> str:
 
 def _canonical_background(scene: Scene) -> str:
   """" on a light background" and so on; "" for the plain dark one."""
-  name = facts(scene)["background"]
-  return "" if name == "dark" else f" {lexicon.BACKGROUNDS[name][0]}"
+  return look_words.canonical(scene)
 
 
 def caption(scene: Scene, variant: int = 0) -> str:
@@ -107,6 +106,7 @@ def caption(scene: Scene, variant: int = 0) -> str:
     text = people.natural(rng, scene.person, variant, background=ground)
   else:
     text = _of_sign(rng, whole, variant) if scene.sign else _of_objects(rng, scene, variant)
+  text = look_words.styled(rng, whole, text.strip(" ,"))
   if whole["camera"] != "static" or rng.uniform() < 0.1:
     text += f", while {_pick(rng, lexicon.CAMERAS[whole['camera']])}"
   text = " ".join(text.split()).lstrip(" ,")
@@ -126,7 +126,7 @@ def _of_objects(rng: np.random.Generator, scene: Scene, variant: int) -> str:
     ing=ing,
     be="are" if plural else "is",
     they="they" if plural else "it",
-    bg=_background(rng, scene.background.name),
+    bg=_background(rng, facts(scene)),
   )
   for group in others:
     forms = _forms(_pick(rng, lexicon.MOTIONS[group["motion"]]), plural=group["count"] > 1)
@@ -136,18 +136,24 @@ def _of_objects(rng: np.random.Generator, scene: Scene, variant: int) -> str:
 
 def _of_sign(rng: np.random.Generator, whole: dict, variant: int) -> str:
   noun = _pick(rng, lexicon.SIGNS)
-  if rng.uniform() < 0.6:
+  if rng.uniform() < 0.6 and "colour" in whole:
     noun = f"{_pick(rng, lexicon.COLOURS[whole['colour']])} {noun}"
   return SIGN_TEMPLATES[variant % len(SIGN_TEMPLATES)].format(
     np=_article("a", noun),
     word=f'"{whole["word"]}"',
-    bg=_background(rng, whole["background"]),
+    bg=_background(rng, whole),
   )
 
 
-def _background(rng: np.random.Generator, name: str) -> str:
-  """A wording of the background, or ""."""
-  return _pick(rng, lexicon.BACKGROUNDS[name]) if rng.uniform() < 0.7 else ""
+def _background(rng: np.random.Generator, whole: dict) -> str:
+  """A wording of the background, or "", with those of time and weather."""
+  ground = _pick(rng, _grounds(whole)) if rng.uniform() < 0.7 else ""
+  return look_words.surroundings(rng, whole, ground)
+
+
+def _grounds(whole: dict) -> tuple[str, ...]:
+  """Wordings of the ground, "" where the style hides it."""
+  return look_words.GROUNDS[whole["background"]] if "background" in whole else ("",)
 
 
 def describe(scene: Scene, *, style: str, variant: int = 0) -> str:
@@ -172,8 +178,9 @@ def frame_caption(scene: Scene, variant: int = 0) -> str:
   if scene.person is not None:
     return people.still_caption(rng, scene.person, limit=STORY if variant % 2 else SENTENCE)
   write, limit = (_story, STORY) if variant % 2 else (_sentence, SENTENCE)
-  # Long wordings of everything at once do not fit; the fewer the choices, the shorter.
-  for choices in (*[2] * DRAWS, 1):
+  # Long wordings of everything at once do not fit; the fewer the choices, the shorter. With none,
+  # a sentence is silent on weather, time and style.
+  for choices in (*[2] * DRAWS, 1, 0):
     text = write(rng, scene, choices)
     if len(text.encode()) <= limit:
       return text
@@ -188,18 +195,32 @@ def place(thing: Thing) -> tuple[int, int]:
 
 
 def _sentence(rng: np.random.Generator, scene: Scene, choices: int) -> str:
+  looks, choices = bool(choices), max(choices, 1)
   what = " and ".join(_noun(rng, group, sized=1.0, choices=choices) for group in groups(scene))
-  ground = _pick(rng, lexicon.BACKGROUNDS[scene.background.name][:choices])
+  whole = facts(scene)
+  ground = _pick(rng, _grounds(whole)[:choices])
+  if looks:
+    ground = look_words.surroundings(rng, whole, ground, usual=0.0)
   where = ""
   if len(scene.objects) == 1:
     where = " " + _pick(rng, lexicon.PLACES[place(scene.objects[0])][:choices])
   text = _pick(rng, (f"{what}{where} {ground}", f"{ground}, {what}{where}")[:choices])
+  text = text.strip(" ,")
+  if looks:
+    text = look_words.styled(rng, whole, text)
   return text[0].upper() + text[1:] + "."
 
 
 def _story(rng: np.random.Generator, scene: Scene, choices: int) -> str:
-  ground = _pick(rng, lexicon.BACKGROUNDS[scene.background.name][:choices])
-  parts = [_pick(rng, (f"all of it is {ground}", f"everything is seen {ground}")[:choices])]
+  choices = max(choices, 1)
+  whole = facts(scene)
+  ground = _pick(rng, _grounds(whole)[:choices])
+  ground = look_words.surroundings(rng, whole, ground, usual=0.0)
+  parts = []
+  if ground:
+    parts = [_pick(rng, (f"all of it is {ground}", f"everything is seen {ground}")[:choices])]
+  if "style" in whole:
+    parts.append(f"it is shown {_pick(rng, look_words.STYLES[whole['style']][:choices])}")
   for group in groups(scene):
     plural = group["count"] > 1
     kind = _pick(rng, lexicon.KINDS[group["kind"]][:choices])[plural]
@@ -208,11 +229,11 @@ def _story(rng: np.random.Generator, scene: Scene, choices: int) -> str:
     parts.append(_pick(rng, (f"there {be} {noun}", f"the picture shows {noun}")[:choices]))
     size = _pick(rng, lexicon.SIZES[group["size"]][:choices])
     parts.append(f"the {kind} {be} {size}")
-    key = (group["colour"], group["kind"], group["size"], group["motion"])
+    key = (group.get("colour"), group["kind"], group["size"], group["motion"])
     places = [
       _pick(rng, lexicon.PLACES[place(t)][:choices])
       for t in scene.objects
-      if (t.colour, t.kind, t.size, t.motion.name) == key
+      if (group.get("colour") and t.colour, t.kind, t.size, t.motion.name) == key
     ]
     if plural:
       parts.append("one is " + ", one ".join(places[:-1]) + f" and one {places[-1]}")
@@ -234,7 +255,7 @@ def _article(count_word: str, rest: str) -> str:
 
 def _canonical_noun(group: dict) -> str:
   name = lexicon.KINDS[group["kind"]][0][group["count"] > 1]
-  return _article(lexicon.COUNTS[group["count"]][0], f"{group['colour']} {name}")
+  return _article(lexicon.COUNTS[group["count"]][0], f"{group.get('colour', '')} {name}".strip())
 
 
 def _noun(
@@ -242,7 +263,9 @@ def _noun(
 ) -> str:
   """Count, colour and kind, with probability `sized` also the size, in the first `choices` words
   for each."""
-  words = [_pick(rng, lexicon.COLOURS[group["colour"]][:choices])]
+  words = []
+  if "colour" in group:
+    words.append(_pick(rng, lexicon.COLOURS[group["colour"]][:choices]))
   words.append(_pick(rng, lexicon.KINDS[group["kind"]][:choices])[group["count"] > 1])
   if rng.uniform() < sized:
     words.insert(0, _pick(rng, lexicon.SIZES[group["size"]][:choices]))

@@ -12,6 +12,8 @@ from typing import Any
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.people.facts import Person, person_facts
+from mg_jax.world.scene.grounds import outdoor
+from mg_jax.world.scene.styles import STYLES
 
 # Saturated and far apart in hue, even when blurred towards any allowed background.
 PALETTE: dict[str, tuple[int, int, int]] = {
@@ -83,11 +85,13 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Background:
-  """`name` of BACKGROUNDS; patterns have a period in shorter sides and an angle in radians."""
+  """`name` of BACKGROUNDS or of `grounds.GROUNDS`; plain patterns have a period in shorter sides
+  and an angle in radians, and the layout of a ground follows `seed`."""
 
   name: str = "dark"
   period: float = 0.25
   angle: float = 0.0
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +148,8 @@ class Event:
 class Scene:
   """A whole clip. `fps` is the nominal frame rate for builders that keep one.
 
-  `sound` is None for a scene of a world without sound.
+  `sound` is None for a scene of a world without sound. weather, time: of `weather`, visible on
+  outdoor grounds; style: of the whole picture, of `styles.STYLES`.
 
   A scene shows objects, a sign or a person, never two of them: letters and faces need the whole of
   a small frame, and the object oracles need not distinguish a board from a square. Raises UserError
@@ -163,6 +168,9 @@ class Scene:
   sign: Sign | None = None
   sound: Sound | None = None
   person: Person | None = None
+  weather: str = "clear"
+  time: str = "day"
+  style: str = "natural"
 
   def __post_init__(self):
     if self.person is not None and (self.objects or self.sign is not None):
@@ -212,12 +220,20 @@ def groups(scene: Scene) -> list[dict[str, Any]]:
     key = (thing.colour, thing.kind, thing.size, thing.motion.name)
     counts[key] = counts.get(key, 0) + 1
   names = ("colour", "kind", "size", "motion")
-  return [{**dict(zip(names, key, strict=True)), "count": n} for key, n in counts.items()]
+  found = [{**dict(zip(names, key, strict=True)), "count": n} for key, n in counts.items()]
+  return [_visible(group, scene) for group in found]
+
+
+def _visible(named: dict[str, Any], scene: Scene) -> dict[str, Any]:
+  """Those facts that the style of the scene does not hide."""
+  hidden = STYLES[scene.style].hides if scene.style in STYLES else ()
+  return {name: value for name, value in named.items() if name not in hidden}
 
 
 def facts(scene: Scene) -> dict[str, Any]:
   """True facts of the scene: colour, kind, count, motion and size of its first group (the
-  subject), word and colour of its sign, or those of its person; background and camera. Raises
+  subject), word and colour of its sign, or those of its person; background and camera; weather and
+  time of an outdoor ground; style unless it is natural, without the facts that it hides. Raises
   UserError for an empty scene."""
   if scene.person is not None:
     subject = person_facts(scene.person)
@@ -227,4 +243,9 @@ def facts(scene: Scene) -> dict[str, Any]:
     subject = groups(scene)[0]
   else:
     raise UserError(f"facts: scene {scene.seed}/{scene.index} has no objects; add one first")
-  return {**subject, "background": scene.background.name, "camera": scene.camera}
+  named = {**subject, "background": scene.background.name, "camera": scene.camera}
+  if outdoor(scene.background.name):
+    named |= {"weather": scene.weather, "time": scene.time}
+  if scene.style != "natural":
+    named["style"] = scene.style
+  return _visible(named, scene)

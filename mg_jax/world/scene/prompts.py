@@ -11,6 +11,7 @@ from typing import Any
 from mg_jax.world.people.prompts import parse_person
 from mg_jax.world.scene import lexicon
 from mg_jax.world.scene.letters import MAX_LETTERS
+from mg_jax.world.scene.look_words import cut_looks
 
 _QUOTED = r'["\u201c\u201d]([^"\u201c\u201d]*)["\u201c\u201d]'
 _GROUND = r"(?:background|backdrop|wall)"
@@ -50,8 +51,8 @@ _COUNTS = {4: r"four|4", 3: r"three|3|trio", 2: r"two|2|pair|couple", 1: r"one|1
 
 
 def parse_prompt(text: str) -> dict[str, Any]:
-  """Facts named in a text: word, colour, kind, count, motion, size, background, camera; None if
-  absent.
+  """Facts named in a text: word, colour, kind, count, motion, size, background, camera, weather,
+  time, style; None if absent.
 
   The word is the first in quotation marks that a sign can bear, in capitals. A kind in the singular
   counts as one; a plural without a number has count None. Text that names a person has its facts
@@ -61,6 +62,7 @@ def parse_prompt(text: str) -> dict[str, Any]:
   words = [q.upper() for q in quoted if re.fullmatch(rf"[A-Za-z]{{1,{MAX_LETTERS}}}", q)]
   rest = " ".join(re.sub(_QUOTED, " ", text).lower().split())
   background, rest = _cut(_BACKGROUNDS, rest)
+  looks, rest = cut_looks(rest)
   camera, rest = _cut(_CAMERAS, rest)
   person = parse_person(rest)
   if person is not None:
@@ -78,8 +80,9 @@ def parse_prompt(text: str) -> dict[str, Any]:
     "count": count,
     "motion": motion,
     "size": _earliest(lexicon.SIZES, rest),
-    "background": background,
     "camera": camera,
+    **looks,
+    "background": background or looks["background"],
   }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.people.render import draw_person
-from mg_jax.world.scene import facts, letters
+from mg_jax.world.scene import facts, grounds, letters, styles
 from mg_jax.world.scene.facts import Scene, Sign, Thing
 from mg_jax.world.scene.motion import MOTIONS
 from mg_jax.world.scene.shapes import SHAPES
@@ -38,7 +38,7 @@ def render(
   u_T = (start_s + np.arange(frames) / fps) / scene.duration_s
   zoom_T, shift_T = _camera(scene.camera, u_T)
   side = min(height, width)
-  v_THWC = _background(scene, height=height, width=width, zoom_T=zoom_T, shift_T=shift_T)
+  v_THWC = background(scene, height=height, width=width, u_T=u_T)
   for thing in scene.objects:
     law = _look_up(MOTIONS, thing.motion.name, "motion")
     pose = law(thing.motion, u_T)
@@ -51,7 +51,24 @@ def render(
   if scene.person is not None:
     shirt = _look_up(facts.PALETTE, scene.person.shirt, "shirt colour")
     draw_person(v_THWC, scene.person, shirt, u_T, zoom_T=zoom_T, shift_T=shift_T)
-  return (v_THWC + 0.5).astype(np.uint8)
+  return finish(v_THWC, scene.style)
+
+
+def background(scene: Scene, *, height: int, width: int, u_T: np.ndarray) -> np.ndarray:
+  """The ground of a scene at phases u_T (T,) under its camera, float32 (T, H, W, 3) in 0..255."""
+  zoom_T, shift_T = _camera(scene.camera, u_T)
+  view = dict(height=height, width=width, zoom_T=zoom_T, shift_T=shift_T)
+  name, seed = scene.background.name, scene.background.seed
+  if name in grounds.GROUNDS:
+    sky, time_T = (scene.weather, scene.time), u_T * scene.duration_s
+    return grounds.frames(name, seed, sky=sky, time_T=time_T, **view)
+  return _plain(scene, **view)
+
+
+def finish(v_THWC: np.ndarray, style: str) -> np.ndarray:
+  """Float frames in 0..255 with everything drawn -> uint8 in a style of the whole picture."""
+  apply = _look_up(styles.STYLES, style, "style").apply
+  return (apply(v_THWC) + 0.5).astype(np.uint8)
 
 
 def _look_up(table: dict, name: str, what: str):
@@ -71,7 +88,7 @@ def _camera(name: str, u_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return zoom_T, shift_T
 
 
-def _background(
+def _plain(
   scene: Scene, *, height: int, width: int, zoom_T: np.ndarray, shift_T: np.ndarray
 ) -> np.ndarray:
   """float32 (T, H, W, 3). Patterns are smooth waves, so they do not alias at usual resolutions."""

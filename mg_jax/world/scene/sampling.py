@@ -25,9 +25,12 @@ from mg_jax.world.scene.facts import (
   Sign,
   Thing,
 )
+from mg_jax.world.scene.grounds import GROUNDS, outdoor
 from mg_jax.world.scene.letters import MAX_LETTERS, board
 from mg_jax.world.scene.motion import MOTIONS
 from mg_jax.world.scene.shapes import SHAPES
+from mg_jax.world.scene.styles import STYLES
+from mg_jax.world.scene.weather import TIMES, WEATHERS
 from mg_jax.world.scene.words import draw
 from mg_jax.world.sound.facts import AMBIENCES
 from mg_jax.world.sound.sampling import SoundConfig, add_sound
@@ -42,6 +45,7 @@ ATTEMPTS = 256
 SIGN_MARGIN = 0.03  # least fraction of the frame left free at the sides of a board
 MAX_LETTER = 0.5  # height of the letter of a one-letter word
 _SIGN_STREAM = 0x5169  # separates the generator of signs from that of objects
+_LOOK_STREAM = 0x100C
 _SOUND_STREAM = 0x50D  # and that of sounds from both
 _PEOPLE_STREAM = 0x9E09  # and that of people
 
@@ -51,7 +55,8 @@ class WorldConfig:
   """The possible contents of scenes. Names are drawn uniformly from each tuple; an entry repeated
   in a tuple is drawn more often. Ranges are (lowest, highest), uniform. tilt: largest starting
   angle, radians. word_lengths: letters of the word on a sign; 0 is a scene of objects without a
-  sign. sound: its sound, None for a silent world. person: its people, None for none.
+  sign. weathers, times: of outdoor grounds; styles: of the whole picture. sound: its sound, None
+  for a silent world. person: its people, None for none.
   """
 
   kinds: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -66,6 +71,9 @@ class WorldConfig:
   tilt: float = 0.2
   caption_style: str = "natural"
   word_lengths: tuple[int, ...] = (0,)
+  weathers: tuple[str, ...] = ("clear",)
+  times: tuple[str, ...] = ("day",)
+  styles: tuple[str, ...] = ("natural",)
   sound: SoundConfig | None = None
   person: PeopleConfig | None = None
 
@@ -117,6 +125,29 @@ class WorldConfig:
     )
 
   @classmethod
+  def looks(cls) -> "WorldConfig":
+    """Up to two objects on every ground, in every weather, at every time of day and in every style,
+    half of the time a natural one."""
+    grounds = (*BACKGROUNDS, *2 * tuple(GROUNDS))
+    return dataclasses.replace(
+      cls.full(),
+      counts=(1, 1, 2),
+      colours=tuple(name for name in PALETTE if name != "white"),
+      backgrounds=grounds,
+      cameras=("static",) * 12 + CAMERAS[1:],
+      duration_s=(2.0, 2.0),
+      fps=(8.0, 8.0),
+      weathers=("clear", "clear", *WEATHERS[1:]),
+      times=TIMES,
+      styles=("natural",) * (len(STYLES) - 1) + tuple(STYLES)[1:],
+    )
+
+  @property
+  def looks_vary(self) -> bool:
+    """Whether scenes have weather, time of day, style or a painted ground."""
+    return bool(set(GROUNDS) & set(self.backgrounds)) or set(self.styles) != {"natural"}
+
+  @classmethod
   def sounds(cls) -> "WorldConfig":
     """One object that bounces, knocks, spins, resizes or rests, with its sound, half of the time
     with music: small enough for a tiny model."""
@@ -148,7 +179,10 @@ class WorldConfig:
       "motions": MOTIONS,
       "counts": range(1, MAX_COUNT + 1),
       "sizes": SIZES,
-      "backgrounds": BACKGROUNDS,
+      "backgrounds": (*BACKGROUNDS, *GROUNDS),
+      "weathers": WEATHERS,
+      "times": TIMES,
+      "styles": STYLES,
       "cameras": CAMERAS,
       "word_lengths": range(MAX_LETTERS + 1),
     }
@@ -181,9 +215,33 @@ def sample(seed: int, index: int, config: WorldConfig) -> Scene:
     scene = _signed(rng, seed, index, length=length, config=config)
   else:
     scene = _objects(seed, index, config)
+  scene = _looks(scene, config)
   if config.sound is None:
     return scene
   return add_sound(np.random.default_rng([seed, index, _SOUND_STREAM]), scene, config.sound)
+
+
+def _looks(scene: Scene, config: WorldConfig) -> Scene:
+  """The scene with layout of its ground, weather, time and style, those alone that are visible.
+
+  They have a generator of their own, so a world's objects stay as they are when it gains looks.
+  """
+  rng = np.random.default_rng([scene.seed, scene.index, _LOOK_STREAM])
+  weather, time = _pick(rng, config.weathers), _pick(rng, config.times)
+  style = _pick(rng, config.styles)
+  layout = int(rng.integers(1 << 31))
+  if scene.sign is not None and "word" in STYLES[style].unread:
+    style = "natural"
+  if scene.background.name in GROUNDS:
+    background = dataclasses.replace(scene.background, seed=layout)
+    scene = dataclasses.replace(scene, background=background)
+  hidden = STYLES[style].hides if outdoor(scene.background.name) else ("weather", "time")
+  return dataclasses.replace(
+    scene,
+    weather="clear" if "weather" in hidden else weather,
+    time="day" if "time" in hidden else time,
+    style=style,
+  )
 
 
 def _objects(seed: int, index: int, config: WorldConfig) -> Scene:

@@ -55,8 +55,8 @@ def test_from_dict_names_a_wrong_field(damage):
   if damage == "missing":
     del data["objects"]
   else:
-    data["weather"] = "rain"
-  with pytest.raises(UserError, match="objects" if damage == "missing" else "weather"):
+    data["tide"] = "high"
+  with pytest.raises(UserError, match="objects" if damage == "missing" else "tide"):
     F.Scene.from_dict(data)
 
 

@@ -29,6 +29,7 @@ def test_inverts_short_captions():
     truth = facts(scene)
     background = None if truth["background"] == "dark" else truth["background"]
     told = {**truth, "word": None, "size": None, "camera": None, "background": background}
+    told |= dict.fromkeys(("weather", "time", "style"))
     assert parse_prompt(short_caption(scene)) == told
 
 
