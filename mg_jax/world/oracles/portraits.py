@@ -19,11 +19,11 @@ from mg_jax.world.people.facts import (
   EYES,
   GAZES,
   GLASSES,
+  HAIRCUTS,
   HAIRS,
   MARKS,
   SHAPES,
   SKINS,
-  STYLES,
   Identity,
 )
 from mg_jax.world.people.motion import FACES, PARAMETERS, Curves
@@ -146,8 +146,8 @@ def _heads_of_hair(v_CTHW, faces: Faces, who: Identity, shade, costs) -> Identit
     skull = _page([drawing.skull(head, bald)], shape)
     body = _page(drawing.body(head, bald, (0, 0, 0)), shape)
     ears = _page(drawing.ears(head, bald), shape)
-    for style in STYLES:
-      this = dataclasses.replace(bald, style=style)
+    for style in HAIRCUTS:
+      this = dataclasses.replace(bald, haircut=style)
       front = _page(hair.front(head, this), shape)
       side = skull if style in ("long", "curly", "fringe") else np.maximum(skull, ears)
       seen = side * (1 - front)
@@ -159,12 +159,12 @@ def _heads_of_hair(v_CTHW, faces: Faces, who: Identity, shade, costs) -> Identit
       keys.append((name, style))
   stack = np.array(masks, np.float32).transpose(1, 2, 0, 3) * near  # (4, T, keys, H * W)
   cost = sum(mask @ far for mask, far in zip(stack, (bright, dull, face, empty), strict=True))
-  cost = cost.reshape(frames, len(SHAPES), len(STYLES), len(HAIRS)) / 1000
+  cost = cost.reshape(frames, len(SHAPES), len(HAIRCUTS), len(HAIRS)) / 1000
   total = cost.sum(axis=0)
   f, s, c = np.unravel_index(total.argmin(), total.shape)
-  costs["face"], costs["style"], costs["hair"] = cost[:, :, s, c], cost[:, f, :, c], cost[:, f, s]
+  costs["face"], costs["haircut"], costs["hair"] = cost[:, :, s, c], cost[:, f, :, c], cost[:, f, s]
   return dataclasses.replace(
-    who, face=tuple(SHAPES)[f], style=STYLES[s], hair=tuple(HAIRS)[c]
+    who, face=tuple(SHAPES)[f], haircut=HAIRCUTS[s], hair=tuple(HAIRS)[c]
   )
 
 

@@ -31,7 +31,7 @@ TEMPLATES = (
 def short_caption(person: Person) -> str:
   """Canonical sentence: "a happy person with short red hair, round glasses and a green shirt turns
   left". Names hair, glasses, mark, shirt, action and an expression that is not neutral."""
-  parts = [_trait(person, "style", None)]
+  parts = [_trait(person, "haircut", None)]
   parts += [_trait(person, name, None) for name in ("glasses", "mark") if _worn(person, name)]
   parts.append(lexicon.SHIRT[0].format(shirt=COLOURS[person.shirt][0]))
   mood = "" if person.expression == "neutral" else lexicon.EXPRESSIONS[person.expression][0]
@@ -67,7 +67,7 @@ def still_caption(rng: np.random.Generator, person: Person, *, limit: int) -> st
 def _drawn_noun(rng: np.random.Generator, person: Person) -> str:
   parts = []
   if rng.uniform() >= ANONYMOUS:
-    parts.append(_trait(person, "style", rng))
+    parts.append(_trait(person, "haircut", rng))
     names = [n for n in ("glasses", "mark", "skin", "face", "eyes", "brows") if _told(person, n)]
     count = int(rng.integers(MOST_TRAITS + 1))
     chosen = sorted(rng.choice(len(names), size=min(count, len(names)), replace=False))

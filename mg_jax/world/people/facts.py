@@ -28,7 +28,7 @@ SHAPES: dict[str, tuple[float, float, float]] = {
   "long": (0.74, 1.12, 0.0),
   "square": (0.85, 0.99, 0.25),
 }
-STYLES = ("bald", "short", "long", "curly", "bun", "fringe", "pigtails")
+HAIRCUTS = ("bald", "short", "long", "curly", "bun", "fringe", "pigtails")
 HAIRS: dict[str, Colour] = {
   "black": (30, 28, 46),
   "brown": (84, 46, 24),
@@ -45,7 +45,7 @@ MARKS = ("none", "freckles", "mole", "plaster", "moustache", "beard")
 
 # What an identity is made of, most significant first in its number.
 TRAITS: dict[str, tuple[str, ...]] = {
-  "style": STYLES,
+  "haircut": HAIRCUTS,
   "hair": tuple(HAIRS),
   "skin": tuple(SKINS),
   "face": tuple(SHAPES),
@@ -82,7 +82,7 @@ class Identity:
 
   skin: str
   face: str
-  style: str
+  haircut: str
   hair: str
   brows: str
   eyes: str

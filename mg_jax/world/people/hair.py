@@ -41,30 +41,30 @@ def behind(head: Heads, who: Identity) -> list[Layer]:
   down = -0.25 * np.sin(head.pitch)
   shade = colour(HAIRS[who.hair], 0.82)
   tint = colour(HAIRS[who.hair])
-  if who.style == "long":
+  if who.haircut == "long":
     return _flat(head, back, down, (a + 0.34, -0.5, 1.62), shade, lambda x, y: box(
       x, y - 0.5, a + 0.26 + 0.06 * np.clip(y, 0, 2), 1.1, 0.45))  # fmt: skip
-  if who.style == "fringe":
+  if who.haircut == "fringe":
     return _flat(head, back, down, (a + 0.34, -0.5, 0.95), shade, lambda x, y: box(
       x, y - 0.12, a + 0.24, 0.78, 0.3))  # fmt: skip
-  if who.style == "curly":
+  if who.haircut == "curly":
     def cloud(x, y):
       y = y + 0.2
       bumps = 0.07 * np.cos(11 * np.arctan2(x, y))
       return np.sqrt(x * x + y * y) - (a + 0.42 + bumps)
 
     return _flat(head, back, down, (a + 0.52, -0.7 - a, 0.3 + a), shade, cloud)
-  if who.style == "bun":
+  if who.haircut == "bun":
     return _flat(head, 1.3 * back, 2 * down, (0.4, -1.65, -0.85), tint, lambda x, y: ellipse(
       x, y + 1.24, 0.36, 0.33))  # fmt: skip
-  if who.style == "pigtails":
+  if who.haircut == "pigtails":
     out = []
     for side in (-1, 1):
       x = side * (a + 0.34) * np.cos(0.8 * head.yaw) + back
       out += _flat(head, x, 0 * x, (0.42, -0.5, 0.95), tint, lambda x, y: ellipse(
         x, y - 0.2, 0.3 - 0.06 * np.clip(y, -1, 1), 0.62))  # fmt: skip
     return out
-  if who.style == "bald":
+  if who.haircut == "bald":
     out = []
     for side in (-1, 1):
       x = side * a * np.cos(head.yaw) * 1.0
@@ -110,13 +110,13 @@ def _hairline(style: str, x, y, z):
 
 def front(head: Heads, who: Identity) -> list[Layer]:
   """Hair on the head, in front of face and ears."""
-  grow, lift, low = _VOLUME[who.style]
+  grow, lift, low = _VOLUME[who.haircut]
   found = surface(head, who.face, grow, lift)
   if found is None:
     return []
   (where, x, y, unit), edge, point = found
   beside = np.maximum(0.03 - outline(who.face, x, y)[2], y - low)
-  line = np.minimum(_hairline(who.style, *point), beside)
+  line = np.minimum(_hairline(who.haircut, *point), beside)
   shape = cover(edge, unit) * cover(line, unit)
   return [Layer(where, shape, colour(HAIRS[who.hair]))]
 

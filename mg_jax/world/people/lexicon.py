@@ -51,7 +51,7 @@ MARK: dict[str, tuple[str, ...]] = {
 }
 SHIRT: tuple[str, ...] = ("a {shirt} shirt", "a {shirt} top")
 TRAITS = {
-  "style": HAIR, "skin": SKIN, "face": FACE, "eyes": EYES, "brows": BROWS, "glasses": GLASSES,
+  "haircut": HAIR, "skin": SKIN, "face": FACE, "eyes": EYES, "brows": BROWS, "glasses": GLASSES,
   "mark": MARK,
 }  # fmt: skip
 

@@ -82,7 +82,7 @@ _PATTERNS: dict[str, dict[str, str]] = {
     "surprised": r"\bsurprised\b|\bastonished\b",
     "angry": r"\bangry\b|\bfurious\b",
   },
-  "style": {
+  "haircut": {
     "bald": r"\bbald\b",
     "bun": r"\bbun\b",
     "fringe": r"\bfringe\b|\bbangs\b",

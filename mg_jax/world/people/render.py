@@ -40,7 +40,7 @@ def layers(head: Heads, person: Person, moves: Curves, shirt) -> list[Layer]:
   return [
     *hair.behind(head, who),
     *drawing.body(head, who, shirt),
-    *(() if who.style in ("long", "curly", "fringe") else drawing.ears(head, who)),
+    *(() if who.haircut in ("long", "curly", "fringe") else drawing.ears(head, who)),
     *(() if face is None else (face,)),
     *hair.marks(head, who),
     *drawing.nose(head, who),

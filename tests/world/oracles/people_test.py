@@ -53,7 +53,7 @@ def test_large_clips_are_measured_at_the_same_size():
 def test_costs_prefer_the_nearer_of_two_wrong_identities():
   look, _ = _look(frames=4)
   near = dataclasses.replace(WHO, eyes="blue")
-  far = dataclasses.replace(WHO, style="bald", skin="dark", hair="black")
+  far = dataclasses.replace(WHO, haircut="bald", skin="dark", hair="black")
   cost = look.candidates([far, near, WHO]).sum(axis=0)
   assert cost[2] < cost[1] < cost[0]
   assert look.recognise([far, near])[0] == 1

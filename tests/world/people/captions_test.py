@@ -65,7 +65,7 @@ def test_grammar():
   "text, wanted",
   [
     ("a woman with curly red hair, round glasses and a green shirt smiles and turns left",
-     {"style": "curly", "hair": "red", "glasses": "round", "shirt": "green",
+     {"haircut": "curly", "hair": "red", "glasses": "round", "shirt": "green",
       "expression": "happy", "action": "turn left"}),
     ("A bearded man walks in from the right, lit from the left",
      {"mark": "beard", "action": "enter right", "light": "left", "gaze": None}),

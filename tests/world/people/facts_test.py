@@ -50,7 +50,7 @@ def test_unknown_values_are_named(field, value):
   with pytest.raises(UserError, match=value):
     dataclasses.replace(PERSON, **{field: value})
   with pytest.raises(UserError, match="mohawk"):
-    dataclasses.replace(WHO, style="mohawk")
+    dataclasses.replace(WHO, haircut="mohawk")
 
 
 def test_scenes_with_a_person_round_trip_and_show_nothing_else():

@@ -48,7 +48,7 @@ def test_drawing_is_deterministic_and_leaves_the_ground_alone():
 @pytest.mark.parametrize("trait", TRAITS)
 def test_every_value_of_a_trait_is_visible(trait):
   styles = {"hair": "curly"}.get(trait)
-  start = {"style": styles} if styles else {}
+  start = {"haircut": styles} if styles else {}
   drawn = [_draw(frames=1, who={**start, trait: value}).astype(int) for value in TRAITS[trait]]
   for i, a in enumerate(drawn):
     for b in drawn[:i]:
