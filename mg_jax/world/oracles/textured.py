@@ -10,7 +10,7 @@ import numpy as np
 MIN_TINT = 11.0  # chroma of the frame's edge; plain backgrounds have at most 10
 STRONGEST = 0.006  # fraction of pixels that sets the object's colour
 COLOURFUL, MIN_CHROMA = 1.25, 70.0  # least chroma of objects, relative to the ground's; in 0..255
-WHITER, MIN_WHITE = 1.06, 150.0  # the same for the smallest channel of white ones
+WHITER, MIN_WHITE = 1.06, 200.0  # the same for the smallest channel of white ones
 AROUND = 5  # pixels, half side of the window in which the ground is averaged
 SEGMENTS = 24  # of the frame's edge, to measure its tint
 PAPER, MARGIN = 228, 0.0775  # least brightness of a margin of paper; its width in shorter sides

@@ -25,7 +25,9 @@ def test_alpha_covers_the_object_alone(name, colour):
   alpha, seen, ground = textured.foreground(_video(name, colour))
   # A square of half side 0.16 * sqrt(1 / 2).
   area = 2 * 0.16**2 * 64**2
-  assert alpha.sum(axis=(1, 2)) == pytest.approx(area, rel=0.06)
+  assert alpha.sum(axis=(1, 2)) == pytest.approx(area, rel=0.1)
+  stars = name == "space" and colour == "white"  # which are as white as the object
+  assert alpha[:, 24:46, 24:46].sum() == pytest.approx(alpha.sum(), rel=0.08 if stars else 0.03)
   np.testing.assert_allclose(seen, PALETTE[colour], atol=6)
   assert np.linalg.norm(ground - seen) > 60
 
