@@ -12,7 +12,7 @@ autoencoder: diffusers' AutoencoderKL without quantisation convolutions, as in S
 any widths. dacvae: Meta's DACVAE. Relatives that compute something else are rejected by name.
 The files of a tokenizer are copied too, from the checkpoint's folder or `tokenizer` next to it.
 run: what a run trained, an autoencoder, codec, CLIP or generator; the folder stands for the run
-wherever weights are named. encoder: the text encoder that a generator's run trained.
+wherever weights are named. encoder: of a generator's run, its text encoder alone.
 """
 
 import pathlib

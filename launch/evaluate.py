@@ -28,8 +28,8 @@ from mg_jax.evaluation import figures
 
 _log = logging.getLogger("mg_jax")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or a name of the cast.")
-_OUT = flags.DEFINE_string("out", None, "Output folder; default <workdir>/evaluation.")
-_COUNT = flags.DEFINE_integer("count", 64, "Number of held-out prompts.")
+_OUT = flags.DEFINE_string("out", None, "Default <workdir>/evaluation, or in runs/cast/NAME.")
+_COUNT = flags.DEFINE_integer("count", 64, "Number of held-out prompts, or samples.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "File of prompts instead of held-out ones.")
 _WORLD = flags.DEFINE_enum("world", "simple", WORLDS, "Toy world of the prompts.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the next ones count up.")
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> dict | None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; see --help")
   if not _WORKDIR.value or _COUNT.value < 1:
-    raise UserError("give --workdir, the folder of a generator's run, and a --count of 1 or more")
+    raise UserError("give --workdir, the folder of a run, and a --count of 1 or more")
   # Imported late: --help and mistakes should not wait for a backend.
   from mg_jax.core import distributed, mesh, shipped
   from mg_jax.evaluation.evaluate import evaluate

@@ -53,4 +53,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-  config.run(main)
+  # Programs for devices that are not attached cannot be read from the cache.
+  config.run(main, cached=False)

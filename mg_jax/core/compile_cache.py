@@ -30,7 +30,7 @@ def enable() -> str:
     return ""
   try:
     folder = named if named and "://" in named else str(private(named or default()))
-  except UserError as e:
+  except (UserError, RuntimeError) as e:  # the latter where there is no home
     if named:
       raise
     _log.warning("%s; programs are compiled anew by each command", e)
@@ -41,9 +41,8 @@ def enable() -> str:
     "jax_persistent_cache_min_entry_size_bytes": -1,
   }
   for name, value in settings.items():
-    os.environ.setdefault(name.upper(), str(value))
-    if "jax" in sys.modules:  # which has read its environment already
-      sys.modules["jax"].config.update(name, value)
+    if os.environ.setdefault(name.upper(), str(value)) == str(value) and "jax" in sys.modules:
+      sys.modules["jax"].config.update(name, value)  # it has read its environment already
   return folder
 
 

@@ -236,14 +236,13 @@ def settle_flags() -> None:
     flags.FLAGS.mark_as_parsed()
 
 
-def run(main: Callable[[list[str]], Any]) -> None:
+def run(main: Callable[[list[str]], Any], *, cached: bool = True) -> None:
   """Runs an absl main; a user's mistake becomes one line on stderr and exit code 2.
 
   Mistakes are UserErrors, any error on the command line, and OS errors caused by a path (a missing
   permission, a full disk). Ctrl-C exits with code 130, SIGTERM with 143, both after removing
   unfinished files; training saves a checkpoint instead; a closed pipe, as by `head`, with 141. Any
-  other error is a bug and shows its traceback. The project's own log is printed as plain lines;
-  libraries only log errors.
+  other error is a bug and shows its traceback. If `cached`, compiled programs are kept.
   """
   held = background.Held()
 
@@ -258,7 +257,8 @@ def run(main: Callable[[list[str]], Any]) -> None:
     return main(argv)
 
   try:
-    compile_cache.enable()
+    if cached:
+      compile_cache.enable()
     with termination.on_sigterm(_terminate), termination.on_closed_output():
       app.run(guarded, flags_parser=_parse_flags)
   except UserError as e:

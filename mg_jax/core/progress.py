@@ -1,7 +1,7 @@
 """Progress of long work: a bar on a terminal, elsewhere a line now and then.
 
-In a log file or a notebook's output a line such as "latents: 210/12000, 03:12 left" appears every
-`EVERY` seconds of work that takes longer than that.
+In a log file a line such as "latents: 210/12000, 03:12 left" appears every `EVERY` seconds of work
+that takes longer than that.
 """
 
 import logging

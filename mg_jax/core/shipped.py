@@ -16,7 +16,10 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "cast"
 
 def is_shipped(reference: str | os.PathLike[str]) -> bool:
   """Whether a reference is a name of the cast, or the path of one."""
-  return os.fspath(reference).startswith(PREFIX) or FOLDER in pathlib.Path(reference).parents
+  text = os.fspath(reference)
+  if "://" in text:
+    return False
+  return text.startswith(PREFIX) or FOLDER in pathlib.Path(text).expanduser().resolve().parents
 
 
 def names() -> list[str]:
@@ -49,7 +52,7 @@ def results(reference: str | os.PathLike[str]) -> pathlib.Path:
   """The folder for what is made with weights: that of the run, or `runs/cast/NAME`."""
   if not is_shipped(reference):
     return pathlib.Path(reference)
-  return pathlib.Path("runs", "cast", pathlib.Path(locate(reference)).name)
+  return pathlib.Path("runs", "cast", pathlib.Path(locate(reference)).resolve().name)
 
 
 def verify(file: pathlib.Path, sha256: str) -> None:

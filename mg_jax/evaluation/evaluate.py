@@ -69,8 +69,11 @@ def evaluate(
       f"--measure={measure} is not for {workdir}, a run of {stage}; choose {', '.join(allowed)}"
     )
   if measure == "held_out":
-    if changes or mesh or dtype:
-      raise UserError("--guidance, --steps, --mesh and --dtype are for generators; leave them out")
+    if changes or mesh or dtype or texts:
+      raise UserError(
+        "--guidance, --steps, --prompts, --mesh, --distributed and --dtype are for generators; "
+        "leave them out"
+      )
     return held_out.score_held_out(workdir, folder, count=count, seed=seed)
   if "guidance" in changes:
     changes["guidance"] = guidance.read(changes["guidance"])

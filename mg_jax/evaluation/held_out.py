@@ -1,10 +1,12 @@
-"""An autoencoder, a codec or a CLIP on held-out data that no training has evaluated.
+"""An autoencoder, a codec or a CLIP on held-out data.
 
-The metrics are those of the stage while it trains. Of the toy world several sets are drawn, each
-from another seed, so each metric has an interval; of a folder there is its held-out part alone.
+The metrics are those of the stage while it trains. Of the toy world several sets are drawn, from
+seeds that training has not evaluated, so each metric has an interval; of a folder there is its
+held-out part alone.
 """
 
 import copy
+import itertools
 import math
 import os
 import pathlib
@@ -26,6 +28,7 @@ SETS = 5
 _T = 2.776  # of Student's distribution with SETS - 1 degrees of freedom, 95 %, two-sided
 _ROLES = dict(TRAINED.values())
 _MEASURING = ("evaluation", "retrieval")  # hooks of the loop that measure
+_LEFT_OUT = ("adversarial", "features", "gan", "lpips")
 
 
 class _Weights:
@@ -63,17 +66,19 @@ def score_held_out(
   config = saved_config(workdir)
   stage = config.get("stage", "")
   if stage not in _ROLES:
-    raise UserError(f"{workdir} is a run of {stage}, which --measure=held_out is not for")
+    raise UserError(f"{workdir} is a run of {stage or 'no stage'}: it has no held-out metrics")
   if "data" not in config:
     raise UserError(f"{workdir} does not say what it was trained on; give a run, or export one")
   role = load_role(workdir, _ROLES[stage], stage=stage)
-  fresh = [k for k in range(seed, seed + SETS + 1) if k != config["data"].get("seed")]
-  seeds = fresh[: SETS if _drawn(config["data"]) else 1]
+  used = {section.get("seed") for section in _sections(config["data"])}
+  fresh = (k for k in itertools.count(seed) if k not in used)
+  drawn = any(section.get("source") == "toy" for section in _sections(config["data"]))
+  seeds = list(itertools.islice(fresh, SETS if drawn else 1))
   found: dict[str, list[float]] = {}
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for one in track(seeds, "held-out sets"):
-    for name, value in _measure(_changed(config, count, one), role, folder).items():
+    for name, value in _measure(_changed(config, count, one, folder), role, folder).items():
       found.setdefault(name, []).append(value)
   rates = {name: _interval(values) for name, values in found.items()}
   atomic.write_json(folder / "scores.json", {"weights": role.digest, "step": role.step} | rates)
@@ -81,21 +86,23 @@ def score_held_out(
   return "\n".join(rows), rates
 
 
-def _drawn(data: Mapping[str, Any]) -> bool:
-  """Whether data are of the toy world, at least in part."""
-  return "toy" in (data.get("source"), *(e.get("source") for e in data.get("mixture", {}).values()))
+def _sections(data: dict[str, Any]) -> list[dict[str, Any]]:
+  """The section of the data, and those of the entries of its mixture."""
+  return [data, *data.get("mixture", {}).values()]
 
 
-def _changed(config: Mapping[str, Any], count: int, seed: int) -> dict[str, Any]:
+def _changed(
+  config: Mapping[str, Any], count: int, seed: int, folder: pathlib.Path
+) -> dict[str, Any]:
   """The config of a run that would evaluate on `count` samples of a seed, and on nothing else."""
   config = copy.deepcopy(dict(config))
   data, objective = config["data"], config.get("objective", {})
-  for section in (data, *data.get("mixture", {}).values()):
-    section["seed"] = seed
-  data.update(held_out=count, clips=data["global_batch"])
+  for section in _sections(data):
+    section.update(seed=seed, held_out=count, clips=data["global_batch"])
+  data["cache"] = str(folder / "data")
   config["train"] = {}  # how it was trained does not matter, and older runs have other fields
-  # Critics are not part of what is measured.
-  objective.update({name: 0.0 for name in ("adversarial", "features") if name in objective})
+  # Critics are not part of what is measured, nor is what a network outside of the run perceives.
+  objective.update({name: 0.0 for name in _LEFT_OUT if name in objective})
   config["eval"] |= {"limit": count, "previews": 0, "batch": min(count, config["eval"]["batch"])}
   return config
 

@@ -125,7 +125,7 @@ def encoder_folder(reference: str) -> str:
       f"{reference} is remote; write its encoder to a local folder with launch/convert.py "
       "--kind=encoder, and name that"
     )
-  # Whatever is no run is left to `published`, which says what is missing.
+  # What is not a run is left to `converted`, which says what is missing.
   if converted.is_converted(reference) or not folder.is_dir() or not _is_run(folder):
     return reference
   target = folder / ENCODER

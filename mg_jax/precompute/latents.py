@@ -25,6 +25,7 @@ from mg_jax.data.moments import Moments
 from mg_jax.data.records import MANIFEST, RecordSource, RecordWriter
 from mg_jax.data.schema import Sample, Source
 from mg_jax.data.sources.mixture import SourceConfig
+from mg_jax.models.weights import converted
 
 SPLITS = ("train", "validation")
 SHARD = 1024  # records per shard: the most that an interruption can lose
@@ -149,7 +150,10 @@ def finish(
 def pinned_step(
   folder: str | os.PathLike[str], origin: str, *, name: str = "autoencoder"
 ) -> int | None:
-  """Step of the run that encoded the latents of a folder; None without latents of `origin`."""
+  """Step of the run that encoded the latents of a folder; None without latents of `origin`, and
+  for converted weights, which have no others."""
+  if converted.is_converted(origin):
+    return None
   path = pathlib.Path(folder) / MANIFEST
   metadata = _metadata(path) if path.is_file() else {}
   return metadata.get("step") if metadata.get(name) == origin else None

@@ -47,9 +47,9 @@ class TrainConfig(StepConfig):
     phase: part of a recipe whose batch, learning rate and mesh change on the way. `steps` count
       from the first phase on, and a later one goes on from the state of the one before.
     seed: of initialisation and of every random draw of the steps.
-    max_seconds: wall-clock budget over all restarts, 0 for none: steps, evaluations and saving
-      count, starting and compiling the step do not. Schedules then follow whichever of steps and
-      time is further, and the run saves and ends when it is used up.
+    max_seconds: wall-clock budget over all restarts, 0 for none. It starts when the first step is
+      compiled, and steps, evaluations and saving count. Schedules then follow whichever of steps
+      and time is further, and the run saves and ends when it is used up.
     checkpoint_every: steps between checkpoints; there is always one at the end.
     keep: latest checkpoints kept, besides those at multiples of `keep_every` (0 for none).
     log_every: steps between lines of metrics.

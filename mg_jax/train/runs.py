@@ -172,7 +172,10 @@ def load_params(
 def pick_step(workdir: str | os.PathLike[str], step: int | None = None) -> int:
   """A step of a run, by default the newest. Raises UserError as `load_role`."""
   if converted.is_converted(workdir):
-    return _described(workdir)["step"]
+    found = _described(workdir)["step"]
+    if step and step != found:
+      raise UserError(f"{workdir} has converted weights, which have no step {step}; leave it out")
+    return found
   reader = Checkpointer(resolve(workdir), read_only=True)
   try:
     return reader.pick(step)
@@ -206,7 +209,7 @@ def latent_statistics(
   Raises:
     UserError: without a usable "mean" and "std".
   """
-  path = epath.Path(latents_folder(config, workdir)) / MANIFEST
+  path = epath.Path(latents_folder(config, resolve(workdir))) / MANIFEST
   try:
     metadata = json.loads(path.read_text())["metadata"]
     mean, std = (np.asarray(metadata[name], np.float64) for name in ("mean", "std"))

@@ -63,11 +63,30 @@ def test_a_folder_that_cannot_be_made_is_named_or_done_without(tmp_path, monkeyp
   assert "compiled anew by each command" in caplog.text
 
 
+def test_a_user_without_a_home_does_without(monkeypatch, caplog):
+  def nowhere(path):
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.delenv("XDG_CACHE_HOME")
+  monkeypatch.setattr("pathlib.Path.expanduser", nowhere)
+  assert compile_cache.enable() == "" and "Could not determine home" in caplog.text
+
+
+def test_what_the_user_has_set_stays(monkeypatch):
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+  before = jax.config.jax_persistent_cache_min_compile_time_secs
+  compile_cache.enable()
+  assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7"
+  assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+
+
 def test_a_command_that_has_not_imported_jax_yet_uses_it(tmp_path):
   code = (
     "from mg_jax.core import compile_cache as c; import sys; assert 'jax' not in sys.modules\n"
-    "folder = c.enable(); import jax; jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64)))\n"
+    "folder = c.enable(); import jax, os\n"
     "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
-    "assert jax.config.jax_compilation_cache_dir == folder, folder"
+    "jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64)))\n"
+    "assert jax.config.jax_compilation_cache_dir == folder, folder\n"
+    "assert os.listdir(folder), 'nothing was kept'"
   )
   subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -21,8 +21,16 @@ def test_a_name_of_the_cast_is_a_folder_of_the_package(cast):
   assert shipped.is_shipped("cast/codec") and shipped.is_shipped(cast / "codec")
 
 
+def test_the_folder_is_known_by_every_path_that_leads_to_it(cast, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "link").symlink_to(cast / "codec")
+  for path in ("./cast/codec", "link", tmp_path / "link", str(cast / ".." / "cast" / "codec")):
+    assert shipped.is_shipped(path), path
+    assert shipped.results(path) == pathlib.Path("runs/cast/codec")
+
+
 def test_results_never_go_to_the_package(cast):
-  for reference in ("cast/codec", "cast/codec/", cast / "codec"):
+  for reference in ("cast/codec", "cast/codec/", cast / "codec", f"{cast}/codec/"):
     assert shipped.results(reference) == pathlib.Path("runs/cast/codec")
   assert shipped.results("runs/codec") == pathlib.Path("runs/codec")
 

@@ -62,11 +62,20 @@ def test_the_world_that_training_evaluates_on_is_left_out(autoencoder, tmp_path,
 
   def measure(config, role, folder):
     seeds.append(config["data"]["seed"])
+    entry = config["data"]["mixture"]["a"]
+    assert (entry["seed"], entry["held_out"], entry["clips"]) == (seeds[-1], 4, 2)
+    assert config["data"]["cache"] == str(tmp_path / "out" / "data")
     return {"eval/psnr": float(len(seeds))}
 
   monkeypatch.setattr(held_out, "_measure", measure)
-  rates = held_out.score_held_out(tmp_path / "tae", tmp_path / "out")[1]
-  assert seeds == [1, 2, 3, 4, 5], "the run's world has seed 0"
+  def mix(config):
+    config["data"]["mixture"] = {"a": {"source": "toy", "seed": 3, "clips": 900, "held_out": 9}}
+    return config
+
+  saved = held_out.saved_config
+  monkeypatch.setattr(held_out, "saved_config", lambda workdir: mix(saved(workdir)))
+  rates = held_out.score_held_out(tmp_path / "tae", tmp_path / "out", count=4)[1]
+  assert seeds == [1, 2, 4, 5, 6], "the worlds of the run have the seeds 0 and 3"
   # 3 -+ 2.776 * sqrt(2.5 / 5): the interval of the mean of 1 to 5.
   assert rates["eval/psnr"] == pytest.approx({"mean": 3, "low": 1.037, "high": 4.963}, abs=1e-3)
 
@@ -75,5 +84,5 @@ def test_a_generator_is_measured_otherwise(tmp_path):
   saver = Checkpointer(tmp_path / "t2v")
   saver.save(1, {"params": {"model": jnp.ones(1)}}, data=None, config={"stage": "flow_matching"})
   saver.close()
-  with pytest.raises(UserError, match="is a run of flow_matching, which --measure=held_out is not"):
+  with pytest.raises(UserError, match="is a run of flow_matching: it has no held-out metrics"):
     held_out.score_held_out(tmp_path / "t2v", tmp_path / "out")

@@ -160,7 +160,7 @@ def test_a_shipped_name_stands_for_a_run_everywhere(run, tmp_path, contrastive, 
   for name in ("cast/t2v", "cast/mine"):
     with pytest.raises(UserError, match=f"{name} is kept for shipped weights; choose another"):
       prepare(name)
-  with pytest.raises(UserError, match="cast/new exists already; name a new folder"):
+  with pytest.raises(UserError, match="cast/new is kept for shipped weights; name another folder"):
     export(run, "cast/new")
   with (shipped.FOLDER / "t2v" / converted.WEIGHTS).open("r+b") as file:
     file.seek(-1, 2)

@@ -99,7 +99,7 @@ def save(
   facts: Mapping[str, Any] | None = None,
   dtype: str = "float32",
 ) -> dict[str, Any]:
-  """Writes our own parameters as a folder that `load` reads; returns the config written.
+  """Writes our own parameters as a folder that `converted` reads; returns the config written.
 
   No tokenizer files are written: models trained here use bytes (`data.text.prompts`).
 
@@ -135,7 +135,7 @@ def save_run(
   files: Mapping[str, bytes],
   dtype: str = "float32",
 ) -> dict[str, Any]:
-  """Writes a role of a run as a folder that `params` reads; returns the config written.
+  """Writes a role of a run as a folder that `converted` reads; returns the config written.
 
   Args:
     target: a new folder, written atomically.
@@ -176,7 +176,9 @@ def _family(target: str | os.PathLike[str], kind: str, dtype: str) -> Kind:
 def _check_new(target: str | os.PathLike[str], dtype: str) -> None:
   if dtype not in DTYPES:
     raise UserError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
-  if os.fspath(target).startswith(shipped.PREFIX) or pathlib.Path(target).exists():
+  if os.fspath(target).startswith(shipped.PREFIX):
+    raise UserError(f"{target} is kept for shipped weights; name another folder")
+  if pathlib.Path(target).exists():
     raise UserError(f"{target} exists already; name a new folder")
 
 
