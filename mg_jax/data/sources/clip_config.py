@@ -34,8 +34,8 @@ class DataConfig(SourceConfig):
       by image batches and contrastive models instead of frames of the clips, for any `source`. May
       be the same folder as `path`.
     cache: where the toy world is stored once built (source "toy").
-    world: "simple", "pairs", "signs", "full" or "stills" toy world, or "sounds" or "orchestra" with
-      sound, see `world.scene.sampling.WorldConfig`.
+    world: "simple", "pairs", "signs", "full", "stills" or "looks" toy world, or "sounds" or
+      "orchestra" with sound, see `world.scene.sampling.WorldConfig`.
     variants: further wordings of each toy caption.
     durations: "single" is one bucket of `frames` at `fps`; the others are the paper's tables for
       pre-training ("paper"), finetuning ("sft") and ablations ("ablation").

@@ -10,7 +10,7 @@ import numpy as np
 MIN_TINT = 11.0  # chroma of the frame's edge; plain backgrounds have at most 10
 STRONGEST = 0.006  # fraction of pixels that sets the object's colour
 COLOURFUL, MIN_CHROMA = 1.25, 70.0  # least chroma of objects, relative to the ground's; in 0..255
-WHITER, MIN_WHITE = 1.06, 150.0  # the same for the smallest channel of white ones
+WHITER, MIN_WHITE = 1.06, 200.0  # the same for the smallest channel of white ones
 AROUND = 5  # pixels, half side of the window in which the ground is averaged
 SEGMENTS = 24  # of the frame's edge, to measure its tint
 PAPER, MARGIN = 228, 0.0775  # least brightness of a margin of paper; its width in shorter sides
@@ -31,10 +31,8 @@ def unframed(video: np.ndarray) -> np.ndarray:
 def tint(v_THWC: np.ndarray) -> float:
   """Median chroma of segments of the frame's edge, whatever covers a minority of them."""
   mean_HWC = v_THWC.mean(axis=0)
-  edge = np.concatenate([
-    mean_HWC[:2].mean(axis=0), mean_HWC[:, -2:].mean(axis=1),
-    mean_HWC[-2:].mean(axis=0), mean_HWC[:, :2].mean(axis=1),
-  ])  # fmt: skip
+  # One pixel deep: a wide board comes near to the edge.
+  edge = np.concatenate([mean_HWC[0], mean_HWC[:, -1], mean_HWC[-1], mean_HWC[:, 0]])
   parts = np.array([part.mean(axis=0) for part in np.array_split(edge, SEGMENTS)])
   return float(np.median(np.ptp(parts, axis=1)))
 
