@@ -31,11 +31,8 @@ def unframed(video: np.ndarray) -> np.ndarray:
 def tint(v_THWC: np.ndarray) -> float:
   """Median chroma of segments of the frame's edge, whatever covers a minority of them."""
   mean_HWC = v_THWC.mean(axis=0)
-  rim = max(1, min(mean_HWC.shape[:2]) // 32)  # pixels: boards of signs leave no more free
-  edge = np.concatenate([
-    mean_HWC[:rim].mean(axis=0), mean_HWC[:, -rim:].mean(axis=1),
-    mean_HWC[-rim:].mean(axis=0), mean_HWC[:, :rim].mean(axis=1),
-  ])  # fmt: skip
+  # One pixel deep: a wide board comes near to the edge.
+  edge = np.concatenate([mean_HWC[0], mean_HWC[:, -1], mean_HWC[-1], mean_HWC[:, 0]])
   parts = np.array([part.mean(axis=0) for part in np.array_split(edge, SEGMENTS)])
   return float(np.median(np.ptp(parts, axis=1)))
 
