@@ -19,8 +19,8 @@ from mg_jax.data.media import audio
 from mg_jax.data.media.video import read_clip
 from mg_jax.inference.load_sound import load_soundtrack
 from mg_jax.sampling.outputs import record_path
+from tests.inference.conftest import run, weights  # noqa: F401
 from tests.inference.load_sound_test import saved
-from tests.inference.load_test import run, weights  # noqa: F401
 
 _ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.multiproc, pytest.mark.timeout(500)]

@@ -190,7 +190,7 @@ def test_params_load_alone(toy, tmp_path):
   target = _abstract(s, (1, 8, 1, 1)).params["model"]
   placed = load_params(tmp_path, "model", target=target)
   assert placed["net"]["in_kernel"].sharding == target["net"]["in_kernel"].sharding
-  with pytest.raises(UserError, match="there are ema/critic, ema/model, params/critic"):
+  with pytest.raises(UserError, match="has no ema/modle: it trained critic, model; give one"):
     load_params(tmp_path, "modle")
   with pytest.raises(UserError, match="no step 7"):
     load_params(tmp_path, "model", step=7)

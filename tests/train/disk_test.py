@@ -59,7 +59,8 @@ def test_a_disk_that_fills_up_during_a_save_keeps_the_older_step(small_disk):
     f"error: step 4 cannot be saved to {disk}/run/checkpoints, the disk is full; the newest good "
     "checkpoint is step 2, free some space and run the same command again"
   )
-  assert len(err) < 12, "what the threads said is kept short"
+  rest = [line for line in err if not line.startswith(("toy: ", "step ", "compil"))]
+  assert len(rest) < 8, "what the threads said is kept short"
   assert _steps(disk / "run") == [2], "the half-written one is gone, and its space is back"
   (disk / "filler").unlink()
   code, err = toyrun.run(disk / "run", **told)

@@ -99,7 +99,7 @@ def test_data_encoded_ahead_is_what_training_reads(root, tmp_path, monkeypatch):
   assert folder == str(tmp_path / "shared") and clips == {"train": 6, "validation": 3}
   loaded = []
   load = converted.load
-  monkeypatch.setattr(published, "load", lambda *a, **kw: loaded.append(a) or load(*a, **kw))
+  monkeypatch.setattr(converted, "load", lambda *a, **kw: loaded.append(a) or load(*a, **kw))
   experiment.run(config, str(tmp_path / "run"))
   assert not loaded, "training with cached features loads no encoder"
   assert not (tmp_path / "run" / "latents").exists()
