@@ -45,7 +45,7 @@ def test_flags_are_frozen():
 
 
 def test_help_states_defaults_and_how_a_config_is_changed():
-  """The parser states defaults itself, but for those that are None."""
+  """absl prints the defaults of flags, except those that are None."""
   for main in sorted((_ROOT / "launch").glob("*.py")):
     known = set(flags.FLAGS)
     try:

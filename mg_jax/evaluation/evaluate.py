@@ -1,6 +1,5 @@
 """Measures a run: which measurement, from its stage and what is asked for."""
 
-import itertools
 import logging
 import os
 import pathlib
@@ -21,7 +20,6 @@ _log = logging.getLogger(__name__)
 # Stage of a generator -> what can be measured of it, the default first.
 _GENERATORS = {"flow_matching": ("clips", "known"), "soundtrack": ("sound", "infill", "seams")}
 _OTHERS = ("held_out",)
-MEASURES = (*_OTHERS, *itertools.chain(*_GENERATORS.values()))
 _SOUND = {
   "sound": toy_sound.score_sound, "infill": toy_context.score_infill,
   "seams": toy_context.score_seams,
@@ -47,8 +45,8 @@ def evaluate(
   Args:
     workdir: of the run.
     folder: for results.
-    measure: one of MEASURES; by default clips from prompts, sound, or the held-out metrics of what
-      generates nothing.
+    measure: one that the run's stage has; by default "clips" from prompts, "sound", or the
+      "held_out" metrics of what generates nothing.
     inputs: what a model of sound is conditioned on: "both" video and caption, or one of them.
     world: toy world of the prompts.
     texts: file of prompts instead.

@@ -61,14 +61,14 @@ def score_held_out(
     the toy world; both ends are the mean for data of other sources.
 
   Raises:
-    UserError: for a generator, weights that say nothing of their data, and as training does.
+    UserError: for a generator, weights without the config of their run, and as training does.
   """
   config = saved_config(workdir)
   stage = config.get("stage", "")
   if stage not in _ROLES:
     raise UserError(f"{workdir} is a run of {stage or 'no stage'}: it has no held-out metrics")
   if "data" not in config:
-    raise UserError(f"{workdir} does not say what it was trained on; give a run, or export one")
+    raise UserError(f"{workdir} has no config of its data; give a run, or export one")
   role = load_role(workdir, _ROLES[stage], stage=stage)
   used = {section.get("seed") for section in _sections(config["data"])}
   fresh = (k for k in itertools.count(seed) if k not in used)

@@ -1,7 +1,7 @@
 """Scores a generator on the toy world: clips for held-out prompts, measured by the oracles.
 
-The oracles measure colour, shape, count and motion, or the word on a sign, from the pixels of the
-clips as generated, before any compression.
+The oracles measure colour, shape, count and motion, the word on a sign, or the traits and actions
+of a person, from the pixels of the clips as generated, before any compression.
 """
 
 import dataclasses

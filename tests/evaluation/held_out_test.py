@@ -53,7 +53,7 @@ def test_an_export_scores_like_its_run(autoencoder, tmp_path):
   described = json.loads(path.read_text())
   del described["run"]
   path.write_text(json.dumps(described))
-  with pytest.raises(UserError, match="ours does not say what it was trained on; give a run, or"):
+  with pytest.raises(UserError, match="ours has no config of its data; give a run, or"):
     held_out.score_held_out(tmp_path / "ours", tmp_path / "out", count=2)
 
 

@@ -1,4 +1,4 @@
-"""What runs trained, as folders of converted weights that stand for them."""
+"""Exported runs: folders of converted weights that are loaded like the run they are from."""
 
 import json
 import pathlib

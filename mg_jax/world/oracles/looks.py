@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import exemplars
+from mg_jax.world.oracles.clips import checked
 from mg_jax.world.scene.facts import Scene
 from mg_jax.world.scene.styles import STYLES
 
@@ -39,11 +39,7 @@ class Look:
 
 def measure(video: np.ndarray) -> Look:
   """Measures one clip; raises UserError unless it is uint8 (T, H, W, 3)."""
-  video = np.asarray(video)
-  if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
-    raise UserError(
-      f"looks: got {video.dtype} of shape {video.shape}; pass a uint8 video (T, H, W, 3)"
-    )
+  video = checked(video, "looks")
   known, models = exemplars.models()
   cost_K = np.zeros(len(known))
   seen = exemplars.describe(video)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import faces as oracles_faces
+from mg_jax.world.oracles.clips import checked
 from mg_jax.world.oracles.faces import SIDE, Faces
 from mg_jax.world.oracles.portraits import MOUTHS, Portrait, pick, portray
 from mg_jax.world.people.drawing import SHADOW
@@ -24,7 +24,6 @@ from mg_jax.world.people.facts import (
   SKINS,
   TRAITS,
   Identity,
-  number,
 )
 from mg_jax.world.scene.facts import PALETTE
 
@@ -61,11 +60,7 @@ class Look:
 
 def look(video: np.ndarray) -> Look:
   """Measures one clip; raises UserError unless it is uint8 (T, H, W, 3)."""
-  video = np.asarray(video)
-  if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
-    raise UserError(
-      f"look: got {video.dtype} of shape {video.shape}; pass a uint8 video (T, H, W, 3)"
-    )
+  video = checked(video, "look")
   v_THWC = oracles_faces.restore_contrast(oracles_faces.resize(video))
   dim = oracles_faces.is_dim(v_THWC)
   if dim:
@@ -156,8 +151,3 @@ def _hand(v_THWC: np.ndarray, head, portrait: Portrait) -> float:
 def compare(measured: Look, facts: Mapping[str, Any]) -> dict[str, bool]:
   """Attribute -> right or wrong, for those of ATTRIBUTES that the facts name."""
   return {n: measured.facts[n] == facts[n] for n in ATTRIBUTES if facts.get(n) is not None}
-
-
-def identity_of(facts: Mapping[str, Any]) -> int:
-  """The number of the identity that facts describe."""
-  return number(Identity(**{trait: facts[trait] for trait in TRAITS}))

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import letters as oracles_letters
 from mg_jax.world.oracles import textured
+from mg_jax.world.oracles.clips import checked
 from mg_jax.world.oracles.kind import match
 from mg_jax.world.oracles.letters import letter_accuracy
 from mg_jax.world.oracles.mask import foreground, name_colour, parts
@@ -52,11 +52,7 @@ class Measurement:
 
 def measure(video: np.ndarray) -> Measurement:
   """Measures one clip; raises UserError unless it is uint8 (T, H, W, 3)."""
-  video = np.asarray(video)
-  if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8:
-    raise UserError(
-      f"measure: got {video.dtype} of shape {video.shape}; pass a uint8 video (T, H, W, 3)"
-    )
+  video = checked(video, "measure")
   video = textured.unframed(video)
   frames, height, width, _ = video.shape
   side = min(height, width)

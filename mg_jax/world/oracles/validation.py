@@ -3,11 +3,14 @@
 All numbers measured on generated clips rely on this table; `launch/oracles.py` prints it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from mg_jax.core.errors import UserError
 from mg_jax.world.oracles.pixels import average, compare, measure
-from mg_jax.world.scene.facts import facts
+from mg_jax.world.scene.facts import Scene, facts
 from mg_jax.world.scene.render import render
 from mg_jax.world.scene.sampling import WorldConfig, sample
 
@@ -56,6 +59,27 @@ def _compress(v_THWC: np.ndarray) -> np.ndarray:
   return out[:, :height, :width]
 
 
+def measured(
+  config: WorldConfig,
+  measure: Callable[[np.ndarray], Any],
+  *,
+  n: int,
+  degradations: tuple[str, ...],
+  seed: int,
+  **size: Any,
+) -> tuple[list[Scene], dict[str, list]]:
+  """n scenes, each drawn once, and degradation -> what an oracle measures of each of their clips.
+
+  size: of the clips, as in `render`.
+  """
+  scenes = [sample(seed, index, config) for index in range(n)]
+  clips = [render(scene, **size) for scene in scenes]
+  return scenes, {
+    name: [measure(degrade(clip, name, seed=index)) for index, clip in enumerate(clips)]
+    for name in degradations
+  }
+
+
 def validate(
   config: WorldConfig,
   *,
@@ -72,19 +96,16 @@ def validate(
   The row "shuffled" compares the clips of the first row with the facts of the next scene: chance
   level.
   """
-  scenes = [sample(seed, index, config) for index in range(n)]
+  scenes, measurements = measured(
+    config, measure, n=n, degradations=degradations, seed=seed,
+    frames=frames, height=height, width=width, fps=fps,
+  )  # fmt: skip
   truth = [facts(scene) for scene in scenes]
-  size = dict(frames=frames, height=height, width=width, fps=fps)
-  clips = [render(scene, **size) for scene in scenes]
-  measurements = {
-    name: [measure(degrade(clip, name, seed=index)) for index, clip in enumerate(clips)]
-    for name in degradations
-  }
 
-  def accuracy(measured, wanted):
-    return average([compare(m, w) for m, w in zip(measured, wanted, strict=True)])
+  def accuracy(found, wanted):
+    return average([compare(m, w) for m, w in zip(found, wanted, strict=True)])
 
-  rows = {name: accuracy(measured, truth) for name, measured in measurements.items()}
+  rows = {name: accuracy(found, truth) for name, found in measurements.items()}
   rows["shuffled"] = accuracy(measurements[degradations[0]], truth[1:] + truth[:1])
   columns = list(rows["shuffled"])
   print(f"{n} scenes, {frames} x {height} x {width}")

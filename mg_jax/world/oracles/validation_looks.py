@@ -4,9 +4,8 @@ Shows what is measured of ground, weather, time and style; `launch/oracles.py` p
 """
 
 from mg_jax.world.oracles import looks
-from mg_jax.world.oracles.validation import DEGRADATIONS, degrade
-from mg_jax.world.scene.render import render
-from mg_jax.world.scene.sampling import WorldConfig, sample
+from mg_jax.world.oracles.validation import DEGRADATIONS, measured
+from mg_jax.world.scene.sampling import WorldConfig
 
 
 def validate(
@@ -22,19 +21,17 @@ def validate(
 ) -> dict[str, dict[str, float]]:
   """Prints and returns degradation -> fact of a look -> accuracy over n scenes; the row "shuffled"
   compares the clips of the first row with the looks of the next scene: chance level."""
-  scenes = [sample(seed, index, config) for index in range(n)]
+  scenes, measurements = measured(
+    config, looks.measure, n=n, degradations=degradations, seed=seed,
+    frames=frames, height=height, width=width, fps=fps,
+  )  # fmt: skip
   truth = [looks.truth(scene) for scene in scenes]
-  clips = [render(scene, frames=frames, height=height, width=width, fps=fps) for scene in scenes]
-  measured = {
-    name: [looks.measure(degrade(clip, name, seed=index)) for index, clip in enumerate(clips)]
-    for name in degradations
-  }
 
   def accuracy(found, wanted):
     return looks.average([looks.compare(m, w) for m, w in zip(found, wanted, strict=True)])
 
-  rows = {name: accuracy(found, truth) for name, found in measured.items()}
-  rows["shuffled"] = accuracy(measured[degradations[0]], truth[1:] + truth[:1])
+  rows = {name: accuracy(found, truth) for name, found in measurements.items()}
+  rows["shuffled"] = accuracy(measurements[degradations[0]], truth[1:] + truth[:1])
   print("".join(f"{c:>12}" for c in ("looks", *looks.LOOKS, "all")))
   for name, row in rows.items():
     cells = [f"{100 * row[c]:11.1f}%" if c in row else f"{'':12}" for c in (*looks.LOOKS, "all")]

@@ -6,11 +6,10 @@
 import numpy as np
 
 from mg_jax.world.oracles import people
-from mg_jax.world.oracles.validation import DEGRADATIONS, degrade
+from mg_jax.world.oracles.validation import DEGRADATIONS, measured
 from mg_jax.world.people.facts import IDENTITIES, Identity, identity, number
 from mg_jax.world.scene.facts import facts
-from mg_jax.world.scene.render import render
-from mg_jax.world.scene.sampling import WorldConfig, sample
+from mg_jax.world.scene.sampling import WorldConfig
 
 CANDIDATES = 32
 # Recognised among the candidates in the whole clip, and in each of its frames by itself.
@@ -39,25 +38,21 @@ def validate(
 
   The row "shuffled" compares the clips of the first row with the next scene: chance level.
   """
-  scenes = [sample(seed, index, config) for index in range(n)]
-  clips = [
-    render(scene, frames=frames, height=height, width=width, fps=fps) for scene in scenes
-  ]
-  looks = {
-    how: [people.look(degrade(clip, how, seed=i)) for i, clip in enumerate(clips)]
-    for how in degradations
-  }
+  scenes, looks = measured(
+    config, people.look, n=n, degradations=degradations, seed=seed,
+    frames=frames, height=height, width=width, fps=fps,
+  )  # fmt: skip
   columns = (*people.ATTRIBUTES, RECOGNISED, WORST)
 
-  def accuracy(measured: list[people.Look], wanted: list) -> dict[str, float]:
+  def accuracy(found: list[people.Look], wanted: list) -> dict[str, float]:
     results = []
-    for index, (look, scene) in enumerate(zip(measured, wanted, strict=True)):
+    for index, (look, scene) in enumerate(zip(found, wanted, strict=True)):
       best, share = look.recognise(candidates(scene.person.identity, seed=index))
       known = {RECOGNISED: best == 0, WORST: best == 0 and share == 1}
       results.append(people.compare(look, facts(scene)) | known)
     return {name: float(np.mean([result[name] for result in results])) for name in columns}
 
-  rows = {how: accuracy(measured, scenes) for how, measured in looks.items()}
+  rows = {how: accuracy(found, scenes) for how, found in looks.items()}
   rows["shuffled"] = accuracy(looks[degradations[0]], scenes[1:] + scenes[:1])
   print(f"{n} scenes, {frames} x {height} x {width}, identities among {CANDIDATES}")
   print(" " * 12 + "".join(f"{how:>12}" for how in rows))

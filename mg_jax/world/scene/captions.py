@@ -74,20 +74,15 @@ def short_caption(scene: Scene) -> str:
   """Canonical sentence: "a red star moves left on a light background", or
   "a sign says "CAT" on a dark background"."""
   if scene.person is not None:
-    return people.short_caption(scene.person) + _canonical_background(scene)
+    return people.short_caption(scene.person) + look_words.canonical(scene)
   if scene.sign is not None:
-    ground = _canonical_background(scene) or f" {look_words.GROUNDS['dark'][0]}"
+    ground = look_words.canonical(scene) or f" {look_words.GROUNDS['dark'][0]}"
     return f'a {lexicon.SIGNS[0]} says "{scene.sign.word}"{ground}'
   parts = []
   for group in groups(scene):
     verb = _forms(lexicon.MOTIONS[group["motion"]][0], plural=group["count"] > 1)[0]
     parts.append(f"{_canonical_noun(group)} {verb}")
-  return " and ".join(parts) + _canonical_background(scene)
-
-
-def _canonical_background(scene: Scene) -> str:
-  """" on a light background" and so on; "" for the plain dark one."""
-  return look_words.canonical(scene)
+  return " and ".join(parts) + look_words.canonical(scene)
 
 
 def caption(scene: Scene, variant: int = 0) -> str:

@@ -253,11 +253,7 @@ def _objects(seed: int, index: int, config: WorldConfig) -> Scene:
   largest = {1: "large", 2: "medium"}.get(count, "small")
   size = min(pick(config.sizes), largest, key=SIZES.__getitem__)
   camera = pick(config.cameras)
-  background = Background(
-    name=pick(config.backgrounds),
-    period=float(rng.uniform(0.25, 0.45)),
-    angle=float(rng.uniform(0, 2 * np.pi)),
-  )
+  background = _ground(rng, config)
   motion = _motion(rng, name, count=count)
   angle = float(rng.uniform(-1, 1)) * config.tilt
   homes = _place(rng, motion, count=count, radius=SIZES[size], camera=camera)
@@ -276,6 +272,14 @@ def _pick(rng: np.random.Generator, values: tuple):
   return values[int(rng.integers(len(values)))]
 
 
+def _ground(rng: np.random.Generator, config: WorldConfig) -> Background:
+  return Background(
+    name=_pick(rng, config.backgrounds),
+    period=float(rng.uniform(0.25, 0.45)),
+    angle=float(rng.uniform(0, 2 * np.pi)),
+  )
+
+
 def _signed(
   rng: np.random.Generator, seed: int, index: int, *, length: int, config: WorldConfig
 ) -> Scene:
@@ -291,11 +295,7 @@ def _signed(
   return Scene(
     seed=seed,
     index=index,
-    background=Background(
-      name=_pick(rng, config.backgrounds),
-      period=float(rng.uniform(0.25, 0.45)),
-      angle=float(rng.uniform(0, 2 * np.pi)),
-    ),
+    background=_ground(rng, config),
     objects=(),
     camera=camera,
     duration_s=float(rng.uniform(*config.duration_s)),
@@ -310,11 +310,7 @@ def _portrait(rng: np.random.Generator, seed: int, index: int, config: WorldConf
   return Scene(
     seed=seed,
     index=index,
-    background=Background(
-      name=_pick(rng, config.backgrounds),
-      period=float(rng.uniform(0.25, 0.45)),
-      angle=float(rng.uniform(0, 2 * np.pi)),
-    ),
+    background=_ground(rng, config),
     objects=(),
     camera=_pick(rng, config.cameras),
     duration_s=float(rng.uniform(*config.duration_s)),

@@ -10,7 +10,7 @@ from mg_jax.core.errors import UserError
 from mg_jax.world.oracles import people
 from mg_jax.world.oracles.faces import find, resize
 from mg_jax.world.oracles.validation_people import CANDIDATES, candidates, validate
-from mg_jax.world.people.facts import ACTIONS, SHOTS, Identity, Person, identity, number
+from mg_jax.world.people.facts import ACTIONS, SHOTS, TRAITS, Identity, Person, identity
 from mg_jax.world.scene.facts import Background, Scene, facts
 from mg_jax.world.scene.render import render
 from mg_jax.world.scene.sampling import WorldConfig
@@ -57,7 +57,7 @@ def test_costs_prefer_the_nearer_of_two_wrong_identities():
   cost = look.candidates([far, near, WHO]).sum(axis=0)
   assert cost[2] < cost[1] < cost[0]
   assert look.recognise([far, near])[0] == 1
-  assert people.identity_of(look.facts) == number(WHO)
+  assert Identity(**{trait: look.facts[trait] for trait in TRAITS}) == WHO
 
 
 def test_faces_are_found_to_a_pixel():

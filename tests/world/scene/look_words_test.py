@@ -1,4 +1,4 @@
-"""Captions of looks: every table is complete, wordings are read back, nothing hidden is told."""
+"""Captions of looks: every table is complete, wordings parse back, hidden facts are left out."""
 
 import pytest
 
